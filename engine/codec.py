@@ -1,0 +1,97 @@
+"""Frozen dataclasses to JSON and back: strict on types, closed to unknown keys.
+
+What is written is canonical (sorted keys, no spaces, no NaN), so that equal values have equal
+bytes and a digest of the bytes identifies the value.
+"""
+
+import dataclasses
+import hashlib
+import json
+from functools import cache
+from typing import Any, TypeVar
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from engine.errors import UserError, nearest
+
+T = TypeVar("T")
+
+STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+"""For ``__pydantic_config__`` of every dataclass that is read from a file."""
+
+
+def jsonable(value: Any) -> Any:
+    """Returns the plain JSON value of a dataclass tree, mapping, sequence or scalar."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: jsonable(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {str(k): jsonable(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [jsonable(v) for v in value]
+    return value
+
+
+def canonical(value: Any) -> bytes:
+    """Returns canonical JSON bytes: one value, one spelling.
+
+    Raises:
+        ValueError: a float in ``value`` is NaN or infinite.
+    """
+    text = json.dumps(jsonable(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return text.encode()
+
+
+def pretty(value: Any) -> bytes:
+    """Returns indented JSON bytes for files that people open."""
+    return (json.dumps(jsonable(value), indent=2, allow_nan=False) + "\n").encode()
+
+
+def digest(value: Any) -> str:
+    """Returns the first 16 hex digits of the SHA-256 of the canonical JSON of ``value``."""
+    return hashlib.sha256(canonical(value)).hexdigest()[:16]
+
+
+def decode(kind: type[T], data: bytes | str, what: str) -> T:
+    """Reads JSON into ``kind``.
+
+    Args:
+        kind: a dataclass or any type that pydantic knows.
+        data: JSON text.
+        what: how messages call it, for example a file name or "the recipe".
+
+    Raises:
+        UserError: not JSON, an unknown key (with the nearest known one), a missing key or a
+            wrong type. Only the first problem is named.
+    """
+    try:
+        return _adapter(kind).validate_json(data)
+    except ValidationError as error:
+        raise UserError(f"{what}: {_first_problem(kind, error)}") from None
+
+
+@cache
+def _adapter(kind: type[T]) -> TypeAdapter[T]:
+    return TypeAdapter(kind)
+
+
+def _first_problem(kind: Any, error: ValidationError) -> str:
+    # An unknown key comes first: the missing one it was meant for is only its echo.
+    problems = sorted(error.errors(), key=lambda e: e["type"] != "unexpected_keyword_argument")
+    problem = problems[0]
+    path = [str(part) for part in problem["loc"]]
+    where = ".".join(path)
+    if problem["type"] == "unexpected_keyword_argument":
+        return f"unknown key '{where}'{nearest(path[-1], _fields_at(kind, path[:-1]))}"
+    if problem["type"] == "json_invalid":
+        return f"not valid JSON ({problem['msg'].removeprefix('Invalid JSON: ')})"
+    message = problem["msg"].removeprefix("Value error, ")
+    found = "" if problem["type"] in ("value_error", "missing") else f", not {problem['input']!r}"
+    return f"{where}: {message}{found}" if where else f"{message}{found}"
+
+
+def _fields_at(kind: Any, path: list[str]) -> list[str]:
+    """The field names of the dataclass found by walking ``path`` from ``kind``."""
+    for part in path:
+        if dataclasses.is_dataclass(kind):
+            kind = {f.name: f.type for f in dataclasses.fields(kind)}.get(part)
+    return [f.name for f in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else []

@@ -1,0 +1,25 @@
+"""The two errors of the program: one that the user can mend, one that ends a row."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Something the user can mend: one line with the rule, the value found and the remedy.
+
+    The command line prints it without a traceback and exits with code 2.
+    """
+
+
+class TrainingFailed(Exception):
+    """A training that ended without a usable network (NaN loss, no progress).
+
+    It is recorded as a failed row; repeating it with the same seed would fail again.
+    """
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Returns ``"; did you mean 'x'?"`` for the closest known word, else the known words."""
+    names = sorted(known)
+    close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(names)}"

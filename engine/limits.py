@@ -1,0 +1,89 @@
+"""The user's limits, as ratios to the baseline or as absolute values, and what they come to."""
+
+import math
+import re
+from dataclasses import dataclass
+
+from engine.codec import STRICT
+from engine.errors import UserError
+
+_NUMBER = re.compile(r"^\s*([-+]?[0-9.]+(?:e[-+]?\d+)?)\s*([a-zA-Z]*)\s*$")
+_PARAM_UNITS = {"": 1, "K": 10**3, "k": 10**3, "M": 10**6, "m": 10**6, "G": 10**9}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What a network uses of each limited resource."""
+
+    __pydantic_config__ = STRICT
+
+    latency_ms: float
+    params: int
+
+    def within(self, limit: "Usage") -> bool:
+        """Whether no resource exceeds ``limit``."""
+        return self.latency_ms <= limit.latency_ms and self.params <= limit.params
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Limits as the user states them.
+
+    Attributes:
+        latency: ``"1.065x"`` (a ratio to the baseline) or ``"8ms"``.
+        params: ``"1.33x"`` or a count: ``"12000000"``, ``"12M"``.
+    """
+
+    __pydantic_config__ = STRICT
+
+    latency: str
+    params: str
+
+    def __post_init__(self) -> None:
+        _parse("limits.latency", self.latency, {"ms": 1})
+        _parse("limits.params", self.params, _PARAM_UNITS)
+
+    def resolve(self, baseline: Usage) -> Usage:
+        """Returns the absolute limits for a measured baseline.
+
+        Raises:
+            UserError: the baseline itself breaks a limit.
+        """
+        latency = _resolve(_parse("limits.latency", self.latency, {"ms": 1}), baseline.latency_ms)
+        params = _resolve(_parse("limits.params", self.params, _PARAM_UNITS), baseline.params)
+        if latency < baseline.latency_ms:
+            raise UserError(
+                f"the latency limit {self.latency} is below the baseline's own "
+                f"{baseline.latency_ms:.3f} ms; give at least {baseline.latency_ms:.3f}ms"
+            )
+        if params < baseline.params:
+            raise UserError(
+                f"the parameter limit {self.params} is below the baseline's own "
+                f"{baseline.params}; give at least {baseline.params}"
+            )
+        return Usage(latency_ms=latency, params=math.floor(params))
+
+
+def _parse(field: str, text: str, units: dict[str, int]) -> tuple[float, bool]:
+    """Returns the number and whether it is a ratio."""
+    match = _NUMBER.match(text)
+    unit = match[2] if match else ""
+    try:
+        number = float(match[1]) if match else math.nan
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number) or unit not in {"x", *units}:
+        known = "', '".join(["1.33x", *(f"8{u}" for u in units)])
+        raise ValueError(f"{field} must look like '{known}', not {text!r}")
+    if number <= 0:
+        raise ValueError(f"{field} must be above zero, not {text!r}")
+    if unit == "x" and number < 1:
+        raise ValueError(
+            f"{field} {text!r} is below the baseline itself; give a ratio of at least 1x"
+        )
+    return (number, True) if unit == "x" else (number * units[unit], False)
+
+
+def _resolve(limit: tuple[float, bool], baseline: float) -> float:
+    number, is_ratio = limit
+    return number * baseline if is_ratio else number

@@ -1,0 +1,345 @@
+"""A run as one frozen tree: what to scale, on which data and device, under which limits."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from engine.codec import STRICT, decode, jsonable
+from engine.errors import UserError, nearest
+from engine.limits import Limits
+from engine.training import FAST, TRAININGS, Training
+
+
+def _require(holds: bool, rule: str, value: object) -> None:
+    if not holds:
+        raise ValueError(f"{rule}, not {value!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Data:
+    """The data set and what of it is used.
+
+    Attributes:
+        source: ``digits``, ``cifar10``, ``cifar100``, ``imagefolder:PATH``, ``parquet:PATH`` or
+            ``package.module:function``.
+        resolution: side of the square images the base network takes, in pixels.
+        validation_share: part of the training data that every decision is made on.
+        train_images: use only so many training images (after the split), drawn once.
+        seed: of the split and the draw.
+    """
+
+    __pydantic_config__ = STRICT
+
+    source: str = "digits"
+    resolution: int = 32
+    validation_share: float = 0.15
+    train_images: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _require(self.resolution >= 1, "resolution must be at least 1", self.resolution)
+        _require(
+            0 < self.validation_share < 1,
+            "validation_share must lie between 0 and 1",
+            self.validation_share,
+        )
+        _require(
+            self.train_images is None or self.train_images >= 2,
+            "train_images must be at least 2",
+            self.train_images,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """Where latency counts. A profile is valid for one such combination only.
+
+    Attributes:
+        runtime: ``eager`` (PyTorch) or ``synthetic`` (a device with a known formula and no
+            noise, for tests and dry runs).
+        accelerator: ``cpu`` or ``cuda``.
+        threads: intra-op threads of the CPU.
+        batch: images per forward.
+    """
+
+    __pydantic_config__ = STRICT
+
+    runtime: Literal["eager", "synthetic"] = "eager"
+    accelerator: Literal["cpu", "cuda"] = "cpu"
+    threads: int = 1
+    batch: int = 1
+
+    def __post_init__(self) -> None:
+        _require(self.threads >= 1, "threads must be at least 1", self.threads)
+        _require(self.batch >= 1, "batch must be at least 1", self.batch)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """How the latency model is made.
+
+    Attributes:
+        networks: random networks timed for the fit.
+        held_out: further ones that only judge it.
+        min_width, max_width: box of the width multipliers, log-uniform.
+        calls: timed forwards of each network in each round.
+        rounds: how often every network is timed, some time apart.
+    """
+
+    __pydantic_config__ = STRICT
+
+    networks: int = 24
+    held_out: int = 8
+    min_width: float = 0.5
+    max_width: float = 4.0
+    calls: int = 10
+    rounds: int = 3
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _require(self.networks >= 4, "networks must be at least 4", self.networks)
+        _require(self.held_out >= 2, "held_out must be at least 2", self.held_out)
+        _require(self.calls >= 3, "calls must be at least 3", self.calls)
+        _require(self.rounds >= 1, "rounds must be at least 1", self.rounds)
+        _require(0 < self.min_width <= 1, "min_width must lie in (0, 1]", self.min_width)
+        _require(self.max_width >= 1, "max_width must be at least 1", self.max_width)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alpha:
+    """The search for α: how compute is split between resolution and width (Eq. 3, 4).
+
+    Attributes:
+        budget: s, the compute multiplier that α splits. The paper does not print its value.
+        low, high: bounds of α.
+        trials: values of α asked of the sampler.
+        batch: trials asked together. A recipe field and not the number of workers, so that
+            every machine asks the same questions.
+        repeats: seeds per network.
+        sampler: Optuna's ``tpe``, ``gp``, ``cmaes`` or ``random``.
+        scheduler: ``none``, or ``asha`` to stop bad trainings early.
+        round_to: resolutions are multiples of this many pixels.
+        training: the short training of each candidate.
+    """
+
+    __pydantic_config__ = STRICT
+
+    budget: float = 2.0
+    low: float = 0.05
+    high: float = 0.95
+    trials: int = 12
+    batch: int = 4
+    repeats: int = 2
+    sampler: Literal["tpe", "gp", "cmaes", "random"] = "tpe"
+    scheduler: Literal["none", "asha"] = "none"
+    round_to: int = 8
+    training: Training = field(default_factory=lambda: FAST.for_epochs(6))
+
+    def __post_init__(self) -> None:
+        _require(self.budget > 1, "budget must be above 1", self.budget)
+        _require(
+            0 < self.low < self.high < 1,
+            "the bounds of α must satisfy 0 < low < high < 1",
+            (self.low, self.high),
+        )
+        _require(self.trials >= 1, "trials must be at least 1", self.trials)
+        _require(self.batch >= 1, "batch must be at least 1", self.batch)
+        _require(self.repeats >= 1, "repeats must be at least 1", self.repeats)
+        _require(self.round_to >= 1, "round_to must be at least 1", self.round_to)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """Importance sampling: random widths, trained in parallel (Eq. 5).
+
+    Attributes:
+        networks: how many.
+        block: networks per Latin hypercube; hypercubes follow one another, so that more
+            networks extend the same sequence.
+        min_width, max_width: log-uniform multipliers of the base widths.
+    """
+
+    __pydantic_config__ = STRICT
+
+    networks: int = 16
+    block: int = 8
+    min_width: float = 0.5
+    max_width: float = 2.0
+    training: Training = field(default_factory=lambda: FAST.for_epochs(6))
+
+    def __post_init__(self) -> None:
+        _require(self.networks >= 3, "networks must be at least 3", self.networks)
+        _require(self.block >= 2, "block must be at least 2", self.block)
+        _require(
+            0 < self.min_width < self.max_width,
+            "the width multipliers must satisfy 0 < min_width < max_width",
+            (self.min_width, self.max_width),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Allocate:
+    """Algorithm 1.
+
+    Attributes:
+        mode: ``greedy`` (a group whose next step does not fit is closed and the others go on) or
+            ``paper`` (the printed loop: it ends at the first step that does not fit).
+        stride: channels added per step.
+        max_width: widest multiple of a group's base width.
+        rounds: how often the winner may be measured and the latency model rescaled.
+    """
+
+    __pydantic_config__ = STRICT
+
+    mode: Literal["greedy", "paper"] = "greedy"
+    stride: int = 8
+    max_width: float = 4.0
+    rounds: int = 3
+
+    def __post_init__(self) -> None:
+        _require(self.stride >= 1, "stride must be at least 1", self.stride)
+        _require(self.max_width >= 1, "max_width must be at least 1", self.max_width)
+        _require(self.rounds >= 1, "rounds must be at least 1", self.rounds)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cluster:
+    """Resources. They change how fast a run is, not what it finds, and are in no row's identity.
+
+    Attributes:
+        cpus_per_trial: CPU cores, and intra-op threads, of one training.
+        gpus_per_trial: share of a GPU for one training.
+        final_workers: data-parallel workers of the final training.
+        retries: how often a training whose worker died or raised is started again.
+        max_failure_share: a stage with more failed rows than this ends the run.
+    """
+
+    __pydantic_config__ = STRICT
+
+    cpus_per_trial: int = 1
+    gpus_per_trial: float = 0.0
+    final_workers: int = 2
+    retries: int = 2
+    max_failure_share: float = 0.5
+
+    def __post_init__(self) -> None:
+        _require(self.cpus_per_trial >= 1, "cpus_per_trial at least 1", self.cpus_per_trial)
+        _require(self.gpus_per_trial >= 0, "gpus_per_trial not negative", self.gpus_per_trial)
+        _require(self.final_workers >= 1, "final_workers at least 1", self.final_workers)
+        _require(self.retries >= 0, "retries must not be negative", self.retries)
+        _require(
+            0 <= self.max_failure_share < 1,
+            "max_failure_share must be in [0, 1)",
+            self.max_failure_share,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """Everything that decides the result of a run.
+
+    Attributes:
+        model: ``vgg11`` … ``vgg19``, a torchvision ResNet, or ``package.module:factory``.
+        width: multiplier on all widths of ``model`` that makes the base network.
+        train: the training of the baseline and of the result.
+    """
+
+    __pydantic_config__ = STRICT
+
+    model: str = "vgg11"
+    width: float = 1.0
+    seed: int = 0
+    data: Data = field(default_factory=Data)
+    limits: Limits
+    device: Device = field(default_factory=Device)
+    profile: Profile = field(default_factory=Profile)
+    alpha: Alpha = field(default_factory=Alpha)
+    sample: Sample = field(default_factory=Sample)
+    allocate: Allocate = field(default_factory=Allocate)
+    train: Training = FAST
+    cluster: Cluster = field(default_factory=Cluster)
+
+    def __post_init__(self) -> None:
+        _require(self.width > 0, "width must be above zero", self.width)
+        _require(
+            self.profile.max_width >= self.allocate.max_width,
+            "profile.max_width must reach allocate.max_width: a latency model is not extrapolated",
+            (self.profile.max_width, self.allocate.max_width),
+        )
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Reads a recipe from a YAML file.
+
+    Raises:
+        UserError: no such file, not YAML, unknown keys or wrong types.
+    """
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise UserError(f"cannot read the recipe {path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(tree, dict):
+        raise UserError(f"{path} must hold the keys of a recipe, not {type(tree).__name__}")
+    return _from_tree(tree, str(path))
+
+
+def override(recipe: Recipe, assignments: Iterable[str]) -> Recipe:
+    """Returns the recipe with ``a.b=value`` assignments applied; values are YAML scalars.
+
+    ``data=SOURCE`` is short for ``data.source=SOURCE``.
+
+    Raises:
+        UserError: not an assignment, an unknown key or a wrong type.
+    """
+    tree: dict[str, Any] = jsonable(recipe)
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals or not key:
+            raise UserError(f"--set takes key=value, not {assignment!r}")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise UserError(f"--set {key}: {text!r} is not a YAML value; quote it") from None
+        path = "data.source" if key == "data" else key
+        *parents, leaf = path.split(".")
+        node: Any = tree
+        for i, part in enumerate(parents):
+            if not isinstance(node, dict) or part not in node:
+                known = node if isinstance(node, dict) else {}
+                raise UserError(
+                    f"--set {key}: unknown key '{'.'.join(parents[: i + 1])}'{nearest(part, known)}"
+                )
+            node = node[part]
+        if not isinstance(node, dict) or leaf not in node:
+            known = node if isinstance(node, dict) else {}
+            raise UserError(f"--set {key}: unknown key '{path}'{nearest(leaf, known)}")
+        node[leaf] = value
+        _expand_trainings(tree)
+    return _from_tree(tree, "--set")
+
+
+def _expand_trainings(tree: dict[str, Any]) -> None:
+    """Replaces the name of a training by its fields, wherever a training stands."""
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            _expand_trainings(value)
+        elif key in ("train", "training") and isinstance(value, str):
+            if value not in TRAININGS:
+                raise UserError(f"unknown training {value!r}{nearest(value, TRAININGS)}")
+            tree[key] = jsonable(TRAININGS[value])
+
+
+def _from_tree(tree: dict[str, Any], what: str) -> Recipe:
+    _expand_trainings(tree)
+    try:
+        text = json.dumps(tree, allow_nan=False)
+    except ValueError:
+        raise UserError(f"{what}: numbers must be finite, found NaN or infinity") from None
+    except TypeError as error:
+        raise UserError(f"{what}: {error}") from None
+    return decode(Recipe, text, what)

@@ -1,0 +1,76 @@
+"""One finished training: what was trained, and what came of it. A row of the ledger."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from engine.codec import STRICT, digest
+from engine.spec import NetworkSpec
+from engine.training import Training
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingTask:
+    """What is to be trained. Its digest is the row's identity, whatever trial asked for it.
+
+    Attributes:
+        data: digest of the images, labels and split.
+        seed: of initialisation, data order and augmentation.
+        importance: whether Eq. 5 is collected.
+        sync_workers: whether it is the data-parallel final training. Its batch norm sees the
+            whole batch, so the number of workers does not belong to the identity.
+        test: whether the finished network is judged on the test split, once.
+    """
+
+    __pydantic_config__ = STRICT
+
+    spec: NetworkSpec
+    training: Training
+    data: str
+    seed: int
+    importance: bool = False
+    sync_workers: bool = False
+    test: bool = False
+
+    @property
+    def id(self) -> str:
+        """The identity of the row."""
+        return digest(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Epoch:
+    """One epoch of a training, as measured at its end on the validation split."""
+
+    __pydantic_config__ = STRICT
+
+    train_loss: float
+    val_loss: float
+    val_accuracy: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """A training that is over.
+
+    Attributes:
+        status: ``done``; ``stopped`` early by the scheduler; ``failed`` (see ``error``).
+        history: the epochs in order; accuracies are shares in [0, 1].
+        importance: Eq. 5 by width group, averaged over all steps; empty unless collected.
+        test_accuracy: on the test split after the last epoch; None unless asked for.
+        error: one line, for a failed row.
+    """
+
+    __pydantic_config__ = STRICT
+
+    task: TrainingTask
+    status: Literal["done", "stopped", "failed"]
+    history: tuple[Epoch, ...] = ()
+    importance: dict[str, float] | None = None
+    test_accuracy: float | None = None
+    error: str | None = None
+
+    @property
+    def last(self) -> Epoch:
+        """The last epoch of a row that has one."""
+        return self.history[-1]

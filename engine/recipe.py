@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
+
 from engine.codec import STRICT, decode, jsonable
 from engine.errors import UserError, nearest
 from engine.limits import Limits

@@ -10,6 +10,22 @@ from engine.spec import NetworkSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DataFacts:
+    """What the stages need to know of the data set without reading it again.
+
+    Attributes:
+        digest: identity of images, labels and split.
+    """
+
+    __pydantic_config__ = STRICT
+
+    name: str
+    digest: str
+    classes: int
+    channels: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Trained:
     """A finished full training.
 
@@ -67,7 +83,7 @@ class ModelQuality:
     """How wrong a latency model is on whole networks that it has not seen.
 
     Attributes:
-        mape: mean of \\|predicted − measured\\| / measured, a share.
+        mape: mean of the absolute error over the measured latency, a share.
         within_10: share of networks within ±10 %.
         spearman: rank correlation.
         predicted_ms, measured_ms: by network.

@@ -1,0 +1,99 @@
+"""Runs the data-parallel training of the baseline and of the result."""
+
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+
+import ray
+from ray import train
+from ray.train.torch import TorchTrainer
+
+from cluster.progress import Progress
+from engine.errors import UserError
+from engine.recipe import Cluster
+from engine.results import Trained
+from engine.rows import Row, TrainingTask
+from engine.store import RunStore
+from trainables.data import ImageData
+from trainables.final import FinalTraining, train_final
+
+_POLL_SECONDS = 0.5
+
+
+def run_final(
+    task: TrainingTask,
+    store: RunStore,
+    data: "ray.ObjectRef[ImageData]",
+    resources: Cluster,
+    progress: Progress,
+) -> Trained:
+    """Trains ``task`` over the cluster unless it is in the ledger, and returns what came of it.
+
+    Raises:
+        UserError: the training failed.
+    """
+    weights = store.weights / f"{task.id}.safetensors"
+    row = store.ledger.find(task.id)
+    if row is None or (row.status == "done" and not weights.exists()):
+        row = _train(task, store, data, resources, progress)
+    if row.status != "done" or row.test_accuracy is None:
+        raise UserError(
+            f"the training of the whole network failed: {row.error}; change the recipe's train "
+            "section, or repeat with --retry-failed"
+        )
+    return Trained(
+        row=task.id,
+        val_accuracy=row.last.val_accuracy,
+        test_accuracy=row.test_accuracy,
+        history=row.history,
+        weights=str(weights.relative_to(store.directory)),
+    )
+
+
+def _train(
+    task: TrainingTask,
+    store: RunStore,
+    data: "ray.ObjectRef[ImageData]",
+    resources: Cluster,
+    progress: Progress,
+) -> Row:
+    gpu = resources.gpus_per_trial > 0
+    trainer = TorchTrainer(
+        train_final,
+        train_loop_config={
+            "final": FinalTraining(task=task, data=data, store=store, cpus=resources.cpus_per_trial)
+        },
+        scaling_config=train.ScalingConfig(
+            num_workers=resources.final_workers,
+            use_gpu=gpu,
+            resources_per_worker={"CPU": resources.cpus_per_trial, "GPU": int(gpu)},
+        ),
+        run_config=train.RunConfig(
+            name=task.id,
+            storage_path=str(store.logs.absolute() / "train"),
+            failure_config=train.FailureConfig(max_failures=resources.retries),
+        ),
+    )
+    with _following(task, store, progress):
+        trainer.fit()
+    row = store.ledger.find(task.id)
+    assert row is not None, "a training that ended without error has a row"
+    return row
+
+
+@contextmanager
+def _following(task: TrainingTask, store: RunStore, progress: Progress) -> Generator[None]:
+    """Shows the epochs that worker 0 notes in the run store."""
+    over = threading.Event()
+
+    def follow() -> None:
+        while not over.wait(_POLL_SECONDS):
+            progress.training(store.epochs_of(task.id), task.training.epochs)
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()

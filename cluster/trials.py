@@ -1,0 +1,148 @@
+"""Runs trainings as Tune trials, records what fails, and tells the progress."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import ray
+from ray import tune
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import ASHAScheduler
+from ray.tune.search import Searcher
+
+from cluster.progress import Progress
+from engine.codec import canonical, decode, jsonable
+from engine.recipe import Cluster
+from engine.rows import Epoch, Row, TrainingTask
+from engine.store import RunStore
+from trainables.data import ImageData
+from trainables.trial import TrainingTrial
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialRunner:
+    """Everything that trials of one run share."""
+
+    store: RunStore
+    data: "ray.ObjectRef[ImageData]"
+    resources: Cluster
+    progress: Progress
+
+    def run_tasks(self, stage: str, tasks: Sequence[TrainingTask]) -> None:
+        """Trains every task that has no row yet.
+
+        Raises:
+            KeyboardInterrupt: stopped in order; checkpoints of what was under way are kept.
+        """
+        missing = {task.id: task for task in tasks if self.store.ledger.find(task.id) is None}
+        self.progress.begin_trials(stage, total=len(tasks), known=len(tasks) - len(missing))
+        if missing:
+            space = {"task": tune.grid_search([jsonable(task) for task in missing.values()])}
+            self._fit(stage, space, tune.TuneConfig(reuse_actors=True))
+
+    def run_search(
+        self, stage: str, searcher: Searcher, total: int, asha_epochs: int | None
+    ) -> None:
+        """Trains what ``searcher`` asks for until it has no more questions.
+
+        Args:
+            total: rows that are to be expected at the most, for the display.
+            asha_epochs: epochs of a whole training, to let ASHA stop bad ones early; None to
+                train all of them to the end.
+
+        Raises:
+            KeyboardInterrupt: as for `run_tasks`.
+        """
+        self.progress.begin_trials(stage, total=total, known=0)
+        scheduler = None
+        if asha_epochs is not None:
+            scheduler = ASHAScheduler(
+                time_attr="epoch", metric="val_accuracy", mode="max", max_t=asha_epochs
+            )
+        config = tune.TuneConfig(
+            search_alg=searcher, scheduler=scheduler, num_samples=-1, reuse_actors=True
+        )
+        self._fit(stage, {}, config)
+
+    def _fit(self, stage: str, space: dict[str, Any], config: tune.TuneConfig) -> None:
+        trainable = tune.with_parameters(
+            TrainingTrial,
+            data=self.data,
+            store=self.store,
+            cpus=self.resources.cpus_per_trial,
+        )
+        watcher = _Watcher(self.store, self.progress)
+        tuner = tune.Tuner(
+            tune.with_resources(
+                trainable,
+                {"CPU": self.resources.cpus_per_trial, "GPU": self.resources.gpus_per_trial},
+            ),
+            param_space=space,
+            tune_config=config,
+            run_config=tune.RunConfig(
+                name=stage,
+                storage_path=str(self.store.logs.absolute() / "tune"),
+                failure_config=tune.FailureConfig(max_failures=self.resources.retries),
+                callbacks=[watcher],
+                verbose=0,
+            ),
+        )
+        tuner.fit()
+        if watcher.unfinished:
+            raise KeyboardInterrupt
+
+
+class _Watcher(tune.Callback):
+    """Turns the ends of trials into rows and the events of trials into progress."""
+
+    def __init__(self, store: RunStore, progress: Progress) -> None:
+        self._store = store
+        self._progress = progress
+        self._history: dict[str, dict[int, Epoch]] = {}
+        self.unfinished: set[str] = set()
+
+    def on_trial_start(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
+    ) -> None:
+        self.unfinished.add(trial.trial_id)
+        self._progress.trial_started(trial.trial_id)
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
+        if not result["epoch"]:
+            return
+        epoch = Epoch(**{field: float(result[field]) for field in Epoch.__match_args__})
+        self._history.setdefault(trial.trial_id, {})[result["epoch"]] = epoch
+        self._progress.trial_epoch(trial.trial_id, result["epoch"], epoch.val_accuracy)
+
+    def on_trial_complete(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
+    ) -> None:
+        self._end(trial, status="stopped", error=None)
+
+    def on_trial_error(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
+    ) -> None:
+        self._end(trial, status="failed", error=_last_line(trial))
+
+    def _end(self, trial: Trial, status: Literal["stopped", "failed"], error: str | None) -> None:
+        """The worker wrote the row of a training that ended by itself; others get theirs here."""
+        self.unfinished.discard(trial.trial_id)
+        task = decode(TrainingTask, canonical(trial.config["task"]), "the task of a trial")
+        history = self._history.pop(trial.trial_id, {})
+        row = self._store.ledger.find(task.id)
+        if row is None:
+            epochs = tuple(history[number] for number in sorted(history))
+            row = Row(task=task, status=status, history=epochs, error=error)
+            self._store.ledger.add(row)
+        self._progress.trial_ended(trial.trial_id, row)
+
+
+def _last_line(trial: Trial) -> str:
+    """The exception's own line at the end of the traceback that Tune kept."""
+    file = trial.error_file
+    text = Path(file).read_text(errors="replace") if file and Path(file).exists() else ""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1][:300] if lines else "the trial ended with an error that Ray did not name"

@@ -1,0 +1,52 @@
+"""What a run was made with: versions, hardware, revision."""
+
+import os
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+
+from engine.recipe import Recipe
+from engine.store import FORMAT, RunInfo
+
+_PACKAGES = ("hacscale", "torch", "torchvision", "ray", "optuna", "numpy", "scipy")
+
+
+def run_info(name: str, recipe_name: str, recipe: Recipe) -> RunInfo:
+    """Returns the contents of ``run.json`` for this machine and environment."""
+    return RunInfo(
+        format=FORMAT,
+        name=name,
+        recipe_name=recipe_name,
+        recipe=recipe,
+        versions={"python": platform.python_version(), **_versions()},
+        hardware={
+            "machine": platform.machine(),
+            "system": platform.system(),
+            "cores": str(os.cpu_count()),
+        },
+        git=_revision(),
+    )
+
+
+def _versions() -> dict[str, str]:
+    found: dict[str, str] = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:  # run from a source tree that is not installed
+            found[package] = "not installed"
+    return found
+
+
+def _revision() -> str:
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty"],
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=5,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""

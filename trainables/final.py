@@ -1,0 +1,55 @@
+"""The training of the baseline and of the result, data parallel, as a Ray Train function."""
+
+from dataclasses import dataclass
+
+import ray
+import ray.train
+import torch
+from ray.train.torch import get_device
+from safetensors.torch import save
+
+from engine.errors import TrainingFailed
+from engine.rows import Row, TrainingTask
+from engine.store import RunStore, write_atomic
+from trainables.data import ImageData
+from trainables.loop import NetworkTraining
+from trainables.tensors import TensorData
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinalTraining:
+    """What every worker of a final training gets."""
+
+    task: TrainingTask
+    data: "ray.ObjectRef[ImageData]"
+    store: RunStore
+    cpus: int
+
+
+def train_final(config: dict[str, FinalTraining]) -> None:
+    """Trains the task of ``config["final"]`` on the workers that Ray Train has started.
+
+    Worker 0 keeps checkpoints, weights and the row in the run store; all workers resume from the
+    same checkpoint. A training that fails leaves a failed row.
+    """
+    final = config["final"]
+    context = ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    torch.set_num_threads(final.cpus)
+    device = get_device()
+    data = TensorData.on(ray.get(final.data), device)
+    training = NetworkTraining(final.task, data, final.store, rank, world)
+    try:
+        while not training.finished:
+            training.run_epoch()
+            # No worker may begin the next epoch before the checkpoint of this one is there.
+            ray.train.report({"epoch": len(training.history)})
+        row = training.result()
+    except TrainingFailed as error:
+        row = Row(task=final.task, status="failed", history=training.history, error=str(error))
+    if rank == 0:
+        if row.status == "done":
+            path = final.store.weights / f"{final.task.id}.safetensors"
+            write_atomic(path, save(training.state_dict()))
+        final.store.ledger.add(row)
+        training.discard_checkpoint()

@@ -1,0 +1,291 @@
+"""Where images come from: known sets, folders, Parquet files and the user's own functions."""
+
+import importlib.util
+import os
+import sys
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.client import HTTPException
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from filelock import FileLock
+from torchvision.datasets import CIFAR10, CIFAR100, folder
+
+from engine.errors import UserError, nearest
+from engine.networks import import_function
+from trainables.images import ImageSet, check_images
+from trainables.pictures import allocate, decode, one_line, resize
+
+_SOURCES = (
+    "digits",
+    "cifar10",
+    "cifar100",
+    "imagefolder:PATH",
+    "parquet:PATH",
+    "package.module:function",
+)
+_DIGITS_TEST_SHARE = 0.2
+_ROWS_PER_READ = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """A data set as its source gives it, in squares of the stored resolution.
+
+    Attributes:
+        name: for people: where the images are from and what stands in for a missing test split.
+    """
+
+    name: str
+    train: ImageSet
+    test: ImageSet
+
+
+def read_source(source: str, resolution: int) -> Source:
+    """Reads a data set; pictures of another size are cropped to squares and resized.
+
+    Args:
+        source: as in ``engine.recipe.Data.source``.
+        resolution: side of the squares in pixels.
+
+    Raises:
+        UserError: the source is not known, not there or not what it should be.
+    """
+    kind, _, rest = source.partition(":")
+    match kind, rest:
+        case "digits", "":
+            return _digits(resolution)
+        case "cifar10", "":
+            return _cifar("CIFAR-10", CIFAR10, resolution)
+        case "cifar100", "":
+            return _cifar("CIFAR-100", CIFAR100, resolution)
+        case (("imagefolder" | "parquet"), ""):
+            raise UserError(f"the data source {kind!r} needs a path, as in {kind}:PATH")
+        case "imagefolder", _:
+            return _image_folder(Path(rest).expanduser(), resolution)
+        case "parquet", _:
+            return _parquet(Path(rest).expanduser(), resolution)
+        case _ if _is_function(kind, rest):
+            return _function(source, resolution)
+        case _:
+            raise UserError(f"unknown data source {source!r}{nearest(kind.lower(), _SOURCES)}")
+
+
+def _is_function(module: str, name: str) -> bool:
+    """Whether it is written like a function of a package on the Python path."""
+    if not all(part.isidentifier() for part in (*module.split("."), name)):
+        return False
+    package = module.partition(".")[0]
+    return package in sys.modules or importlib.util.find_spec(package) is not None
+
+
+def _digits(resolution: int) -> Source:
+    """scikit-learn's digits (1797 of 8×8, grey 0 to 16), as RGB; the test split is fixed."""
+    # 140 MB and seconds that only this source needs, and no worker.
+    from sklearn.datasets import load_digits
+
+    bundle: Any = load_digits()
+    grey = np.rint(bundle.images[:, None] * (255 / 16)).astype(np.uint8)
+    images = resize(grey, resolution).repeat(3, axis=1)
+    digits = ImageSet(images=images, labels=bundle.target.astype(np.int64))
+    test, train = digits.draw(round(_DIGITS_TEST_SHARE * len(digits)), np.random.default_rng(0))
+    return Source(name="scikit-learn digits", train=digits.take(train), test=digits.take(test))
+
+
+def _cifar(name: str, dataset: type[CIFAR10], resolution: int) -> Source:
+    cache = Path(os.environ.get("HACSCALE_DATA") or "~/.cache/hacscale").expanduser()
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with FileLock(cache / "download.lock"):
+            splits = [dataset(cache, train=train, download=True) for train in (True, False)]
+    except (OSError, HTTPException, RuntimeError) as error:
+        raise UserError(
+            f"cannot download {name} into {cache} ({one_line(error)}); "
+            "use another network, or a copy of it with data=parquet:PATH"
+        ) from error
+    train, test = (
+        _from_arrays(name, split.data, np.asarray(split.targets), resolution) for split in splits
+    )
+    return Source(name=name, train=train, test=test)
+
+
+def _image_folder(path: Path, resolution: int) -> Source:
+    """``train/CLASS/…`` and ``test/CLASS/…`` or ``val/CLASS/…``; test is preferred."""
+    held_out = next((path / name for name in ("test", "val") if (path / name).is_dir()), None)
+    if held_out is None or not (path / "train").is_dir():
+        raise UserError(f"{path} must hold the folders train and test (or val), {_listing(path)}")
+    try:
+        known, class_number = folder.find_classes(path / "train")
+        unknown = sorted(set(folder.find_classes(held_out)[0]) - set(known))
+        if unknown:
+            raise UserError(f"{held_out} has the class {unknown[0]!r}, which train has not")
+        train, test = (
+            folder.make_dataset(
+                split, class_number, folder.IMG_EXTENSIONS, allow_empty=split == held_out
+            )
+            for split in (path / "train", held_out)
+        )
+    except OSError as error:
+        raise UserError(f"{path} is not an image folder ({one_line(error)})") from None
+    return Source(
+        name=f"image folder {path}, test split {held_out.name}",
+        train=_from_files(path / "train", train, resolution),
+        test=_from_files(held_out, test, resolution),
+    )
+
+
+def _from_files(split: str | Path, samples: Sequence[tuple[str, int]], resolution: int) -> ImageSet:
+    images = allocate(len(samples), 3, resolution)
+    decode([(file, Path(file)) for file, _ in samples], images)
+    return _image_set(str(split), images, np.array([label for _, label in samples], np.int64))
+
+
+def _parquet(path: Path, resolution: int) -> Source:
+    """The layout of the Hugging Face hub: ``train*.parquet`` and ``test*.parquet``.
+
+    Without a test split the validation split takes its place; beside one it is not used.
+    """
+    root = next((d for d in (path, path / "data") if any(d.glob("train*.parquet"))), None)
+    if root is None:
+        raise UserError(f"{path} must hold train*.parquet, or its folder data, {_listing(path)}")
+    train, test, validation = (sorted(root.glob(f"{s}*.parquet")) for s in ("train", "test", "val"))
+    if not (test or validation):
+        raise UserError(f"{root} must hold test*.parquet or validation*.parquet, {_listing(root)}")
+    note = "" if not validation else ", validation split not used"
+    return Source(
+        name=f"Parquet files of {path}" + (note if test else ", test split validation"),
+        train=_read_shards(train, resolution),
+        test=_read_shards(test or validation, resolution),
+    )
+
+
+def _read_shards(files: Sequence[Path], resolution: int) -> ImageSet:
+    counts: list[int] = []
+    for file in files:
+        with _reading(file):
+            counts.append(pq.read_metadata(file).num_rows)
+    images = allocate(sum(counts), 3, resolution)
+    labels = np.empty(len(images), np.int64)
+    end = 0
+    for file in files:
+        for pictures, some_labels in _read_rows(file):
+            start, end = end, end + len(pictures)
+            decode(pictures, images[start:end])
+            labels[start:end] = some_labels
+    return _image_set(str(files[0]) if len(files) == 1 else f"{files[0]} …", images, labels)
+
+
+def _read_rows(file: Path) -> Iterator[tuple[list[tuple[str, BytesIO]], np.ndarray]]:
+    """Yields the encoded pictures with their names, and the labels, of some rows at a time."""
+    with _reading(file), pq.ParquetFile(file) as shard:
+        image, label = _columns(file, shard.schema_arrow)
+        row = 0
+        for batch in shard.iter_batches(_ROWS_PER_READ, columns=[image, label]):
+            # Unlike field(), flatten() makes a child null where its struct is.
+            encoded = batch[image].flatten()[batch[image].type.get_field_index("bytes")]
+            for column, name in ((encoded, image), (batch[label], label)):
+                if column.null_count:
+                    null = row + column.is_null().index(True).as_py()
+                    raise UserError(f"{name} is null in row {null} of {file}; remove the row")
+            pictures = [
+                (f"the image in row {i} of {file}", BytesIO(picture))
+                for i, picture in enumerate(encoded.to_pylist(), start=row)
+            ]
+            yield pictures, batch[label].cast(pa.int64()).to_numpy()
+            row += len(batch)
+
+
+def _columns(file: Path, schema: pa.Schema) -> tuple[str, str]:
+    """The names of the image and the label column."""
+    images = [f.name for f in schema if f.name in ("img", "image") and _holds_bytes(f.type)]
+    labels = [f.name for f in schema if f.name == "label" and pa.types.is_integer(f.type)]
+    if not (images and labels):
+        found = ", ".join(f"{field.name}: {field.type}" for field in schema)
+        raise UserError(
+            f"{file} needs a column img or image of struct<bytes, path> and an integer column "
+            f"label, found {found or 'none'}"
+        )
+    return images[0], labels[0]
+
+
+def _holds_bytes(kind: pa.DataType) -> bool:
+    if not pa.types.is_struct(kind):
+        return False
+    return any(f.name == "bytes" and _is_binary(f.type) for f in kind.fields)
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
+@contextmanager
+def _reading(file: Path) -> Generator[None]:
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"cannot read the Parquet file {file} ({one_line(error)})") from error
+
+
+def _function(reference: str, resolution: int) -> Source:
+    """``((train_images, train_labels), (test_images, test_labels))`` of the user's function."""
+    function = import_function(reference, "data source")
+    try:
+        result = function()
+    except Exception as error:
+        raise UserError(f"data source {reference!r} raised {one_line(error)}") from error
+    match result:
+        case ((train_images, train_labels), (test_images, test_labels)):
+            return Source(
+                name=reference,
+                train=_from_arrays(f"{reference}, train", train_images, train_labels, resolution),
+                test=_from_arrays(f"{reference}, test", test_images, test_labels, resolution),
+            )
+        case _:
+            raise UserError(
+                f"{reference} must return ((train_images, train_labels), (test_images, "
+                f"test_labels)), not {type(result).__name__}"
+            )
+
+
+def _from_arrays(where: str, images: Any, labels: Any, resolution: int) -> ImageSet:
+    """Arrays in either layout, checked."""
+    for what, array in (("images", images), ("labels", labels)):
+        if not isinstance(array, np.ndarray):
+            found = type(array).__name__
+            raise UserError(f"{where}: {what} must be a numpy array, not {found}")
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise UserError(f"{where}: labels must be integers, not {labels.dtype}")
+    try:
+        check_images(images)
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from None
+    channels_first, channels_last = images.shape[1] in (1, 3), images.shape[3] in (1, 3)
+    if channels_first == channels_last:
+        raise UserError(
+            f"{where}: one of the axes 1 and 3 of the images must be the channels, 1 or 3, "
+            f"not both or none: the shape is {images.shape}"
+        )
+    pixels = images if channels_first else images.transpose(0, 3, 1, 2)
+    return _image_set(where, resize(pixels, resolution), labels.astype(np.int64))
+
+
+def _image_set(where: str, images: np.ndarray, labels: np.ndarray) -> ImageSet:
+    try:
+        return ImageSet(images=images, labels=labels)
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from None
+
+
+def _listing(path: Path) -> str:
+    """What is in a folder, for messages."""
+    try:
+        names = sorted(entry.name for entry in path.iterdir())
+    except OSError as error:
+        return f"but it cannot be listed ({error.strerror})"
+    return f"found {', '.join(names[:8]) or 'nothing'}{' …' if len(names) > 8 else ''}"

@@ -1,0 +1,72 @@
+"""A training as a Ray Tune trial whose actor serves one trial after another."""
+
+from typing import Any
+
+import torch
+from ray import tune
+
+from engine.codec import canonical, decode
+from engine.errors import TrainingFailed
+from engine.rows import Epoch, Row, TrainingTask
+from engine.store import RunStore
+from trainables.data import ImageData
+from trainables.loop import NetworkTraining
+from trainables.tensors import TensorData
+
+
+class TrainingTrial(tune.Trainable):
+    """Trains ``config["task"]``, one epoch per step, and writes the row itself when it is over.
+
+    The run store holds checkpoints and rows, so Tune's own checkpoints are not used: a trial that
+    starts again, in this run or a later one, finds its last epoch there.
+    """
+
+    def setup(  # pyright: ignore[reportIncompatibleMethodOverride] - tune.with_parameters fills in
+        self, config: dict[str, Any], *, data: ImageData, store: RunStore, cpus: int
+    ) -> None:
+        """Takes up the training of ``config["task"]``, where it was left if it was begun."""
+        torch.set_num_threads(cpus)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if not hasattr(self, "_tensors"):
+            self._tensors = TensorData.on(data, device)
+        self._store = store
+        self._task = decode(TrainingTask, canonical(config["task"]), "the task of a trial")
+        self._training = NetworkTraining(self._task, self._tensors, store)
+
+    def step(self) -> dict[str, Any]:
+        """Trains one epoch; reports it, and whether the training is over."""
+        try:
+            if not self._training.finished:
+                self._training.run_epoch()
+            if not self._training.finished:
+                return _report(self._training.history[-1], len(self._training.history), "running")
+            row = self._training.result()
+        except TrainingFailed as error:
+            row = Row(
+                task=self._task,
+                status="failed",
+                history=self._training.history,
+                error=str(error),
+            )
+        self._store.ledger.add(row)
+        self._training.discard_checkpoint()
+        if not row.history:
+            return {"done": True, "status": row.status, "epoch": 0}
+        return _report(row.last, len(row.history), row.status)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Takes up another trial's training on the same worker, whose data stays."""
+        self.setup(new_config)  # pyright: ignore[reportCallIssue]
+        return True
+
+
+def _report(epoch: Epoch, number: int, status: str) -> dict[str, Any]:
+    return {
+        "done": status != "running",
+        "status": status,
+        "epoch": number,
+        "train_loss": epoch.train_loss,
+        "val_loss": epoch.val_loss,
+        "val_accuracy": epoch.val_accuracy,
+        "seconds": epoch.seconds,
+    }

@@ -257,9 +257,10 @@ class Search:
             self.runner.run_tasks("sample", tasks)
             rows = self._rows(tasks)
             self._check_failures("sample", rows)
+            index_of = {task.id: index for index, task in reversed(list(enumerate(tasks)))}
             return SampleResult(
                 samples=tuple(
-                    _sample(index, row) for index, row in enumerate(rows) if row.status == "done"
+                    _sample(index_of[row.task.id], row) for row in rows if row.status == "done"
                 ),
                 failures=tuple(row.error or "" for row in rows if row.status == "failed"),
             )

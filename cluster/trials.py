@@ -1,7 +1,7 @@
 """Runs trainings as Tune trials, records what fails, and tells the progress."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +18,8 @@ from engine.rows import Epoch, Row, TrainingTask
 from engine.store import RunStore
 from trainables.data import ImageData
 from trainables.trial import TrainingTrial
+
+_EPOCH_FIELDS = tuple(field.name for field in fields(Epoch))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,9 +63,21 @@ class TrialRunner:
                 time_attr="epoch", metric="val_accuracy", mode="max", max_t=asha_epochs
             )
         config = tune.TuneConfig(
-            search_alg=searcher, scheduler=scheduler, num_samples=-1, reuse_actors=True
+            search_alg=searcher,
+            scheduler=scheduler,
+            num_samples=-1,
+            max_concurrent_trials=self._slots(),
+            reuse_actors=True,
         )
         self._fit(stage, {}, config)
+
+    def _slots(self) -> int:
+        """Trials that fit on the cluster at once."""
+        total = ray.cluster_resources()
+        slots = total.get("CPU", 0.0) / self.resources.cpus_per_trial
+        if self.resources.gpus_per_trial > 0:
+            slots = min(slots, total.get("GPU", 0.0) / self.resources.gpus_per_trial)
+        return max(1, int(slots))
 
     def _fit(self, stage: str, space: dict[str, Any], config: tune.TuneConfig) -> None:
         trainable = tune.with_parameters(
@@ -83,6 +97,7 @@ class TrialRunner:
             run_config=tune.RunConfig(
                 name=stage,
                 storage_path=str(self.store.logs.absolute() / "tune"),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 failure_config=tune.FailureConfig(max_failures=self.resources.retries),
                 callbacks=[watcher],
                 verbose=0,
@@ -102,6 +117,10 @@ class _Watcher(tune.Callback):
         self._history: dict[str, dict[int, Epoch]] = {}
         self.unfinished: set[str] = set()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles callbacks for its own way to resume, which is never taken here."""
+        return {}
+
     def on_trial_start(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
@@ -113,7 +132,7 @@ class _Watcher(tune.Callback):
     ) -> None:
         if not result["epoch"]:
             return
-        epoch = Epoch(**{field: float(result[field]) for field in Epoch.__match_args__})
+        epoch = Epoch(**{field: float(result[field]) for field in _EPOCH_FIELDS})
         self._history.setdefault(trial.trial_id, {})[result["epoch"]] = epoch
         self._progress.trial_epoch(trial.trial_id, result["epoch"], epoch.val_accuracy)
 

@@ -23,12 +23,17 @@ STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 def jsonable(value: Any) -> Any:
     """Returns the plain JSON value of a dataclass tree, mapping, sequence or scalar."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: jsonable(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {f.name: _field(f.type, getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, dict):
         return {str(k): jsonable(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [jsonable(v) for v in value]
     return value
+
+
+def _field(declared: Any, value: Any) -> Any:
+    # 2 and 2.0 are one value of a float field, so they must have one spelling.
+    return float(value) if declared is float and isinstance(value, int) else jsonable(value)
 
 
 def canonical(value: Any) -> bytes:

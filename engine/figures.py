@@ -61,8 +61,6 @@ _STYLE = {
     "lines.linewidth": 1.8,
     "lines.markersize": 5,
 }
-# Character widths of DejaVu Sans at the size of tick labels; system fonts are narrower.
-_CHARACTER = 6.4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,20 +152,20 @@ def _widths(record: RunRecord) -> ReportFigure:
     before, after = record.baseline.spec.width_of, record.result.widths
     names, n = list(after), len(after)
     labels = [_short(name) for name in names]
-    left = _CHARACTER * max(map(len, labels)) + 12
+    rows = range(n)
+    old, new = [before[g] for g in names], [after[g] for g in names]
+    changes = [f"{b} → {a}" for b, a in zip(old, new, strict=True)]
     drawing, ax = _canvas(
         "Channels before and after scaling",
         height=19 * n + 80,
-        left=left,
-        right=88,
+        left=_label_room(labels),
+        right=_label_room(changes),
     )
-    rows = range(n)
-    old, new = [before[g] for g in names], [after[g] for g in names]
     ax.hlines(rows, old, new, color=ACCENT, linewidth=2.4)
     ax.plot(old, rows, "o", color=MUTED, markerfacecolor=PAPER, markersize=7, label="before")
     ax.plot(new, rows, "o", color=ACCENT, markersize=4.5, label="after")
-    for row, b, a in zip(rows, old, new, strict=True):
-        ax.text(1.03, row, f"{b} → {a}", transform=ax.get_yaxis_transform(), va="center")
+    for row, change in zip(rows, changes, strict=True):
+        ax.text(1.03, row, change, transform=ax.get_yaxis_transform(), va="center")
     low, high = min(*old, *new), max(*old, *new)
     ax.set_xscale("log", base=2)
     ax.set_xlim(low / 1.25, high * 1.25)
@@ -196,9 +194,8 @@ def _alpha(result: AlphaResult) -> ReportFigure:
     shown = [c for c in result.candidates if c.accuracies]
     winner = winning(result)
     n, repeats = len(shown), sum(len(c.accuracies) for c in shown)
-    # The pooled spread of one repeat, from the standard error of the winner's mean; one training
-    # of each network says nothing about it.
-    spread = result.standard_error * math.sqrt(len(winner.accuracies)) if repeats > n else 0.0
+    # The pooled spread of one repeat, from the standard error of the winner's mean.
+    spread = (result.standard_error or 0.0) * math.sqrt(len(winner.accuracies))
     ax.plot(
         [c.alphas[0] for c in shown for _ in c.accuracies],
         [100 * a for c in shown for a in c.accuracies],
@@ -242,6 +239,8 @@ def _alpha(result: AlphaResult) -> ReportFigure:
 
     if len(result.candidates) == 1:
         outcome = "there was one candidate only, so nothing to choose between"
+    elif result.tied is None:
+        outcome = "with one training each it is unknown how far chance decided the winner"
     elif result.tied:
         outcome = (
             f"{plural(result.tied, 'other candidate')} cannot be told from the winner "
@@ -249,7 +248,9 @@ def _alpha(result: AlphaResult) -> ReportFigure:
         )
     else:
         outcome = "no other candidate comes within two standard errors of the winner"
-    bars = "mean and pooled standard error" if repeats > n else "no repeats to average"
+    bars = "no repeats to average"
+    if result.standard_error is not None:
+        bars = "mean and pooled standard error"
     joined = (
         " (a line joins the α that round to one network)"
         if any(len(c.alphas) > 1 for c in shown)
@@ -333,9 +334,11 @@ def _importance(record: RunRecord) -> ReportFigure:
         if flagged
         else ""
     )
+    failed = len(record.sample.failures)
+    lost = f"; {failed} more failed" if failed else ""
     caption = (
-        f"Importance (Eq. 5) against channels in {plural(n, 'trained network')} (dots) with the "
-        f"fit a·Cᵇ (line), for {which}; log-log, with the same span in every panel, so that "
+        f"Importance (Eq. 5) against channels in {plural(n, 'trained network')} (dots{lost}) with "
+        f"the fit a·Cᵇ (line), for {which}; log-log, with the same span in every panel, so that "
         f"slopes compare{doubt}."
     )
     return ReportFigure(caption=caption, panels=tuple(panels))
@@ -384,12 +387,11 @@ def _allocation(record: RunRecord) -> ReportFigure:
 def _growth(names: Sequence[str], steps: Sequence[Step], closed: dict[str, str]) -> Panel:
     """Which group grew at which step: one row per group, one bar per run of its steps."""
     labels = [_short(name) for name in names]
-    left = _CHARACTER * max(map(len, labels)) + 12
     drawing, ax = _canvas(
         "Group widened at each step, and what closed it",
         height=max(17 * len(names) + 70, 240),
-        left=left,
-        right=66,
+        left=_label_room(labels),
+        right=_label_room(list(closed.values())),
         top=32,
     )
     # A step keeps a visible width, however many there are.
@@ -505,7 +507,7 @@ def _canvas(
     *,
     width: float = 360,
     height: float = 260,
-    left: float = 40,
+    left: float = 46,
     right: float = 14,
     top: float = 46,
     bottom: float = 36,
@@ -556,6 +558,12 @@ def _short(name: str, most: int = 18) -> str:
     name = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name)
     tail = most * 2 // 3
     return name if len(name) <= most else f"{name[: most - tail - 1]}…{name[-tail:]}"
+
+
+def _label_room(labels: Sequence[str]) -> float:
+    """Pixels that the longest label needs beside the axes."""
+    # The mean character of DejaVu Sans at the size of tick labels; system fonts are narrower.
+    return 6.5 * max(map(len, labels), default=0) + 14
 
 
 def _padded(values: Iterable[float], least: float) -> tuple[float, float]:

@@ -250,7 +250,7 @@ class Subject:
         return Reading(ms=min(clock), wall_ms=tuple(wall), layer_ms=layer_ms)
 
     def _read_layers(self, calls: int) -> dict[str, float]:
-        module, names = self._marked
+        module, names = self.marked
         for _ in range(calls):
             module(self._images)
         gaps, _ = self._watch.take()
@@ -261,7 +261,7 @@ class Subject:
         return {name: min(times) for name, *times in zip(names, *ops, strict=True)}
 
     @cached_property
-    def _marked(self) -> tuple[fx.GraphModule, list[str]]:
+    def marked(self) -> tuple[fx.GraphModule, list[str]]:
         """The module with a mark after its input and after every op, and the ops' names."""
 
         def mark() -> None:

@@ -36,8 +36,6 @@ def render_report(record: RunRecord) -> str:
         verdict=display.verdict(record),
         comparisons=display.comparisons(record),
         winner=winning(record.alpha),
-        # A failed sample is among the run's failures too, or not: either way it is told once.
-        failures=tuple(dict.fromkeys((*record.failures, *record.sample.failures))),
         show=display,
         inline_svg=inline_svg,
     )

@@ -139,8 +139,10 @@ class AlphaResult:
 
     Attributes:
         alpha: of the winner (the first that was asked).
-        standard_error: of the winner's mean accuracy, from the spread pooled over candidates.
-        tied: how many other candidates lie within two standard errors of a difference.
+        standard_error: of the winner's mean accuracy, from the spread pooled over candidates; None
+            where no candidate has two finished repeats.
+        tied: how many other candidates lie within two standard errors of a difference; None with
+            ``standard_error``.
         failed: rows that failed.
     """
 
@@ -148,8 +150,8 @@ class AlphaResult:
 
     alpha: float
     resolution: int
-    standard_error: float
-    tied: int
+    standard_error: float | None
+    tied: int | None
     candidates: tuple[AlphaCandidate, ...]
     failed: int
 

@@ -193,12 +193,12 @@ def example_run(
         alpha=AlphaResult(
             alpha=winner.alphas[0],
             resolution=resolution,
-            standard_error=0.006 / math.sqrt(repeats),
-            tied=min(2, candidates - 1),
+            standard_error=0.006 / math.sqrt(repeats) if repeats > 1 else None,
+            tied=min(2, candidates - 1) if repeats > 1 else None,
             candidates=tuple(tried),
             failed=0,
         ),
-        sample=SampleResult(samples=drawn, failures=failures),
+        sample=SampleResult(samples=drawn, failures=tuple(f.partition(": ")[2] for f in failures)),
         fit=FitResult(predictors=predictors),
         allocate=AllocateResult(
             spec=final,

@@ -456,6 +456,12 @@ def test_stop_reason_tells_what_is_used_of_what() -> None:
     assert paper.stop_reason.startswith("latency limit reached: 1.16 of 1.2 ms and ")
 
 
+def test_a_step_that_breaks_both_limits_is_closed_by_latency() -> None:
+    problem = two_groups()
+    found = problem.solve(problem.cost(problem.start))
+    assert found.closed == {"a": "latency", "b": "latency"}
+
+
 def test_a_start_over_a_limit_is_refused_with_what_it_needs() -> None:
     problem = two_groups()
     start = problem.cost(problem.start)

@@ -212,10 +212,13 @@ def test_parquet_shards_are_read_whole_and_in_order(tmp_path: Path, sub: str, co
     labels = np.arange(30) % 3
     encoded = [encode(Image.fromarray(image)) for image in images]
     folder = tmp_path / sub
-    for shard, rows in enumerate((slice(0, 13), slice(13, 24))):
+    # The later shard is written first: names decide the order, not the file system.
+    for shard, rows in ((1, slice(13, 24)), (0, slice(0, 13))):
         name = folder / f"train-{shard:05d}-of-00002.parquet"
         write_shard(name, encoded[rows], labels[rows], column, row_group_size=4)
-    write_shard(folder / "test-00000-of-00001.parquet", encoded[24:], labels[24:], column)
+    for shard, rows in ((1, slice(28, 30)), (0, slice(24, 28))):
+        name = folder / f"test-{shard:05d}-of-00002.parquet"
+        write_shard(name, encoded[rows], labels[rows], column)
     data = load_data(Data(source=f"parquet:{tmp_path}", resolution=SIDE, validation_share=0.25))
     pixels = images.transpose(0, 3, 1, 2)
     expected = ImageSet(images=pixels[:24], labels=labels[:24])
@@ -281,6 +284,21 @@ def test_bad_parquet_is_refused(tmp_path: Path, options: dict, fragments: list[s
         assert fragment in message
 
 
+@pytest.mark.parametrize("bad", [0, 3, 4, 13, 19])
+def test_the_row_is_counted_from_the_start_of_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad: int
+) -> None:
+    monkeypatch.setattr(sources, "_ROWS_PER_READ", 4)
+    pictures: list[bytes | None] = [GOOD] * 20
+    pictures[bad] = b"no image"
+    config = parquet_set(tmp_path, encoded=pictures)
+    write_shard(tmp_path / "train-0.parquet", [GOOD] * 6, [0, 1] * 3)
+    assert f"row {bad} of {tmp_path}/train.parquet" in refusal(config)
+    pictures[bad] = None
+    config = parquet_set(tmp_path, encoded=pictures)
+    assert f"row {bad} of {tmp_path}/train.parquet" in refusal(config)
+
+
 def test_null_bytes_inside_the_struct_are_refused(tmp_path: Path) -> None:
     config = parquet_set(tmp_path)
     rows = pa.array([{"bytes": None, "path": "a.png"}] * 2, STRUCT)
@@ -336,7 +354,7 @@ def test_pictures_of_every_mode_become_rgb(tmp_path: Path) -> None:
         (encode(palette), np.asarray(palette.convert("RGB"))),
         (encode(palette, transparency=b"\x00\x80"), np.asarray(palette.convert("RGB"))),
         (encode(Image.fromarray(grey > 100)), np.where(grey_rgb > 100, 255, 0)),
-        (encode(Image.fromarray(grey.astype(np.uint16) * 257)), grey_rgb),
+        (encode(Image.fromarray(grey.astype(np.uint16) * 257 + 100)), grey_rgb),
         (encode(Image.fromarray(grey.astype(np.int32) * 257), "tiff"), grey_rgb),
         (
             encode(Image.fromarray(np.dstack([255 - rgb, 0 * grey]), "CMYK"), "tiff"),

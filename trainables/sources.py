@@ -187,8 +187,7 @@ def _read_rows(file: Path) -> Iterator[tuple[list[tuple[str, BytesIO]], np.ndarr
         image, label = _columns(file, shard.schema_arrow)
         row = 0
         for batch in shard.iter_batches(_ROWS_PER_READ, columns=[image, label]):
-            # Unlike field(), flatten() makes a child null where its struct is.
-            encoded = batch[image].flatten()[batch[image].type.get_field_index("bytes")]
+            encoded = batch[image].field("bytes")
             for column, name in ((encoded, image), (batch[label], label)):
                 if column.null_count:
                     null = row + column.is_null().index(True).as_py()

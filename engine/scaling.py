@@ -1,0 +1,124 @@
+"""Uniform scaling: how α splits a compute budget between resolution and width (Eq. 3)."""
+
+import math
+
+from engine.graph import NetworkGraph
+from engine.spec import NetworkSpec
+
+ROUNDING_ROOM = 1.25
+"""The base widths may cost this multiple of the budget at a resolution that was rounded up."""
+
+_NARROWEST = 0.5
+_BISECTIONS = 40
+
+
+def scale_for_alpha(
+    graph: NetworkGraph,
+    base: NetworkSpec,
+    alpha: float,
+    budget: float,
+    round_to: int,
+    largest: int | None = None,
+) -> NetworkSpec:
+    """Scales a network to ``budget`` times its MACs, split by α (Eq. 3 of HACScale, d = 1).
+
+    Eq. 3 is r = √s^α, w = √s^(1−α). Deviations, all because resolutions and widths are integers
+    and pooling floors the sizes between layers:
+
+    - The resolution is rounded to the nearest multiple of ``round_to`` that is not below the
+      base's own, so that several α give one and the same network.
+    - A resolution at which the base widths alone cost more than `ROUNDING_ROOM` times the budget
+      is lowered to the next multiple, at last to the base's own. Widths thus stay above 0.89 of
+      the base's (0.8 in depthwise convolutions, whose cost is linear in them), and a coarse
+      ``round_to`` ends at the base's resolution instead of in a network that is all resolution.
+      VGG-11 at 32 px with s = 2 keeps 48 px: 2.25 times the MACs, w = 0.94.
+    - w is not √s^(1−α) but solved for: the uniform multiplier of the base's widths whose rounded
+      widths come nearest to s times the base's MACs at that resolution.
+
+    Args:
+        graph: of the network.
+        base: the network before scaling, at its own widths and resolution.
+        alpha: share of the budget spent on resolution, in [0, 1].
+        budget: s, at least 1.
+        round_to: resolutions are multiples of this many pixels.
+        largest: no resolution above this one, unless the base's own is.
+
+    Raises:
+        ValueError: an argument outside its range.
+        UserError: the network cannot take the resolution.
+    """
+    _check(alpha, budget, round_to)
+    target = budget * graph.cost(base).macs
+    resolution = _resolution(graph, base, alpha, budget, round_to, largest)
+    return _match_macs(graph, base.at(resolution), target, widest=2 * budget)
+
+
+def feasible_resolutions(
+    graph: NetworkGraph, base: NetworkSpec, low: float, high: float, budget: float, round_to: int
+) -> tuple[int, ...]:
+    """Returns the resolutions that `scale_for_alpha` gives for α in [low, high], ascending.
+
+    Their number is the number of different networks that the α search can find.
+
+    Raises:
+        ValueError: an argument outside its range.
+        UserError: the network cannot take one of the resolutions.
+    """
+    _check(low, budget, round_to)
+    _check(high, budget, round_to)
+    first = _resolution(graph, base, low, budget, round_to, None)
+    last = _resolution(graph, base, high, budget, round_to, None)
+    between = range((first // round_to + 1) * round_to, last, round_to)
+    resolutions = tuple(dict.fromkeys((first, *between, last)))
+    for resolution in resolutions:
+        graph.check_resolution(resolution)
+    return resolutions
+
+
+def _check(alpha: float, budget: float, round_to: int) -> None:
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha must lie in [0, 1], not {alpha!r}")
+    if not 1 <= budget < math.inf:
+        raise ValueError(f"budget must be at least 1, not {budget!r}")
+    if round_to < 1:
+        raise ValueError(f"round_to must be at least 1, not {round_to!r}")
+
+
+def _resolution(
+    graph: NetworkGraph,
+    base: NetworkSpec,
+    alpha: float,
+    budget: float,
+    round_to: int,
+    largest: int | None,
+) -> int:
+    exact = base.resolution * math.sqrt(budget**alpha)
+    resolution = max(base.resolution, math.floor(exact / round_to + 0.5) * round_to)
+    most = ROUNDING_ROOM * budget * graph.cost(base).macs
+    while resolution > base.resolution and (
+        (largest is not None and resolution > largest)
+        or graph.cost(base.at(resolution)).macs > most
+    ):
+        resolution = max(base.resolution, resolution - round_to)
+    return resolution
+
+
+def _match_macs(
+    graph: NetworkGraph, base: NetworkSpec, target: float, widest: float
+) -> NetworkSpec:
+    """Bisects the staircase of realised MACs over the width multiplier for the nearest step."""
+    low, high = _NARROWEST, widest
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        if graph.cost(_multiplied(graph, base, middle)).macs <= target:
+            low = middle
+        else:
+            high = middle
+    steps = (_multiplied(graph, base, low), _multiplied(graph, base, high))
+    return min(steps, key=lambda spec: abs(graph.cost(spec).macs - target))
+
+
+def _multiplied(graph: NetworkGraph, base: NetworkSpec, multiplier: float) -> NetworkSpec:
+    return base.with_widths(
+        {group: graph.round_width(group, width * multiplier) for group, width in base.widths}
+    )

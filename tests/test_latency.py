@@ -1,0 +1,381 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import rankdata
+
+from engine.costs import LayerCost
+from engine.errors import UserError
+from engine.graph import NetworkGraph, load_graph
+from engine.latency import (
+    SWITCH,
+    Box,
+    LatencyModel,
+    OpModel,
+    fit_latency,
+    judge,
+    op_class,
+    profile_specs,
+)
+from engine.measure import Timing, time_networks
+from engine.recipe import Device, Profile
+from engine.spec import ModelRef, NetworkSpec
+from engine.widening import NetworkWidening
+
+VGG = load_graph(ModelRef(name="vgg11", classes=10), 32)
+RESNET = load_graph(ModelRef(name="resnet18", classes=10), 32)
+BASE = VGG.spec(32, 0.25)
+RESOLUTIONS = (32, 40, 48)
+PROFILE = Profile(networks=20, held_out=6)
+BOX = Box.around(VGG, BASE, RESOLUTIONS, PROFILE)
+
+
+def timed(specs: list[NetworkSpec], graph: NetworkGraph = VGG, batch: int = 1) -> list[Timing]:
+    device = Device(runtime="synthetic", batch=batch)
+    return time_networks(graph, specs, specs[0], device, calls=3, rounds=1, per_layer=True)
+
+
+TRAINING, HELD_OUT = profile_specs(VGG, BASE, RESOLUTIONS, PROFILE)
+TIMINGS = timed(TRAINING)
+MODEL = fit_latency(VGG, TIMINGS, BOX)
+
+
+def specs_in(graph: NetworkGraph, box: Box):
+    """Any network inside the box."""
+    widths = {g.name: st.integers(*box.widths[g.name]) for g in graph.groups}
+    return st.builds(
+        lambda resolution, chosen: graph.spec(resolution).with_widths(
+            {g: graph.round_width(g, w) for g, w in chosen.items()}
+        ),
+        st.integers(*box.resolutions),
+        st.fixed_dictionaries(widths),
+    )
+
+
+coefficients = st.lists(st.floats(0, 1e-3), min_size=7, max_size=7).map(tuple)
+op_models = st.builds(
+    OpModel, granularity=st.sampled_from((8, 16, 32)), below=coefficients, above=coefficients
+)
+models = st.builds(
+    LatencyModel,
+    box=st.just(BOX),
+    ops=st.fixed_dictionaries({name: op_models for name in MODEL.ops}),
+    scale=st.floats(0, 10),
+    offset_ms=st.floats(0, 10),
+)
+
+
+# The fit ---------------------------------------------------------------------------------------
+
+
+@settings(max_examples=50, deadline=None)
+@given(spec=specs_in(VGG, BOX))
+def test_a_known_device_is_recovered_everywhere_in_the_box(spec: NetworkSpec):
+    truth = timed([spec])[0].latency.ms
+    assert MODEL.predict(VGG.cost(spec)) == pytest.approx(truth, rel=1e-6)
+
+
+def test_the_staircase_of_a_known_device_is_found():
+    assert MODEL.ops["conv 3x3"].granularity == 16
+    assert MODEL.scale == pytest.approx(1)
+    assert MODEL.offset_ms == pytest.approx(0.002 * len(VGG.cost(BASE).layers), rel=1e-3)
+
+
+def test_the_fit_takes_the_batch_it_was_measured_with():
+    model = fit_latency(VGG, timed(TRAINING, batch=4), BOX)
+    for timing in timed(HELD_OUT, batch=4):
+        assert model.predict(VGG.cost(timing.spec)) == pytest.approx(timing.latency.ms, rel=1e-6)
+
+
+def test_sums_of_ops_are_calibrated_to_whole_networks():
+    def whole(timing: Timing) -> Timing:
+        return replace(timing, latency=replace(timing.latency, ms=1.3 * timing.latency.ms + 0.5))
+
+    model = fit_latency(VGG, [whole(t) for t in TIMINGS], BOX)
+    assert model.scale == pytest.approx(1.3)
+    for timing in map(whole, timed(HELD_OUT)):
+        assert model.predict(VGG.cost(timing.spec)) == pytest.approx(timing.latency.ms, rel=1e-6)
+
+
+def test_an_algorithm_switch_is_found_where_there_is_one():
+    def op_ms(cost: LayerCost) -> float:
+        return 0.001 + cost.macs * (3e-8 if cost.in_size > SWITCH else 1e-8)
+
+    def switching(timing: Timing) -> Timing:
+        layers = {c.name: op_ms(c) for c in VGG.cost(timing.spec).layers}
+        latency = replace(timing.latency, ms=sum(layers.values()))
+        return replace(timing, layer_ms=layers, latency=latency)
+
+    model = fit_latency(VGG, [switching(t) for t in TIMINGS], BOX)
+    assert any(model.ops["conv 3x3"].above)
+    assert max(MODEL.ops["conv 3x3"].above) < 1e-12
+    for timing in map(switching, timed(HELD_OUT)):
+        assert model.predict(VGG.cost(timing.spec)) == pytest.approx(timing.latency.ms, rel=1e-6)
+
+
+def test_noise_does_not_break_the_fit():
+    rng = np.random.default_rng(0)
+
+    def noisy(timing: Timing) -> Timing:
+        assert timing.layer_ms is not None
+        layers = {name: ms * float(rng.normal(1, 0.1)) for name, ms in timing.layer_ms.items()}
+        return replace(timing, layer_ms=layers)
+
+    model = fit_latency(VGG, [noisy(t) for t in TIMINGS], BOX)
+    assert judge(model, VGG, timed(HELD_OUT)).mape < 0.05
+
+
+def test_ops_without_a_measurable_time_are_taken_for_very_short():
+    def blind(timing: Timing) -> Timing:
+        assert timing.layer_ms is not None
+        return replace(timing, layer_ms={**timing.layer_ms, "flatten": 0.0})
+
+    model = fit_latency(VGG, [blind(t) for t in TIMINGS], BOX)
+    assert judge(model, VGG, timed(HELD_OUT)).mape < 0.01
+
+
+def test_a_fit_needs_several_networks_timed_op_by_op():
+    with pytest.raises(UserError, match=r"at least 2 .* not 1"):
+        fit_latency(VGG, TIMINGS[:1], BOX)
+    with pytest.raises(UserError, match="per_layer"):
+        fit_latency(VGG, [*TIMINGS[:5], replace(TIMINGS[5], layer_ms=None)], BOX)
+
+
+# Predictions -----------------------------------------------------------------------------------
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), model=models)
+def test_no_prediction_falls_when_a_group_gets_wider(data: st.DataObject, model: LatencyModel):
+    spec = data.draw(specs_in(VGG, BOX))
+    group = data.draw(st.sampled_from(VGG.groups)).name
+    wider = spec.with_widths({group: data.draw(st.integers(spec.width_of[group], 600))})
+    before, after = model.predict(VGG.cost(spec)), model.predict(VGG.cost(wider))
+    assert after >= before * (1 - 1e-12)
+
+
+@settings(max_examples=30, deadline=None)
+@given(spec=specs_in(VGG, BOX), model=models, factor=st.floats(0.1, 10))
+def test_layers_and_offset_make_the_network_and_rescaling_is_exact(
+    spec: NetworkSpec, model: LatencyModel, factor: float
+):
+    cost = VGG.cost(spec)
+    total = model.offset_ms + sum(model.layer_ms(layer) for layer in cost.layers)
+    assert model.predict(cost) == pytest.approx(total)
+    assert model.rescaled(factor).predict(cost) == pytest.approx(factor * total)
+
+
+def test_an_op_model_is_the_sum_by_hand():
+    op = OpModel(granularity=8, below=(1, 10, 100, 1e3, 1e4, 1e5, 1e6), above=(0.5,) * 7)
+    # 3×3, 2 → 9 channels on 5×5 outputs: 162 weights; 16 channels and 32 pixels after rounding.
+    small = LayerCost(
+        name="c",
+        kind="conv",
+        cin=2,
+        cout=9,
+        hin=5,
+        win=5,
+        hout=5,
+        wout=5,
+        kernel=(3, 3),
+        macs=162 * 25,
+    )
+    sizes = (4050, 2 * 9 * 16 * 25, 162 * 32, 162, 50, 225, 2 * 9 * 25)
+    assert op.ms(small) == sum(10**i * size for i, size in enumerate(sizes))
+    large = replace(small, hin=150, win=150)
+    sizes = (*sizes[:4], 45_000, *sizes[5:])
+    assert op.ms(large) == sum((10**i + 0.5) * size for i, size in enumerate(sizes))
+
+
+def test_convolutions_of_other_shape_are_other_ops():
+    cost = VGG.cost(BASE).layers[0]
+    assert op_class(cost) == "conv 3x3"
+    assert op_class(replace(cost, kernel=(1, 1))) == "conv 1x1"
+    assert op_class(replace(cost, groups=16)) == "conv 3x3 grouped"
+    assert op_class(replace(cost, kind="pool")) == "pool"
+
+
+def test_an_unknown_op_is_refused_by_name():
+    unknown = replace(VGG.cost(BASE).layers[0], kind="deform_conv", name="features_9")
+    with pytest.raises(UserError, match=r"'features_9' \(deform_conv\)"):
+        MODEL.layer_ms(unknown)
+
+
+# Where a model holds ---------------------------------------------------------------------------
+
+
+def test_networks_outside_the_box_are_refused():
+    for spec in (BASE, *TRAINING, *HELD_OUT):
+        MODEL.check(spec)
+    first, last = VGG.groups[0].name, VGG.groups[-1].name
+    with pytest.raises(UserError, match="32 to 48 px, not at 56"):
+        MODEL.check(BASE.at(56))
+    with pytest.raises(UserError, match=f"8 to 64 channels of {first}, not 65"):
+        MODEL.check(BASE.with_widths({first: 65}))
+    with pytest.raises(UserError, match=f"64 to 512 channels of {last}, not 63"):
+        MODEL.check(BASE.with_widths({last: 63}))
+    with pytest.raises(UserError, match="of 'vgg11' with 10 classes"):
+        MODEL.check(replace(BASE, model=ModelRef(name="vgg11", classes=100)))
+    with pytest.raises(UserError, match="no width group 'head'"):
+        MODEL.check(replace(BASE, widths=(("head", 8),)))
+    with pytest.raises(UserError, match="not at 56"):
+        judge(MODEL, VGG, [replace(TIMINGS[0], spec=BASE.at(56))])
+
+
+def test_the_profile_covers_its_box():
+    assert TRAINING[0] == BASE
+    assert TRAINING[1] == VGG.spec(32, 0.125)
+    assert TRAINING[2] == VGG.spec(48, 1.0)
+    assert (len(TRAINING), len(HELD_OUT)) == (20, 6)
+    assert len({*TRAINING, *HELD_OUT}) == 26
+    assert {s.resolution for s in TRAINING} == {s.resolution for s in HELD_OUT} == {*RESOLUTIONS}
+    # A Latin hypercube of log-uniform multipliers has one network in each of its 23 strata.
+    drawn = [*TRAINING, *HELD_OUT][3:]
+    for group, base in BASE.widths[3:]:
+        logs = np.log([s.width_of[group] / base for s in drawn])
+        assert logs.mean() == pytest.approx(np.log(2) / 2, abs=0.05)
+        assert np.ptp(logs) > 0.85 * np.log(8)
+
+
+def test_the_profile_is_decided_by_its_seed():
+    again = profile_specs(VGG, BASE, RESOLUTIONS, PROFILE)
+    assert again == (TRAINING, HELD_OUT)
+    other = profile_specs(VGG, BASE, RESOLUTIONS, replace(PROFILE, seed=1))
+    assert other[0][:3] == TRAINING[:3]
+    assert not {*other[0][3:], *other[1]} & {*TRAINING, *HELD_OUT}
+
+
+def test_the_resolution_of_the_base_network_is_profiled_too():
+    training, held_out = profile_specs(VGG, BASE, [48], PROFILE)
+    assert {s.resolution for s in (*training, *held_out)} == {32, 48}
+    assert Box.around(VGG, BASE, [48], PROFILE).resolutions == (32, 48)
+
+
+def test_an_impossible_profile_is_refused():
+    with pytest.raises(UserError, match="cannot take 16×16"):
+        profile_specs(VGG, BASE, [16], PROFILE)
+    narrow = replace(PROFILE, min_width=1.0, max_width=1.0)
+    with pytest.raises(UserError, match="26 networks"):
+        profile_specs(VGG, BASE, RESOLUTIONS, narrow)
+
+
+# Quality ---------------------------------------------------------------------------------------
+
+
+def test_quality_is_of_the_relative_errors():
+    factors = (1.0, 1.05, 0.8, 1.25, 1.0, 1.0)
+    off = [
+        replace(t, latency=replace(t.latency, ms=t.latency.ms * f))
+        for t, f in zip(timed(HELD_OUT), factors, strict=True)
+    ]
+    quality = judge(MODEL, VGG, off)
+    assert quality.mape == pytest.approx(sum(abs(1 / f - 1) for f in factors) / 6)
+    assert quality.within_10 == pytest.approx(4 / 6)
+    assert quality.measured_ms == tuple(t.latency.ms for t in off)
+    ranks = [rankdata(quality.predicted_ms), rankdata(quality.measured_ms)]
+    assert quality.spearman == pytest.approx(np.corrcoef(ranks)[0, 1])
+
+
+def test_quality_without_an_order_or_without_networks():
+    same = timed([HELD_OUT[0]] * 2)
+    assert judge(MODEL, VGG, same).spearman == 0
+    with pytest.raises(UserError, match="held_out"):
+        judge(MODEL, VGG, [])
+
+
+# JSON ------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=30, deadline=None)
+@given(model=models)
+def test_json_round_trip(model: LatencyModel):
+    assert LatencyModel.from_json(model.to_json()) == model
+
+
+def test_json_of_a_fitted_model_predicts_the_same():
+    read = LatencyModel.from_json(MODEL.to_json())
+    assert read.predict(VGG.cost(BASE)) == MODEL.predict(VGG.cost(BASE))
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("scael",), 1.0, "unknown key 'scael'; did you mean 'scale'"),
+        (("scale",), -1.0, "scale must be finite and not negative"),
+        (("scale",), "1", "scale"),
+        (("offset_ms",), None, "offset_ms"),
+        (("ops", "linear", "below"), [0.0] * 6, "7 finite, non-negative numbers"),
+        (("ops", "linear", "above"), [0.0] * 6 + [-1e-9], "7 finite, non-negative numbers"),
+        (("ops", "linear", "granularity"), 0, "granularity must be at least 1"),
+        (("box", "resolutions"), [48, 32], "1 <= low <= high"),
+        (("box", "widths", "features.0"), [8], "features.0"),
+    ],
+)
+def test_damaged_json_is_refused(path: tuple[str, ...], value: object, message: str):
+    tree = json.loads(MODEL.to_json())
+    *parents, leaf = path
+    node = tree
+    for parent in parents:
+        node = node[parent]
+    node[leaf] = value
+    with pytest.raises(UserError, match="the latency model: ") as refusal:
+        LatencyModel.from_json(json.dumps(tree))
+    assert message in str(refusal.value)
+
+
+def test_json_of_something_else_is_refused():
+    for text in ("", "[]", "{}", MODEL.to_json().replace('"scale":', '"scale":NaN,"x":')):
+        with pytest.raises(UserError, match="the latency model"):
+            LatencyModel.from_json(text)
+
+
+# Widening --------------------------------------------------------------------------------------
+
+RESNET_BASE = RESNET.spec(64, 0.25)
+RESNET_BOX = Box.around(RESNET, RESNET_BASE, [64], Profile())
+RESNET_MODEL = fit_latency(
+    RESNET, timed(profile_specs(RESNET, RESNET_BASE, [64], Profile())[0], RESNET), RESNET_BOX
+)
+
+
+@pytest.mark.parametrize(
+    ("graph", "model", "base"), [(VGG, MODEL, BASE), (RESNET, RESNET_MODEL, RESNET_BASE)]
+)
+@settings(max_examples=20, deadline=None)
+@given(data=st.data())
+def test_widening_agrees_with_predicting_the_whole_network(
+    graph: NetworkGraph, model: LatencyModel, base: NetworkSpec, data: st.DataObject
+):
+    widening = NetworkWidening(graph, model, base)
+    spec = base
+    for _ in range(data.draw(st.integers(1, 12))):
+        group = data.draw(st.sampled_from(graph.groups)).name
+        width = data.draw(st.integers(*model.box.widths[group]))
+        wider = spec.with_widths({group: width})
+        asked = widening.after(group, width)
+        whole = graph.cost(wider)
+        assert asked.latency_ms == model.predict(whole)
+        assert asked.params == whole.params
+        assert widening.widths == spec.width_of
+        if data.draw(st.booleans()):
+            widening.widen(group, width)
+            spec = wider
+            assert widening.usage == asked
+        assert widening.widths == spec.width_of
+        assert widening.usage.latency_ms == model.predict(graph.cost(spec))
+
+
+def test_widening_stays_inside_the_box():
+    with pytest.raises(UserError, match="not at 56"):
+        NetworkWidening(VGG, MODEL, BASE.at(56))
+    widening = NetworkWidening(VGG, MODEL, BASE)
+    group = VGG.groups[0].name
+    for ask in (widening.after, widening.widen):
+        with pytest.raises(UserError, match="not 65"):
+            ask(group, 65)
+        with pytest.raises(UserError, match="no width group"):
+            ask("features.99", 8)
+    assert widening.widths == BASE.width_of

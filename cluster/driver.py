@@ -1,469 +1,28 @@
-"""The stages of a search, one after another; each runs only if the store does not know it yet."""
+"""Runs a search from the data to the report, and reads what a run has found."""
 
-import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
 
-import ray
 from rich.console import Console
 
-from cluster.device import measure
-from cluster.final import run_final
 from cluster.progress import Progress
 from cluster.session import Session, session
-from cluster.trials import TrialRunner
-from engine.allocation import allocate
-from engine.alpha import rank_candidates
+from cluster.stages import Search
 from engine.codec import digest, pretty
-from engine.errors import UserError
-from engine.graph import NetworkGraph, load_graph
-from engine.latency import Box, LatencyModel, fit_latency, judge, profile_specs
 from engine.limits import Limits, Usage
-from engine.predictors import fit_predictors
 from engine.provenance import run_info
 from engine.recipe import Recipe
 from engine.report import write_report
 from engine.results import (
     AccuracyFigures,
-    AllocateResult,
     Allocation,
-    AlphaResult,
-    BaselineResult,
-    DataFacts,
-    FitResult,
-    ImportanceSample,
-    Latency,
     LatencyFigures,
     MemoryFigures,
     PredictorFigures,
-    ProfileResult,
     Result,
     RunRecord,
-    SampleResult,
-    Trained,
 )
-from engine.rows import Row, TrainingTask
-from engine.scaling import feasible_resolutions, scale_for_alpha
-from engine.spec import ModelRef, NetworkSpec
+from engine.spec import NetworkSpec
 from engine.store import RunStore, write_atomic
-from engine.widening import NetworkWidening
-from searchers.alpha import AlphaSearcher
-from searchers.widths import sampled_spec
-from trainables.data import load_data
-
-T = TypeVar("T")
-
-_MARGIN = 0.05
-"""At most this share of the latency limit is left free for the noise of the next measurement."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Search:
-    """One search: its recipe, its store, and what the stages share."""
-
-    recipe: Recipe
-    store: RunStore
-    session: Session
-    progress: Progress
-
-    @cached_property
-    def facts(self) -> DataFacts:
-        """What is known of the data set; it is read only when something is trained."""
-
-        def run() -> DataFacts:
-            data = load_data(self.recipe.data)
-            return DataFacts(
-                name=data.name, digest=data.digest, classes=data.classes, channels=data.channels
-            )
-
-        return self._stage(
-            "data",
-            DataFacts,
-            self.recipe.data,
-            run,
-            lambda out: f"{out.name}, {out.classes} classes",
-        )
-
-    @cached_property
-    def graph(self) -> NetworkGraph:
-        """The network before scaling."""
-        ref = ModelRef(
-            name=self.recipe.model, classes=self.facts.classes, channels=self.facts.channels
-        )
-        return load_graph(ref, self.recipe.data.resolution)
-
-    @cached_property
-    def base(self) -> NetworkSpec:
-        """The base network."""
-        return self.graph.spec(self.recipe.data.resolution, self.recipe.width)
-
-    @cached_property
-    def runner(self) -> TrialRunner:
-        """Starts Ray and sends the data to it, on first use.
-
-        Raises:
-            UserError: the data set is not the one that the run began with.
-        """
-        data = load_data(self.recipe.data)
-        if data.digest != self.facts.digest:
-            raise UserError(
-                f"{self.recipe.data.source} has changed since the run {self.store.directory} "
-                "began; give another --name to start a new one"
-            )
-        self.session.start()
-        return TrialRunner(
-            store=self.store,
-            data=ray.put(data),
-            resources=self.recipe.cluster,
-            progress=self.progress,
-        )
-
-    # Stages ----------------------------------------------------------------------------------
-
-    def baseline(self) -> BaselineResult:
-        """Measures the base network and trains it like the result."""
-        task = self._final_task(self.base)
-
-        def run() -> BaselineResult:
-            cost = self.graph.cost(self.base)
-            return BaselineResult(
-                spec=self.base,
-                macs=cost.macs,
-                params=cost.params,
-                latency=self._measure(self.base),
-                trained=self._train(task),
-            )
-
-        uses = (task, self.recipe.device, self.recipe.profile)
-        return self._stage(
-            "baseline",
-            BaselineResult,
-            uses,
-            run,
-            lambda out: (
-                f"{out.params:,} parameters, {out.latency.ms:.3f} ms, "
-                f"{out.trained.test_accuracy:.1%} on the test split"
-            ),
-        )
-
-    def profile(self, baseline: BaselineResult) -> ProfileResult:
-        """Fits the latency model of this device for this network."""
-        alpha, settings = self.recipe.alpha, self.recipe.profile
-        resolutions = feasible_resolutions(
-            self.graph, self.base, alpha.low, alpha.high, alpha.budget, alpha.round_to
-        )
-
-        def run() -> ProfileResult:
-            fitted, held_out = profile_specs(self.graph, self.base, resolutions, settings)
-            self.session.start()
-            began = time.monotonic()
-            timings, environment = measure(
-                [*fitted, *held_out],
-                self.base,
-                self.recipe.device,
-                settings.calls,
-                settings.rounds,
-                per_layer=True,
-                reference_ms=baseline.latency.ms,
-            )
-            box = Box.around(self.graph, self.base, resolutions, settings)
-            model = fit_latency(self.graph, timings[: len(fitted)], box)
-            return ProfileResult(
-                model=model.to_json(),
-                quality=judge(model, self.graph, timings[len(fitted) :]),
-                environment=environment,
-                seconds=time.monotonic() - began,
-            )
-
-        return self._stage(
-            "profile",
-            ProfileResult,
-            (self.base, resolutions, self.recipe.device, settings, baseline.latency.ms),
-            run,
-            lambda out: (
-                f"latency model off by {out.quality.mape:.1%} on "
-                f"{len(out.quality.measured_ms)} networks it has not seen"
-            ),
-        )
-
-    def alpha(self, profile: ProfileResult, limit: Usage) -> AlphaResult:
-        """Searches α (Eq. 3, 4). Only its resolution is kept."""
-        settings = self.recipe.alpha
-        most = self._largest_affordable(profile, limit)
-        uses = (self.base, settings, self.facts.digest, self.recipe.seed, most)
-
-        def candidate(alpha: float) -> NetworkSpec:
-            return scale_for_alpha(
-                self.graph, self.base, alpha, settings.budget, settings.round_to, most
-            )
-
-        def tasks_of(spec: NetworkSpec) -> list[TrainingTask]:
-            return [
-                TrainingTask(
-                    spec=spec,
-                    training=settings.training,
-                    data=self.facts.digest,
-                    seed=self.recipe.seed + repeat,
-                )
-                for repeat in range(settings.repeats)
-            ]
-
-        def run() -> AlphaResult:
-            runner = self.runner
-            searcher = AlphaSearcher(
-                settings=settings,
-                seed=self.recipe.seed,
-                journal=self.store.directory / "studies" / f"{digest(uses)}.journal",
-                candidate=candidate,
-                tasks_of=tasks_of,
-                finished=self.store.ledger.find,
-            )
-            asha_epochs = settings.training.epochs if settings.scheduler == "asha" else None
-            runner.run_search("alpha", searcher, settings.trials * settings.repeats, asha_epochs)
-            rows = self._rows(task for a in searcher.alphas for task in tasks_of(candidate(a)))
-            self._check_failures("alpha", rows)
-            return rank_candidates(self.graph, self.base, searcher.alphas, candidate, rows)
-
-        return self._stage(
-            "alpha",
-            AlphaResult,
-            uses,
-            run,
-            lambda out: (
-                f"α = {out.alpha:.2f}, resolution {out.resolution} px, "
-                f"{len(out.candidates)} networks compared, {out.tied} as good within the noise"
-            ),
-        )
-
-    def sample(self, resolution: int) -> SampleResult:
-        """Trains networks of random widths and collects importance (Eq. 5)."""
-        settings = self.recipe.sample
-        base = self.base.at(resolution)
-        tasks = [
-            TrainingTask(
-                spec=sampled_spec(self.graph, base, settings, self.recipe.seed, index),
-                training=settings.training,
-                data=self.facts.digest,
-                seed=self.recipe.seed,
-                importance=True,
-            )
-            for index in range(settings.networks)
-        ]
-
-        def run() -> SampleResult:
-            self.runner.run_tasks("sample", tasks)
-            rows = self._rows(tasks)
-            self._check_failures("sample", rows)
-            index_of = {task.id: index for index, task in reversed(list(enumerate(tasks)))}
-            return SampleResult(
-                samples=tuple(
-                    _sample(index_of[row.task.id], row) for row in rows if row.status == "done"
-                ),
-                failures=tuple(row.error or "" for row in rows if row.status == "failed"),
-            )
-
-        return self._stage(
-            "sample",
-            SampleResult,
-            (tasks,),
-            run,
-            lambda out: f"{len(out.samples)} networks of random widths trained",
-        )
-
-    def fit(self, sample: SampleResult) -> FitResult:
-        """Fits importance against width for every group (Eq. 6)."""
-        names = [group.name for group in self.graph.groups]
-        return self._stage(
-            "fit",
-            FitResult,
-            (sample, names),
-            lambda: fit_predictors(sample.samples, names),
-            lambda out: (
-                f"R² {min(p.r2 for p in out.predictors.values()):.3f} at the least, "
-                f"{sum(bool(p.flag) for p in out.predictors.values())} of "
-                f"{len(out.predictors)} groups flagged"
-            ),
-        )
-
-    def allocate(
-        self,
-        fit: FitResult,
-        profile: ProfileResult,
-        limit: Usage,
-        resolution: int,
-        baseline: BaselineResult,
-    ) -> AllocateResult:
-        """Allocates widths (Algorithm 1), measures the winner, and corrects the latency model.
-
-        The measured latency must keep the limit with room for the noise of one more measurement,
-        at most 5 %. After the last round the network that was measured last is returned, and the
-        result says whether it keeps the limit.
-        """
-        settings = self.recipe.allocate
-        start = self.base.at(resolution)
-
-        def run() -> AllocateResult:
-            model = LatencyModel.from_json(profile.model)
-            factors = [1.0]
-            while True:
-                rescaled = model.rescaled(factors[-1])
-                allocation = allocate_widths(
-                    self.graph, self.base, start, rescaled, fit, limit, self.recipe
-                )
-                spec = start.with_widths(allocation.widths)
-                latency = self._measure(spec, baseline.latency.ms)
-                room = 1.0 + min(latency.noise_floor, _MARGIN)
-                if latency.ms * room <= limit.latency_ms or len(factors) == settings.rounds:
-                    break
-                factors.append(factors[-1] * latency.ms * room / allocation.usage.latency_ms)
-            cost = self.graph.cost(spec)
-            return AllocateResult(
-                spec=spec,
-                macs=cost.macs,
-                params=cost.params,
-                allocation=allocation,
-                latency=latency,
-                rescaled=tuple(factors),
-            )
-
-        uses = (fit, profile.model, limit, start, settings, self.recipe.device)
-        return self._stage(
-            "allocate",
-            AllocateResult,
-            uses,
-            run,
-            lambda out: f"{out.allocation.stop_reason}; measured {out.latency.ms:.3f} ms",
-        )
-
-    def train(self, spec: NetworkSpec) -> Trained:
-        """Trains the result over all workers."""
-        task = self._final_task(spec)
-        return self._stage(
-            "train",
-            Trained,
-            task,
-            lambda: self._train(task),
-            lambda out: f"{out.test_accuracy:.1%} on the test split",
-        )
-
-    def measure(self, spec: NetworkSpec, baseline: BaselineResult) -> Latency:
-        """Measures the result once more, apart from the measurements that chose it."""
-        return self._stage(
-            "measure",
-            Latency,
-            (spec, self.recipe.device, self.recipe.profile, baseline.latency.ms),
-            lambda: self._measure(spec, baseline.latency.ms),
-            lambda out: f"{out.ms:.3f} ms",
-        )
-
-    # Help ------------------------------------------------------------------------------------
-
-    def _stage(
-        self,
-        name: str,
-        kind: type[T],
-        uses: object,
-        run: Callable[[], T],
-        summary: Callable[[T], str],
-    ) -> T:
-        self.progress.begin(name)
-        if not self.store.is_committed(name, uses) and name in self.store.committed_stages():
-            self.progress.say(f"  {name}: what it depends on has changed, so it is done again")
-        output = self.store.stage(name, kind, uses, run)
-        self.progress.end(summary(output))
-        return output
-
-    def _final_task(self, spec: NetworkSpec) -> TrainingTask:
-        return TrainingTask(
-            spec=spec,
-            training=self.recipe.train,
-            data=self.facts.digest,
-            seed=self.recipe.seed,
-            sync_workers=True,
-            test=True,
-        )
-
-    def _train(self, task: TrainingTask) -> Trained:
-        runner = self.runner
-        return run_final(task, self.store, runner.data, self.recipe.cluster, self.progress)
-
-    def _measure(self, spec: NetworkSpec, reference_ms: float | None = None) -> Latency:
-        self.session.start()
-        profile = self.recipe.profile
-        timings, _ = measure(
-            [spec],
-            self.base,
-            self.recipe.device,
-            profile.calls,
-            profile.rounds,
-            per_layer=False,
-            reference_ms=reference_ms,
-        )
-        return timings[0].latency
-
-    def _largest_affordable(self, profile: ProfileResult, limit: Usage) -> int:
-        """The largest resolution at which the base widths keep the latency limit.
-
-        The paper lets α choose any resolution; one that leaves no latency for any width would
-        end the search without a network.
-        """
-        model = LatencyModel.from_json(profile.model)
-        low, high = model.box.resolutions
-        step = self.recipe.alpha.round_to
-        affordable = [
-            r
-            for r in range(low, high + 1, step)
-            if model.predict(self.graph.cost(self.base.at(r))) <= limit.latency_ms
-        ]
-        return max(affordable, default=self.base.resolution)
-
-    def _rows(self, tasks: Iterable[TrainingTask]) -> list[Row]:
-        unique = {task.id: task for task in tasks}
-        found = (self.store.ledger.find(task_id) for task_id in unique)
-        return [row for row in found if row is not None]
-
-    def _check_failures(self, stage: str, rows: Sequence[Row]) -> None:
-        errors = [row.error for row in rows if row.status == "failed"]
-        if len(errors) > self.recipe.cluster.max_failure_share * len(rows):
-            raise UserError(
-                f"{len(errors)} of {len(rows)} trainings of the {stage} stage failed, the first "
-                f"with: {errors[0]}; mend the cause and repeat with --retry-failed"
-            )
-
-
-def _sample(index: int, row: Row) -> ImportanceSample:
-    assert row.importance is not None
-    return ImportanceSample(
-        row=row.task.id,
-        index=index,
-        widths=row.task.spec.width_of,
-        importance=row.importance,
-        val_loss=row.last.val_loss,
-        val_accuracy=row.last.val_accuracy,
-    )
-
-
-def allocate_widths(
-    graph: NetworkGraph,
-    base: NetworkSpec,
-    start: NetworkSpec,
-    model: LatencyModel,
-    fit: FitResult,
-    limit: Usage,
-    recipe: Recipe,
-) -> Allocation:
-    """Runs Algorithm 1 from ``start`` under ``limit``; nothing is measured or trained."""
-    return allocate(
-        NetworkWidening(graph, model, start),
-        fit.predictors,
-        limit,
-        recipe.allocate,
-        base=base.width_of,
-        multiples={group.name: group.multiple for group in graph.groups},
-    )
 
 
 def run_search(
@@ -533,7 +92,7 @@ def _run_stages(search: Search) -> RunRecord:
     usage = Usage(latency_ms=baseline.latency.ms, params=baseline.params)
     limit = recipe.limits.resolve(usage)
     profile = search.profile(baseline)
-    alpha = search.alpha(profile, limit)
+    alpha = search.alpha(profile, baseline, limit)
     sample = search.sample(alpha.resolution)
     fit = search.fit(sample)
     allocated = search.allocate(fit, profile, limit, alpha.resolution, baseline)
@@ -576,6 +135,7 @@ def _run_stages(search: Search) -> RunRecord:
         fit=fit,
         allocate=allocated,
         trained=trained,
+        latency=latency,
         result=result,
         failures=tuple(
             f"{row.task.id}: {row.error}" for row in store.ledger.rows() if row.status == "failed"
@@ -587,22 +147,16 @@ def reallocate(directory: Path, limits: Limits) -> tuple[NetworkSpec, Allocation
     """Answers other limits from an existing run: the base network and the widths, untrained.
 
     Raises:
-        UserError: the run has not come as far as the fit, or the baseline breaks a limit.
+        UserError: the run has no allocation of its own yet, or the baseline breaks a limit.
     """
     search = known_search(directory)
     recipe = search.recipe
     baseline = search.baseline()
     usage = Usage(latency_ms=baseline.latency.ms, params=baseline.params)
+    limit = recipe.limits.resolve(usage)
     profile = search.profile(baseline)
-    alpha = search.alpha(profile, recipe.limits.resolve(usage))
-    fit = search.fit(search.sample(alpha.resolution))
-    allocation = allocate_widths(
-        search.graph,
-        search.base,
-        search.base.at(alpha.resolution),
-        LatencyModel.from_json(profile.model),
-        fit,
-        limits.resolve(usage),
-        recipe,
-    )
-    return search.base, allocation
+    resolution = search.alpha(profile, baseline, limit).resolution
+    fit = search.fit(search.sample(resolution))
+    allocated = search.allocate(fit, profile, limit, resolution, baseline)
+    model = search.latency_model(profile, baseline).rescaled(allocated.rescaled[-1])
+    return search.base, search.widths_within(limits.resolve(usage), model, fit, resolution)

@@ -7,8 +7,10 @@ bytes and a digest of the bytes identifies the value.
 import dataclasses
 import hashlib
 import json
+from collections.abc import Sequence
 from functools import cache
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Any, TypeVar, Union, cast, get_args, get_origin
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
@@ -19,21 +21,43 @@ T = TypeVar("T")
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 """For ``__pydantic_config__`` of every dataclass that is read from a file."""
 
+_SHOWN = 60
+"""Characters of a wrong value that a message repeats."""
+
 
 def jsonable(value: Any) -> Any:
-    """Returns the plain JSON value of a dataclass tree, mapping, sequence or scalar."""
+    """Returns the plain JSON value of a dataclass tree, mapping, sequence or scalar.
+
+    Equal values have equal JSON: 2 in a float field is written 2.0, and −0.0 is written 0.0.
+    """
+    return _plain(Any, value)
+
+
+def _plain(declared: Any, value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _field(f.type, getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {f.name: _plain(f.type, getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, dict):
-        return {str(k): jsonable(v) for k, v in value.items()}
+        return {str(k): _plain(_item(declared, dict, 1), v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [jsonable(v) for v in value]
-    return value
+        items = cast(Sequence[Any], value)
+        return [_plain(_item(declared, type(value), i), v) for i, v in enumerate(items)]
+    if type(value) is int and float in _alternatives(declared):
+        return float(cast(int, value))
+    return value + 0.0 if isinstance(value, float) else value
 
 
-def _field(declared: Any, value: Any) -> Any:
-    # 2 and 2.0 are one value of a float field, so they must have one spelling.
-    return float(value) if declared is float and isinstance(value, int) else jsonable(value)
+def _alternatives(declared: Any) -> tuple[Any, ...]:
+    return get_args(declared) if get_origin(declared) in (Union, UnionType) else (declared,)
+
+
+def _item(declared: Any, container: type, index: int) -> Any:
+    """The declared type of one item of a container: ``tuple[int, float]``, ``dict[str, float]``."""
+    for kind in _alternatives(declared):
+        if get_origin(kind) is container:
+            arguments = get_args(kind)
+            last = 0 if arguments[-1] is Ellipsis else len(arguments) - 1
+            return arguments[min(index, last)]
+    return Any
 
 
 def canonical(value: Any) -> bytes:
@@ -90,7 +114,9 @@ def _first_problem(kind: Any, error: ValidationError) -> str:
     if problem["type"] == "json_invalid":
         return f"not valid JSON ({problem['msg'].removeprefix('Invalid JSON: ')})"
     message = problem["msg"].removeprefix("Value error, ")
-    found = "" if problem["type"] in ("value_error", "missing") else f", not {problem['input']!r}"
+    shown = repr(problem["input"])
+    shown = f"{shown[:_SHOWN]}…" if len(shown) > _SHOWN else shown
+    found = "" if problem["type"] in ("value_error", "missing") else f", not {shown}"
     return f"{where}: {message}{found}" if where else f"{message}{found}"
 
 

@@ -196,9 +196,9 @@ def interleave(
     done, total = 0, rounds * len(specs)
     before = read(reference, False)
     references = [before.ms]
-    for extra in range(2 * rounds):
-        again = [i for i, seen in enumerate(visits) if extra < rounds or not _agree(seen, rounds)]
-        total += len(again) if extra >= rounds else 0
+    for turn in range(2 * rounds):
+        again = [i for i, seen in enumerate(visits) if turn < rounds or not _agree(seen, rounds)]
+        total += len(again) if turn >= rounds else 0
         for i in again:
             reading = read(specs[i], per_layer)
             after = read(reference, False)

@@ -6,29 +6,29 @@ from engine.limits import Limits
 from engine.recipe import Allocate, Alpha, Data, Profile, Recipe, Sample
 from engine.training import FAST, PAPER_CIFAR, PAPER_IMAGENET, Training
 
-_SMALL = Training(
-    epochs=8,
-    batch_size=64,
-    lr=0.1,
+_DIGITS = Training(
+    epochs=16,
+    batch_size=32,
+    lr=0.05,
     nesterov=True,
     schedule="one-cycle",
-    warmup_epochs=2,
+    warmup_epochs=4,
     label_smoothing=0.1,
     augment="shift",
 )
 
 
 def digits_vgg11() -> Recipe:
-    """VGG-11 at quarter width on scikit-learn's digits: the whole method in minutes on a laptop."""
+    """VGG-11 at quarter width on 400 of scikit-learn's digits: all stages in minutes, 2 cores."""
     return Recipe(
         model="vgg11",
         width=0.25,
-        data=Data(source="digits", resolution=32),
+        data=Data(source="digits", resolution=32, train_images=400),
         limits=Limits(latency="2x", params="1.33x"),
         profile=Profile(networks=20, held_out=6),
-        alpha=Alpha(budget=1.6, trials=6, batch=3, repeats=2, training=_SMALL.for_epochs(3)),
-        sample=Sample(networks=8, block=8, training=_SMALL.for_epochs(3)),
-        train=_SMALL,
+        alpha=Alpha(trials=6, batch=3, repeats=2, round_to=4, training=_DIGITS.for_epochs(6)),
+        sample=Sample(networks=10, block=10, training=_DIGITS.for_epochs(6)),
+        train=_DIGITS,
     )
 
 

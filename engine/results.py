@@ -254,7 +254,8 @@ class AllocateResult:
     Attributes:
         spec: the network to train.
         latency: of ``spec`` as measured, untrained.
-        rescaled: factor on the latency model in each round; the first is 1.
+        rescaled: factor on the latency model in each round; the first makes it right for the
+            base network.
     """
 
     __pydantic_config__ = STRICT
@@ -346,5 +347,6 @@ class RunRecord:
     fit: FitResult
     allocate: AllocateResult
     trained: Trained
+    latency: Latency
     result: Result
     failures: tuple[str, ...]

@@ -54,9 +54,10 @@ class AlphaSearcher(Searcher):
     one that is damaged or disagrees with the ledger is set aside under a new name, with a
     warning, and asked again: the same α come out, and rows in the ledger are not trained again.
 
-    Use it with ``TuneConfig(num_samples=-1, max_concurrent_trials=n)``. It needs no limit itself,
-    but without ``max_concurrent_trials`` Tune keeps one trial pending at a time, so that trials
-    start one after another; that a batch is in flight it says by suggesting None.
+    Use it with ``TuneConfig(num_samples=-1, max_concurrent_trials=slots)``. Without the latter
+    Tune keeps one trial pending at a time and, with ``reuse_actors``, gives every next one to
+    the actor that is free: nothing runs side by side. That a batch is in flight the searcher
+    says itself, by suggesting None.
 
     Args:
         settings: of the search.

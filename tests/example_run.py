@@ -217,6 +217,7 @@ def example_run(
             rescaled=(1.0, 1.031),
         ),
         trained=trained,
+        latency=measured,
         result=Result(
             alpha=winner.alphas[0],
             resolution=resolution,

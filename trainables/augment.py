@@ -37,8 +37,13 @@ def augment(
     batch: torch.Tensor,
     kind: Literal["none", "shift", "crop-flip", "autoaugment"],
     generator: torch.Generator,
+    rows: torch.Tensor | None = None,
+    whole: int = 0,
 ) -> torch.Tensor:
     """Changes every image of a batch at random, as ``engine.training.Training.augment`` names it.
+
+    The images may be some rows of a larger batch: each changes as it would if all were there, so
+    that it does not matter how many workers share the larger batch.
 
     Args:
         batch: N×C×H×W; uint8 for ``autoaugment``, any type for the others.
@@ -47,20 +52,23 @@ def augment(
             ImageNet policy after that, image by image.
         generator: on the CPU; the only source of randomness, so that a batch on any device
             changes alike.
+        rows: of the larger batch, int64, N; None if this is the whole batch.
+        whole: images of the larger batch.
 
     Returns:
         A batch of the same shape and type.
     """
     if kind == "none":
         return batch
-    shifted = _crop(batch, kind != "shift", generator)
+    if rows is None:
+        rows = torch.arange(len(batch))
+        whole = len(batch)
+    draws = torch.rand(whole, 4, dtype=torch.float64, generator=generator)[rows]
+    shifted = _crop(batch, kind != "shift", draws[:, :3])
     if kind != "autoaugment":
         return shifted
-    policy = v2.AutoAugment()
-    # torchvision draws from the global CPU generator: lend it a state, then put its own back.
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(_draw_seed(generator))
-        return torch.stack([policy(image) for image in shifted])
+    seeds = (draws[:, 3] * 2**53).long().tolist()
+    return _autoaugment(shifted, seeds)
 
 
 def mixup(
@@ -70,10 +78,11 @@ def mixup(
     alpha: float,
     generator: torch.Generator,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mixes every image with another of its batch: λ·x + (1−λ)·x', labels likewise.
+    """Mixes every image with the next of its batch: λ·x + (1−λ)·x', labels likewise.
 
-    One λ ~ Beta(α, α) for the whole batch, as in the authors' code (Zhang et al., mixup, 2018);
-    the paper's text draws one for each pair.
+    The last is mixed with the first. One λ ~ Beta(α, α) for the whole batch, as in the authors'
+    code (Zhang et al., mixup, 2018); the paper's text draws one for each pair. That code draws the
+    partners too: here the order of the batch must be random already.
 
     Args:
         batch: floating-point, N×C×H×W.
@@ -87,29 +96,41 @@ def mixup(
     """
     targets = functional.one_hot(labels, classes).to(batch.dtype)
     share = float(np.random.default_rng(_draw_seed(generator)).beta(alpha, alpha))
-    partner = torch.randperm(len(batch), generator=generator).to(batch.device)
-    mixed, soft = (share * x + (1 - share) * x[partner] for x in (batch, targets))
+    mixed, soft = (share * x + (1 - share) * x.roll(-1, 0) for x in (batch, targets))
     return mixed, soft
 
 
-def _crop(batch: torch.Tensor, mirror: bool, generator: torch.Generator) -> torch.Tensor:
-    """Crops of the reflect-padded images, by index arithmetic instead of a padded copy."""
+def _crop(batch: torch.Tensor, mirror: bool, draws: torch.Tensor) -> torch.Tensor:
+    """Crops of the reflect-padded images, by index arithmetic instead of a padded copy.
+
+    ``draws`` are N×3, uniform in [0, 1): down, right, mirrored.
+    """
     n, channels, height, width = batch.shape
-    rows = _reflected(n, height, generator)
-    columns = _reflected(n, width, generator)
+    rows = _reflected(height, draws[:, 0])
+    columns = _reflected(width, draws[:, 1])
     if mirror:
-        flipped = torch.rand(n, generator=generator) < 0.5
-        columns = torch.where(flipped[:, None], columns.flip(1), columns)
+        columns = torch.where(draws[:, 2, None] < 0.5, columns.flip(1), columns)
     pixels = (rows[:, :, None] * width + columns[:, None, :]).view(n, 1, -1).to(batch.device)
     return batch.flatten(2).gather(2, pixels.expand(n, channels, -1)).view_as(batch)
 
 
-def _reflected(n: int, side: int, generator: torch.Generator) -> torch.Tensor:
+def _reflected(side: int, draws: torch.Tensor) -> torch.Tensor:
     """N×side source positions of each position after a random shift with reflection."""
     pad = side // _PAD_SHARE
-    shift = torch.randint(-pad, pad + 1, (n, 1), generator=generator)
-    position = (torch.arange(side) + shift).abs()
+    shift = (draws * (2 * pad + 1)).long() - pad
+    position = (torch.arange(side) + shift[:, None]).abs()
     return side - 1 - (side - 1 - position).abs()
+
+
+def _autoaugment(images: torch.Tensor, seeds: Sequence[int]) -> torch.Tensor:
+    policy = v2.AutoAugment()
+    changed: list[torch.Tensor] = []
+    # torchvision draws from the global CPU generator: lend it states, then put its own back.
+    with torch.random.fork_rng(devices=[]):
+        for image, seed in zip(images, seeds, strict=True):
+            torch.default_generator.manual_seed(seed)
+            changed.append(policy(image))
+    return torch.stack(changed)
 
 
 def _draw_seed(generator: torch.Generator) -> int:

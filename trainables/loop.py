@@ -1,13 +1,11 @@
 """The training of one network, epoch by epoch, resumable after each."""
 
-import io
 import json
-import logging
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,16 +18,13 @@ from engine.errors import TrainingFailed, UserError
 from engine.graph import NetworkGraph, load_graph
 from engine.importance import ImportanceMeter
 from engine.rows import Epoch, Row, TrainingTask
-from engine.store import RunStore, write_atomic
+from engine.store import RunStore
 from trainables.augment import augment, mixup, to_batch
+from trainables.checkpoint import load_checkpoint, save_checkpoint
 from trainables.data import batches
 from trainables.schedule import learning_rate
 from trainables.sync_norm import synchronise_norms
 from trainables.tensors import TensorData
-
-log = logging.getLogger("hacscale")
-
-_EVALUATION_BATCH = 512
 
 
 class NetworkTraining:
@@ -37,6 +32,10 @@ class NetworkTraining:
 
     Everything random is drawn from generators seeded with (seed, epoch), so an epoch that is
     repeated after an interruption repeats itself.
+
+    The number of workers changes nothing but the order in which floats are summed: order and
+    augmentation are those of the whole batch, and so are the statistics of batch norm. Only
+    dropout, in networks that have it, drops other activations.
 
     Args:
         task: what to train.
@@ -46,7 +45,7 @@ class NetworkTraining:
             torch.distributed must have been initialised.
 
     Raises:
-        UserError: the data set is not the task's, or smaller than a batch.
+        UserError: the data set is not the task's, or the workers do not see the same checkpoint.
     """
 
     def __init__(
@@ -71,7 +70,8 @@ class NetworkTraining:
         self._forward = self.network
         if world > 1:
             synchronise_norms(self.network, self._device)
-            self._forward = DistributedDataParallel(self.network)
+            # The buffers are statistics of the whole batch, so every worker has the same.
+            self._forward = DistributedDataParallel(self.network, broadcast_buffers=False)
         training = task.training
         self._optimizer = torch.optim.SGD(
             self.network.parameters(),
@@ -84,6 +84,8 @@ class NetworkTraining:
         self._meter = _meter(graph, self.network) if task.importance else None
         self.history: tuple[Epoch, ...] = ()
         self._load_checkpoint()
+        if world > 1:
+            self._check_workers()
 
     @property
     def finished(self) -> bool:
@@ -95,13 +97,17 @@ class NetworkTraining:
 
         Raises:
             TrainingFailed: the loss is not finite.
+            UserError: there are fewer images than a batch, or the workers cannot share it equally.
         """
         began = time.perf_counter()
         number = len(self.history)
-        train_loss = self._train(number)
-        if self._average is not None and self._averages(number):
-            self._average.update_parameters(self.network)
-        judged = self._judged_network(number + 1)
+        # Dropout draws from the global generators: they are lent a state, then get their own back.
+        with torch.random.fork_rng([self._device] if self._device.type == "cuda" else []):
+            torch.manual_seed(_seed(self.task.seed, number, 1 + self._rank))
+            train_loss = self._train(number)
+        if self._average is not None:
+            self._update_average(self._average, number)
+        judged = self._judged(number + 1)
         val_loss, val_accuracy = self._evaluate(judged, self._data.validation)
         if not (math.isfinite(train_loss) and math.isfinite(val_loss)):
             raise TrainingFailed(f"the loss is not finite in epoch {number + 1}")
@@ -130,7 +136,7 @@ class NetworkTraining:
             )
         test_accuracy = None
         if self.task.test:
-            judged = self._judged_network(len(self.history))
+            judged = self._judged(len(self.history))
             test_accuracy = self._evaluate(judged, self._data.test)[1]
         return Row(
             task=self.task,
@@ -141,9 +147,12 @@ class NetworkTraining:
         )
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Returns the weights that are judged and kept, on the CPU, under their original names."""
-        state = self._judged_network(len(self.history)).state_dict()
-        return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+        """Returns a copy of the weights that are judged, on the CPU, under their original names."""
+        state = self._judged(len(self.history)).state_dict()
+        return {
+            name: tensor.to("cpu", copy=True, memory_format=torch.contiguous_format)
+            for name, tensor in state.items()
+        }
 
     def discard_checkpoint(self) -> None:
         """Removes the checkpoint of a training whose row is written."""
@@ -155,40 +164,53 @@ class NetworkTraining:
         training = self.task.training
         images, labels = self._data.train
         self._forward.train()
-        generator = _generator(self.task.seed, number, self._rank)
+        generator = torch.Generator().manual_seed(_seed(self.task.seed, number))
         steps = len(labels) // training.batch_size
         total = torch.zeros((), device=self._device)
-        rows = batches(
-            len(labels),
-            training.batch_size,
-            self.task.seed,
-            number,
-            rank=self._rank,
-            world=self._world,
-        )
-        for step, chosen in enumerate(rows):
+        for step, chosen in enumerate(self._parts(number)):
             for parameters in self._optimizer.param_groups:
                 parameters["lr"] = learning_rate(training, number + (step + 0.5) / steps)
             index = chosen.to(self._device)
-            batch = augment(images[index], training.augment, generator)
-            batch = self._to_input(batch)
-            target = labels[index]
-            if training.mixup > 0:
-                batch, target = mixup(
-                    batch, target, self._data.source.classes, training.mixup, generator
-                )
+            batch, target = self._make_input(images[index], labels[index], generator)
             with self._autocast():
                 logits = self._forward(batch)
-                loss = F.cross_entropy(logits, target, label_smoothing=training.label_smoothing)
-            # Data parallel averages over workers; their parts of a batch may differ by an image.
-            part = len(index) * self._world / training.batch_size
+            loss = F.cross_entropy(logits.float(), target, label_smoothing=training.label_smoothing)
             self._optimizer.zero_grad(set_to_none=True)
-            (loss * part).backward()
+            loss.backward()
             if self._meter is not None:
                 self._meter.update()
             self._optimizer.step()
-            total += loss.detach() * part
+            total += loss.detach()
         return float(self._summed(total) / (steps * self._world))
+
+    def _parts(self, epoch: int) -> Iterator[Tensor]:
+        """Rows of each batch: the part of this worker, and with mixup the one row after it."""
+        parts = self._batches(epoch, self._rank)
+        if not self.task.training.mixup:
+            return parts
+        following = self._batches(epoch, (self._rank + 1) % self._world)
+        return (torch.cat([x, y[:1]]) for x, y in zip(parts, following, strict=True))
+
+    def _batches(self, epoch: int, rank: int) -> Iterator[Tensor]:
+        size = self.task.training.batch_size
+        count = len(self._data.train[1])
+        return batches(count, size, self.task.seed, epoch, rank=rank, world=self._world)
+
+    def _make_input(
+        self, images: Tensor, labels: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """What the network sees of `_parts`: augmented, at its resolution, mixed."""
+        training = self.task.training
+        part = training.batch_size // self._world
+        rows = torch.arange(self._rank * part, self._rank * part + len(labels))
+        rows %= training.batch_size
+        changed = augment(images, training.augment, generator, rows, training.batch_size)
+        batch = self._to_input(changed)
+        if not training.mixup:
+            return batch, labels
+        classes = self._data.source.classes
+        mixed, shares = mixup(batch, labels, classes, training.mixup, generator)
+        return mixed[:part], shares[:part]
 
     @torch.no_grad()
     def _evaluate(self, network: nn.Module, split: tuple[Tensor, Tensor]) -> tuple[float, float]:
@@ -196,10 +218,12 @@ class NetworkTraining:
         network.eval()
         images, labels = (tensor[self._rank :: self._world] for tensor in split)
         sums = torch.zeros(2, dtype=torch.float64, device=self._device)
-        for first in range(0, len(labels), _EVALUATION_BATCH):
-            target = labels[first : first + _EVALUATION_BATCH]
+        # What fits while training fits here.
+        size = self.task.training.batch_size // self._world
+        for first in range(0, len(labels), size):
+            target = labels[first : first + size]
             with self._autocast():
-                logits = network(self._to_input(images[first : first + _EVALUATION_BATCH]))
+                logits = network(self._to_input(images[first : first + size]))
             sums[0] += F.cross_entropy(logits.float(), target, reduction="sum")
             sums[1] += (logits.argmax(1) == target).sum()
         loss, correct = (self._summed(sums) / len(split[1])).tolist()
@@ -226,34 +250,37 @@ class NetworkTraining:
 
     # Weight averaging ------------------------------------------------------------------------
 
-    def _averages(self, number: int) -> bool:
+    def _update_average(self, average: AveragedModel, number: int) -> None:
         training = self.task.training
-        return number >= training.epochs * (1.0 - training.swa_share)
+        averaged = max(1, round(training.epochs * training.swa_share))
+        if number >= training.epochs - averaged:
+            average.update_parameters(self.network)
+        if number == training.epochs - 1:
+            self._refresh_norms(average.module)
 
-    def _judged_network(self, epochs: int) -> nn.Module:
-        """The averaged weights once training is over and there are any, else the present ones."""
+    def _judged(self, epochs: int) -> nn.Module:
+        """The network with averaged weights once training is over, else with the present ones."""
         if self._average is None or epochs < self.task.training.epochs:
             return self.network
-        averaged = self._average.module
-        self._refresh_norms(averaged)
-        return averaged
+        return self._average.module
 
     @torch.no_grad()
     def _refresh_norms(self, network: nn.Module) -> None:
         """Batch statistics belong to weights: those of averaged weights are gathered anew."""
-        norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d | nn.SyncBatchNorm)]
+        norms = [
+            module
+            for module in network.modules()
+            if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.SyncBatchNorm)
+        ]
         momenta = [norm.momentum for norm in norms]
+        network.eval()
         for norm in norms:
+            norm.train()
             norm.reset_running_stats()
-            norm.momentum = None
-        network.train()
-        images, labels = self._data.train
-        size = self.task.training.batch_size
-        for index in batches(
-            len(labels), size, self.task.seed, 0, rank=self._rank, world=self._world
-        ):
+            norm.momentum = None  # the mean over all batches
+        for chosen in self._batches(0, self._rank):
             with self._autocast():
-                network(self._to_input(images[index.to(self._device)]))
+                network(self._to_input(self._data.train[0][chosen.to(self._device)]))
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
 
@@ -264,20 +291,18 @@ class NetworkTraining:
         return self._store.checkpoints / f"{self.task.id}.pt"
 
     def _save_checkpoint(self) -> None:
-        state: dict[str, Any] = {
+        state = {
             "history": json.dumps([asdict(epoch) for epoch in self.history]),
             "network": self.network.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "average": self._average.state_dict() if self._average else None,
             "meter": self._meter.state() if self._meter else None,
         }
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        write_atomic(self._checkpoint, buffer.getvalue())
+        save_checkpoint(self._checkpoint, self.task.id, state)
         self._store.record_epoch(self.task.id, len(self.history))
 
     def _load_checkpoint(self) -> None:
-        state = self._read_checkpoint()
+        state = load_checkpoint(self._checkpoint, self.task.id, self._device)
         if state is None:
             return
         self.network.load_state_dict(state["network"])
@@ -288,20 +313,23 @@ class NetworkTraining:
             self._meter.load_state(state["meter"])
         self.history = tuple(Epoch(**epoch) for epoch in json.loads(state["history"]))
 
-    def _read_checkpoint(self) -> dict[str, Any] | None:
-        if not self._checkpoint.exists():
-            return None
-        try:
-            return torch.load(self._checkpoint, map_location=self._device, weights_only=True)
-        except Exception as error:  # a damaged file makes torch.load raise nearly anything
-            log.warning("%s is damaged (%s); training from the start", self._checkpoint, error)
-            return None
+    def _check_workers(self) -> None:
+        """Workers that begin at different epochs would wait for one another for ever."""
+        done = len(self.history)
+        extremes = torch.tensor([done, -done], device=self._device)
+        torch.distributed.all_reduce(extremes, torch.distributed.ReduceOp.MAX)
+        most, least = int(extremes[0]), -int(extremes[1])
+        if most != least:
+            raise UserError(
+                f"the workers find checkpoints of {least} and of {most} epochs in "
+                f"{self._store.checkpoints}; give a --runs-dir that all machines share"
+            )
 
 
 def _meter(graph: NetworkGraph, network: nn.Module) -> ImportanceMeter:
     return ImportanceMeter(network, {group.name: group.writers for group in graph.groups})
 
 
-def _generator(seed: int, epoch: int, rank: int) -> torch.Generator:
-    state = np.random.SeedSequence([seed, epoch, rank]).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(state) >> 1)
+def _seed(*entropy: int) -> int:
+    # Zeros at the end are no entropy: (s, e) and (s, e, 0) give the same seed.
+    return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]) >> 1

@@ -4,32 +4,47 @@ PyTorch's own ``SyncBatchNorm`` runs on GPUs only. With statistics of the whole 
 any number of workers computes the same function as training on one.
 """
 
+from typing import Any
+
 import torch
-from torch import nn
-from torch.distributed.nn.functional import all_reduce
+from torch import Tensor, nn
 
 
 class SyncBatchNorm(nn.BatchNorm2d):
-    """`nn.BatchNorm2d` whose statistics are those of the whole batch over all workers."""
+    """`nn.BatchNorm2d` whose statistics are those of the whole batch over all workers.
 
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """Normalises N×C×H×W."""
+    The parts of the workers may differ in size. Statistics are of float32 at least, as in PyTorch.
+    """
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Any N×C×… will do, as for ``nn.SyncBatchNorm``."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalises N×C×…, any number of further axes.
+
+        Raises:
+            ZeroDivisionError: the whole batch has a single value per channel.
+        """
         if not self.training:
             return super().forward(input)
-        size = torch.tensor(float(input.numel() // input.shape[1]), device=input.device)
-        torch.distributed.all_reduce(size)
-        count = float(size)
-        mean = all_reduce(input.sum(dim=(0, 2, 3))) / count
-        centred = input - mean[:, None, None]
-        variance = all_reduce(centred.square().sum(dim=(0, 2, 3))) / count
-        self._track(mean.detach(), variance.detach() * (count / max(count - 1, 1)))
-        normalised = centred * torch.rsqrt(variance + self.eps)[:, None, None]
+        x = input.to(torch.promote_types(input.dtype, torch.float32))
+        axes = (0, *range(2, x.ndim))
+        along = (-1, *(1 for _ in axes[1:]))
+        size = x.new_tensor([x.numel() // x.shape[1]])
+        sums = _over_workers(torch.cat([x.sum(axes), size]))
+        count = float(sums[-1].detach())
+        mean = sums[:-1] / count
+        centred = x - mean.view(along)
+        variance = _over_workers(centred.square().sum(axes)) / count
+        self._track(mean.detach(), variance.detach() * (count / (count - 1)))
+        scale = torch.rsqrt(variance + self.eps)
         if not self.affine:
-            return normalised
-        return normalised * self.weight[:, None, None] + self.bias[:, None, None]
+            return (centred * scale.view(along)).to(input.dtype)
+        scaled = centred * (scale * self.weight).view(along)
+        return (scaled + self.bias.view(along)).to(input.dtype)
 
     @torch.no_grad()
-    def _track(self, mean: torch.Tensor, unbiased_variance: torch.Tensor) -> None:
+    def _track(self, mean: Tensor, unbiased_variance: Tensor) -> None:
         if self.running_mean is None or self.running_var is None:
             return
         assert self.num_batches_tracked is not None
@@ -43,10 +58,29 @@ def synchronise_norms(module: nn.Module, device: torch.device) -> None:
     """Makes every batch norm of ``module`` a synchronised one; weights and names stay."""
     kind = nn.SyncBatchNorm if device.type == "cuda" else SyncBatchNorm
     for name, norm in list(module.named_modules()):
-        if type(norm) is not nn.BatchNorm2d:
+        if not isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d):
             continue
         synchronised = kind(
             norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats
         ).to(device)
         synchronised.load_state_dict(norm.state_dict())
+        synchronised.train(norm.training)
         module.set_submodule(name, synchronised)
+
+
+class _SumOverWorkers(torch.autograd.Function):
+    """All workers' losses depend on the sum, so its gradient is the sum of their gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        total = value.clone(memory_format=torch.contiguous_format)
+        torch.distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return _SumOverWorkers.forward(ctx, gradient)
+
+
+def _over_workers(value: Tensor) -> Tensor:
+    return _SumOverWorkers.apply(value)

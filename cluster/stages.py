@@ -1,0 +1,474 @@
+"""The stages of a search. Each runs only if the run store does not know its output yet."""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeVar
+
+import ray
+
+from cluster.device import measure
+from cluster.final import run_final
+from cluster.progress import Progress
+from cluster.session import Session
+from cluster.trials import TrialRunner
+from engine.allocation import allocate
+from engine.alpha import rank_candidates
+from engine.codec import digest
+from engine.errors import UserError
+from engine.graph import NetworkGraph, load_graph
+from engine.latency import Box, LatencyModel, fit_latency, judge, profile_specs
+from engine.limits import Usage
+from engine.predictors import fit_predictors
+from engine.recipe import Recipe
+from engine.results import (
+    AllocateResult,
+    Allocation,
+    AlphaResult,
+    BaselineResult,
+    DataFacts,
+    FitResult,
+    ImportanceSample,
+    Latency,
+    ProfileResult,
+    SampleResult,
+    Trained,
+)
+from engine.rows import Row, TrainingTask
+from engine.scaling import feasible_resolutions, scale_for_alpha
+from engine.spec import ModelRef, NetworkSpec
+from engine.store import RunStore
+from engine.widening import NetworkWidening
+from searchers.alpha import AlphaSearcher
+from searchers.widths import sampled_spec
+from trainables.data import load_data
+
+T = TypeVar("T")
+
+_MARGIN = 0.05
+"""At most this share of the latency limit is left free for the noise of the next measurement."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """One search: its recipe, its store, and what the stages share."""
+
+    recipe: Recipe
+    store: RunStore
+    session: Session
+    progress: Progress
+
+    @cached_property
+    def facts(self) -> DataFacts:
+        """What is known of the data set; it is read only when something is trained."""
+
+        def run() -> DataFacts:
+            data = load_data(self.recipe.data)
+            return DataFacts(
+                name=data.name, digest=data.digest, classes=data.classes, channels=data.channels
+            )
+
+        return self._stage(
+            "data",
+            DataFacts,
+            self.recipe.data,
+            run,
+            lambda out: f"{out.name}, {out.classes} classes",
+        )
+
+    @cached_property
+    def graph(self) -> NetworkGraph:
+        """The network before scaling."""
+        ref = ModelRef(
+            name=self.recipe.model, classes=self.facts.classes, channels=self.facts.channels
+        )
+        return load_graph(ref, self.recipe.data.resolution)
+
+    @cached_property
+    def base(self) -> NetworkSpec:
+        """The base network."""
+        return self.graph.spec(self.recipe.data.resolution, self.recipe.width)
+
+    @cached_property
+    def _resolutions(self) -> tuple[int, ...]:
+        """All that the α search can come to."""
+        alpha = self.recipe.alpha
+        return feasible_resolutions(
+            self.graph, self.base, alpha.low, alpha.high, alpha.budget, alpha.round_to
+        )
+
+    @cached_property
+    def runner(self) -> TrialRunner:
+        """Starts Ray and sends the data to it, on first use.
+
+        Raises:
+            UserError: the data set is not the one that the run began with.
+        """
+        data = load_data(self.recipe.data)
+        if data.digest != self.facts.digest:
+            raise UserError(
+                f"{self.recipe.data.source} has changed since the run {self.store.directory} "
+                "began; give another --name to start a new one"
+            )
+        self.session.start()
+        return TrialRunner(
+            store=self.store,
+            data=ray.put(data),
+            resources=self.recipe.cluster,
+            progress=self.progress,
+        )
+
+    # Stages ----------------------------------------------------------------------------------
+
+    def baseline(self) -> BaselineResult:
+        """Measures the base network and trains it like the result."""
+        task = self._final_task(self.base)
+
+        def run() -> BaselineResult:
+            cost = self.graph.cost(self.base)
+            return BaselineResult(
+                spec=self.base,
+                macs=cost.macs,
+                params=cost.params,
+                latency=self._measure(self.base),
+                trained=self._train(task),
+            )
+
+        uses = (task, self.recipe.device, self.recipe.profile)
+        return self._stage(
+            "baseline",
+            BaselineResult,
+            uses,
+            run,
+            lambda out: (
+                f"{out.params:,} parameters, {out.latency.ms:.3f} ms, "
+                f"{out.trained.test_accuracy:.1%} on the test split"
+            ),
+        )
+
+    def profile(self, baseline: BaselineResult) -> ProfileResult:
+        """Fits the latency model of this device for this network."""
+        settings, resolutions = self.recipe.profile, self._resolutions
+
+        def run() -> ProfileResult:
+            fitted, held_out = profile_specs(self.graph, self.base, resolutions, settings)
+            self.session.start()
+            began = time.monotonic()
+            timings, environment = measure(
+                [*fitted, *held_out],
+                self.base,
+                self.recipe.device,
+                settings.calls,
+                settings.rounds,
+                per_layer=True,
+                reference_ms=baseline.latency.ms,
+            )
+            box = Box.around(self.graph, self.base, resolutions, settings)
+            model = fit_latency(self.graph, timings[: len(fitted)], box)
+            return ProfileResult(
+                model=model.to_json(),
+                quality=judge(model, self.graph, timings[len(fitted) :]),
+                environment=environment,
+                seconds=time.monotonic() - began,
+            )
+
+        return self._stage(
+            "profile",
+            ProfileResult,
+            (self.base, resolutions, self.recipe.device, settings, baseline.latency.ms),
+            run,
+            lambda out: (
+                f"latency model off by {out.quality.mape:.1%} on "
+                f"{len(out.quality.measured_ms)} networks it has not seen"
+            ),
+        )
+
+    def alpha(self, profile: ProfileResult, baseline: BaselineResult, limit: Usage) -> AlphaResult:
+        """Searches α (Eq. 3, 4). Only its resolution is kept."""
+        settings = self.recipe.alpha
+        most = self._largest_affordable(self.latency_model(profile, baseline), limit)
+        uses = (self.base, settings, self.facts.digest, self.recipe.seed, most)
+
+        def candidate(alpha: float) -> NetworkSpec:
+            return scale_for_alpha(
+                self.graph, self.base, alpha, settings.budget, settings.round_to, most
+            )
+
+        def tasks_of(spec: NetworkSpec) -> list[TrainingTask]:
+            return [
+                TrainingTask(
+                    spec=spec,
+                    training=settings.training,
+                    data=self.facts.digest,
+                    seed=self.recipe.seed + repeat,
+                )
+                for repeat in range(settings.repeats)
+            ]
+
+        def run() -> AlphaResult:
+            runner = self.runner
+            searcher = AlphaSearcher(
+                settings=settings,
+                seed=self.recipe.seed,
+                journal=self.store.directory / "studies" / f"{digest(uses)}.journal",
+                candidate=candidate,
+                tasks_of=tasks_of,
+                finished=self.store.ledger.find,
+            )
+            asha_epochs = settings.training.epochs if settings.scheduler == "asha" else None
+            runner.run_search("alpha", searcher, settings.trials * settings.repeats, asha_epochs)
+            if len(searcher.alphas) < settings.trials:
+                raise KeyboardInterrupt  # stopped while no training ran
+            rows = self._rows(task for a in searcher.alphas for task in tasks_of(candidate(a)))
+            self._check_failures("alpha", rows)
+            return rank_candidates(self.graph, self.base, searcher.alphas, candidate, rows)
+
+        return self._stage(
+            "alpha",
+            AlphaResult,
+            uses,
+            run,
+            lambda out: (
+                f"α = {out.alpha:.2f}, resolution {out.resolution} px, "
+                f"{len(out.candidates)} networks compared"
+                + ("" if out.tied is None else f", {out.tied} as good within the noise")
+            ),
+        )
+
+    def sample(self, resolution: int) -> SampleResult:
+        """Trains networks of random widths and collects importance (Eq. 5)."""
+        settings = self.recipe.sample
+        base = self.base.at(resolution)
+        tasks = [
+            TrainingTask(
+                spec=sampled_spec(self.graph, base, settings, self.recipe.seed, index),
+                training=settings.training,
+                data=self.facts.digest,
+                seed=self.recipe.seed,
+                importance=True,
+            )
+            for index in range(settings.networks)
+        ]
+
+        def run() -> SampleResult:
+            self.runner.run_tasks("sample", tasks)
+            rows = self._rows(tasks)
+            if len(rows) < len({task.id for task in tasks}):
+                raise KeyboardInterrupt  # stopped while no training ran
+            self._check_failures("sample", rows)
+            index_of = {task.id: index for index, task in reversed(list(enumerate(tasks)))}
+            return SampleResult(
+                samples=tuple(
+                    _sample(index_of[row.task.id], row) for row in rows if row.status == "done"
+                ),
+                failures=tuple(row.error or "" for row in rows if row.status == "failed"),
+            )
+
+        return self._stage(
+            "sample",
+            SampleResult,
+            (tasks,),
+            run,
+            lambda out: f"{len(out.samples)} networks of random widths trained",
+        )
+
+    def fit(self, sample: SampleResult) -> FitResult:
+        """Fits importance against width for every group (Eq. 6)."""
+        names = [group.name for group in self.graph.groups]
+        return self._stage(
+            "fit",
+            FitResult,
+            (sample, names),
+            lambda: fit_predictors(sample.samples, names),
+            lambda out: (
+                f"R² {min(p.r2 for p in out.predictors.values()):.3f} at the least, "
+                f"{sum(bool(p.flag) for p in out.predictors.values())} of "
+                f"{len(out.predictors)} groups flagged"
+            ),
+        )
+
+    def allocate(
+        self,
+        fit: FitResult,
+        profile: ProfileResult,
+        limit: Usage,
+        resolution: int,
+        baseline: BaselineResult,
+    ) -> AllocateResult:
+        """Allocates widths (Algorithm 1), measures the winner, and corrects the latency model.
+
+        The measured latency must keep the limit with room for the noise of one more measurement,
+        at most 5 %. The model is rescaled by what was measured, both where the limit is missed
+        and where more than that room is left unused. Of all rounds, the network that uses most of
+        the limit without breaking it is returned; if none keeps it, the one that comes closest,
+        and the result says so.
+        """
+        settings = self.recipe.allocate
+        start = self.base.at(resolution)
+
+        def run() -> AllocateResult:
+            model = self.latency_model(profile, baseline)
+            factors = [1.0]
+            rounds: list[tuple[Allocation, Latency]] = []
+            while True:
+                rescaled = model.rescaled(factors[-1])
+                allocation = self.widths_within(limit, rescaled, fit, resolution)
+                latency = self._measure(start.with_widths(allocation.widths), baseline.latency.ms)
+                rounds.append((allocation, latency))
+                room = 1.0 + min(latency.noise_floor, _MARGIN)
+                used = latency.ms * room / limit.latency_ms
+                bound = "latency" in allocation.closed.values()
+                if len(rounds) == settings.rounds or 1.0 - _MARGIN <= used <= 1.0:
+                    break
+                if used < 1.0 and not bound:
+                    break
+                factors.append(factors[-1] * latency.ms * room / allocation.usage.latency_ms)
+            allocation, latency = min(rounds, key=lambda r: _miss(r[1], limit))
+            spec = start.with_widths(allocation.widths)
+            cost = self.graph.cost(spec)
+            return AllocateResult(
+                spec=spec,
+                macs=cost.macs,
+                params=cost.params,
+                allocation=allocation,
+                latency=latency,
+                rescaled=tuple(factors),
+            )
+
+        uses = (fit, profile.model, limit, start, settings, self.recipe.device, baseline.latency.ms)
+        return self._stage(
+            "allocate",
+            AllocateResult,
+            uses,
+            run,
+            lambda out: f"{out.allocation.stop_reason}; measured {out.latency.ms:.3f} ms",
+        )
+
+    def train(self, spec: NetworkSpec) -> Trained:
+        """Trains the result over all workers."""
+        task = self._final_task(spec)
+        return self._stage(
+            "train",
+            Trained,
+            task,
+            lambda: self._train(task),
+            lambda out: f"{out.test_accuracy:.1%} on the test split",
+        )
+
+    def measure(self, spec: NetworkSpec, baseline: BaselineResult) -> Latency:
+        """Measures the result once more, apart from the measurements that chose it."""
+        return self._stage(
+            "measure",
+            Latency,
+            (spec, self.recipe.device, self.recipe.profile, baseline.latency.ms),
+            lambda: self._measure(spec, baseline.latency.ms),
+            lambda out: f"{out.ms:.3f} ms",
+        )
+
+    # Help ------------------------------------------------------------------------------------
+
+    def latency_model(self, profile: ProfileResult, baseline: BaselineResult) -> LatencyModel:
+        """The profile's model, made right for the base network, where the truth is known."""
+        model = LatencyModel.from_json(profile.model)
+        return model.rescaled(baseline.latency.ms / model.predict(self.graph.cost(self.base)))
+
+    def widths_within(
+        self, limit: Usage, model: LatencyModel, fit: FitResult, resolution: int
+    ) -> Allocation:
+        """Runs Algorithm 1 from the base widths; nothing is measured or trained."""
+        return allocate(
+            NetworkWidening(self.graph, model, self.base.at(resolution)),
+            fit.predictors,
+            limit,
+            self.recipe.allocate,
+            base=self.base.width_of,
+            multiples={group.name: group.multiple for group in self.graph.groups},
+        )
+
+    def _stage(
+        self,
+        name: str,
+        kind: type[T],
+        uses: object,
+        run: Callable[[], T],
+        summary: Callable[[T], str],
+    ) -> T:
+        self.progress.begin(name)
+        if not self.store.is_committed(name, uses) and name in self.store.committed_stages():
+            self.progress.say(f"  {name}: what it depends on has changed, so it is done again")
+        output = self.store.stage(name, kind, uses, run)
+        self.progress.end(summary(output))
+        return output
+
+    def _final_task(self, spec: NetworkSpec) -> TrainingTask:
+        return TrainingTask(
+            spec=spec,
+            training=self.recipe.train,
+            data=self.facts.digest,
+            seed=self.recipe.seed,
+            sync_workers=True,
+            test=True,
+        )
+
+    def _train(self, task: TrainingTask) -> Trained:
+        runner = self.runner
+        return run_final(task, self.store, runner.data, self.recipe.cluster, self.progress)
+
+    def _measure(self, spec: NetworkSpec, reference_ms: float | None = None) -> Latency:
+        self.session.start()
+        profile = self.recipe.profile
+        timings, _ = measure(
+            [spec],
+            self.base,
+            self.recipe.device,
+            profile.calls,
+            profile.rounds,
+            per_layer=False,
+            reference_ms=reference_ms,
+        )
+        return timings[0].latency
+
+    def _largest_affordable(self, model: LatencyModel, limit: Usage) -> int:
+        """The largest resolution at which the base widths keep the latency limit.
+
+        The paper lets α choose any resolution; one that leaves no latency for any width would
+        end the search without a network.
+        """
+        affordable = [
+            resolution
+            for resolution in self._resolutions
+            if model.predict(self.graph.cost(self.base.at(resolution))) <= limit.latency_ms
+        ]
+        return max(affordable, default=self.base.resolution)
+
+    def _rows(self, tasks: Iterable[TrainingTask]) -> list[Row]:
+        unique = {task.id: task for task in tasks}
+        found = (self.store.ledger.find(task_id) for task_id in unique)
+        return [row for row in found if row is not None]
+
+    def _check_failures(self, stage: str, rows: Sequence[Row]) -> None:
+        errors = [row.error for row in rows if row.status == "failed"]
+        if len(errors) > self.recipe.cluster.max_failure_share * len(rows):
+            raise UserError(
+                f"{len(errors)} of {len(rows)} trainings of the {stage} stage failed, the first "
+                f"with: {errors[0]}; mend the cause and repeat with --retry-failed"
+            )
+
+
+def _sample(index: int, row: Row) -> ImportanceSample:
+    assert row.importance is not None
+    return ImportanceSample(
+        row=row.task.id,
+        index=index,
+        widths=row.task.spec.width_of,
+        importance=row.importance,
+        val_loss=row.last.val_loss,
+        val_accuracy=row.last.val_accuracy,
+    )
+
+
+def _miss(latency: Latency, limit: Usage) -> tuple[bool, float]:
+    """Orders measured networks: those that keep the limit first, then by distance to it."""
+    over = latency.ms * (1.0 + min(latency.noise_floor, _MARGIN)) - limit.latency_ms
+    return over > 0, abs(over)

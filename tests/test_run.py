@@ -1,0 +1,150 @@
+"""The whole search through the command line: interrupted anywhere, it ends the same."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from engine.cli import main
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+STAGES = ("baseline", "profile", "alpha", "sample", "fit", "allocate", "train", "measure")
+
+# A network of 37,000 parameters, 200 images and a device without noise: every stage in seconds,
+# and nothing in the result that a repetition could change.
+TINY = [
+    "device.runtime=synthetic", "width=0.0625", "data.train_images=200",
+    "train.epochs=3", "alpha.training.epochs=2", "sample.training.epochs=2",
+    "alpha.trials=4", "alpha.batch=4", "alpha.repeats=1",
+    "sample.networks=4", "sample.block=4", "profile.networks=8", "profile.held_out=2",
+]  # fmt: skip
+
+
+def command(runs: Path, name: str, *more: str) -> list[str]:
+    return [
+        *(sys.executable, "-c", "from engine.cli import main; main()"),
+        *("run", "digits-vgg11", "--runs-dir", str(runs), "--name", name, "--set", *TINY, *more),
+    ]
+
+
+def result_of(run: Path) -> dict[str, object]:
+    return json.loads((run / "result.json").read_text())
+
+
+def epochs_trained(run: Path) -> Counter[tuple[str, int]]:
+    lines = (run / "logs" / "epochs.log").read_text().splitlines()
+    return Counter((line.split()[3], int(line.split()[4])) for line in lines)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    runs = tmp_path_factory.mktemp("runs")
+    done = subprocess.run(command(runs, "whole"), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    return runs / "whole"
+
+
+def test_all_stages_are_committed_and_limits_kept(uninterrupted: Path) -> None:
+    for stage in STAGES:
+        assert list(uninterrupted.glob(f"{stage}-*/manifest.json")), stage
+    result = json.loads((uninterrupted / "result.json").read_text())
+    assert result["latency_ms"]["measured"] <= result["latency_ms"]["limit"]
+    assert result["params"] == result["memory"]["used"] <= result["memory"]["limit"]
+    report = (uninterrupted / "report.html").read_text()
+    assert report.startswith("<!doctype html>") or report.startswith("<!DOCTYPE html>")
+
+
+def test_every_epoch_is_trained_once(uninterrupted: Path) -> None:
+    assert set(epochs_trained(uninterrupted).values()) == {1}
+
+
+def test_same_seed_gives_the_same_result_and_rows_as_a_killed_run(
+    uninterrupted: Path, tmp_path: Path
+) -> None:
+    """Kills the driver with SIGKILL once in every stage that takes time, resuming each time."""
+    lost = 0
+    for stage in ("baseline", "alpha", "sample", "train"):
+        lost += kill_in(stage, tmp_path)
+    done = subprocess.run(command(tmp_path, "whole"), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+    assert result_of(tmp_path / "whole") == result_of(uninterrupted)
+    counts, expected = epochs_trained(tmp_path / "whole"), epochs_trained(uninterrupted)
+    assert counts.keys() == expected.keys()
+    # Two trainings at most were under way at each kill, and each repeats at most one epoch.
+    repeated = sum(counts.values()) - len(counts)
+    assert repeated <= lost
+    assert max(counts.values()) <= 2
+
+
+def kill_in(stage: str, runs: Path) -> int:
+    """Starts the run, kills it soon after the stage began, and returns how many rows may repeat."""
+    log = runs / "log"
+    with log.open("w") as out:
+        process = subprocess.Popen(command(runs, "whole"), stdout=out, stderr=out)
+    before = set((runs / "whole" / "ledger").glob("*.json"))
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline and process.poll() is None:
+        begun = f"\n{stage} ·" in "\n" + log.read_text()
+        fresh = set((runs / "whole" / "ledger").glob("*.json")) - before
+        started = any((runs / "whole" / "checkpoints").glob("*.pt"))
+        if begun and (fresh or started):
+            break
+        time.sleep(0.05)
+    assert process.poll() is None, log.read_text()
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    return 2
+
+
+def test_a_finished_run_repeated_trains_nothing(
+    uninterrupted: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = epochs_trained(uninterrupted)
+    main(["resume", str(uninterrupted)])
+    assert epochs_trained(uninterrupted) == before
+    assert "report:" in capsys.readouterr().out
+
+
+def test_allocate_answers_other_limits_without_training(
+    uninterrupted: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = epochs_trained(uninterrupted)
+    main(["allocate", str(uninterrupted), "--latency", "3x", "--params", "2x"])
+    assert "parameters used" in capsys.readouterr().out
+    assert epochs_trained(uninterrupted) == before
+
+
+def test_a_changed_recipe_reuses_what_did_not_change(uninterrupted: Path) -> None:
+    before = epochs_trained(uninterrupted)
+    more = ("allocate.stride=4",)
+    done = subprocess.run(
+        command(uninterrupted.parent, "whole", *more), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "allocate: what it depends on has changed" in done.stdout
+    after = epochs_trained(uninterrupted)
+    fresh = {task for task, _ in after} - {task for task, _ in before}
+    assert len(fresh) <= 1  # only another result may have been trained
+    assert all(after[epoch] == count for epoch, count in before.items())
+
+
+def test_ctrl_c_stops_in_order_and_prints_the_command(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with log.open("w") as out:
+        process = subprocess.Popen(command(tmp_path, "stopped"), stdout=out, stderr=out)
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline and not list((tmp_path / "stopped/checkpoints").glob("*.pt")):
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=120) == 130, log.read_text()
+    assert "hacscale resume" in log.read_text()
+    assert "Traceback" not in log.read_text()

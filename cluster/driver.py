@@ -127,7 +127,7 @@ def _run_stages(search: Search) -> RunRecord:
     return RunRecord(
         name=store.directory.name,
         recipe=pretty(recipe).decode(),
-        data=search.facts.name,
+        data=search.facts,
         baseline=baseline,
         profile=profile,
         alpha=alpha,

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import socket
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -11,9 +12,11 @@ from pathlib import Path
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+# The end of a training is noticed at the next health check.
+os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
 
 import ray
+from ray.exceptions import AuthenticationError
 
 import cluster
 import engine
@@ -21,7 +24,11 @@ import searchers
 import trainables
 from engine.errors import UserError
 
+_PACKAGES = (cluster, engine, searchers, trainables)
+
 _CONNECT_SECONDS = 10.0
+_PORT = re.compile(r"[0-9]{1,5}")
+_LAST_PORT = 65535
 
 
 class Session:
@@ -33,6 +40,7 @@ class Session:
     def __init__(self, address: str | None, logs: Path) -> None:
         self._address = address
         self._logs = logs
+        self._handler: logging.Handler | None = None
         self._started = False
 
     def start(self) -> None:
@@ -43,28 +51,33 @@ class Session:
         """
         if self._started:
             return
-        self._send_chatter_to_file()
         try:
+            self._logs.mkdir(parents=True, exist_ok=True)
+            self._send_chatter_to_file()
             if self._address is None:
+                _add_to_python_path(os.getcwd())
                 ray.init(
                     address="local",
                     include_dashboard=False,
                     log_to_driver=False,
                     logging_level=logging.WARNING,
-                    runtime_env={"env_vars": _python_path()},
                 )
             else:
-                _check_answer(self._address)
                 ray.init(
                     address=self._address,
                     log_to_driver=False,
                     logging_level=logging.WARNING,
-                    runtime_env={"py_modules": [cluster, engine, searchers, trainables]},
+                    runtime_env={"py_modules": list(_PACKAGES)},
                 )
-        except (ConnectionError, RuntimeError, TimeoutError, ValueError) as error:
+        except AuthenticationError as error:
+            raise UserError(
+                f"the Ray cluster at {self._address} asks for a token; set RAY_AUTH_MODE=token and "
+                "RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH)"
+            ) from error
+        except (OSError, RuntimeError, ValueError) as error:
             where = f"join Ray at {self._address}" if self._address else "start Ray"
             why = " ".join(str(error).split())
-            raise UserError(f"cannot {where}: {why[:200]}; check the address") from error
+            raise UserError(f"cannot {where}: {why[:300]}") from error
         self._started = True
 
     def stop(self) -> None:
@@ -72,10 +85,11 @@ class Session:
         if self._started:
             ray.shutdown()
             self._started = False
+        if self._handler is not None:
+            self._handler.close()
 
     def _send_chatter_to_file(self) -> None:
-        self._logs.mkdir(parents=True, exist_ok=True)
-        handler = logging.FileHandler(self._logs / "ray.log", delay=True)
+        self._handler = handler = logging.FileHandler(self._logs / "ray.log", delay=True)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
         for name in ("ray", "ray.tune", "ray.train", "ray.data"):
             logger = logging.getLogger(name)
@@ -85,30 +99,56 @@ class Session:
 
 @contextmanager
 def session(address: str | None, logs: Path) -> Generator[Session]:
-    """A session that is stopped whatever happens."""
+    """A session that is stopped whatever happens.
+
+    A cluster is joined at once: what is wrong with it shows before any work is done.
+
+    Raises:
+        UserError: the cluster cannot be joined, or the working directory hides our packages.
+    """
+    _check_directory()
     current = Session(address, logs)
     try:
+        if address is not None:
+            _check_answer(address)
+            current.start()
         yield current
     finally:
         current.stop()
 
 
-def _python_path() -> dict[str, str]:
-    """Workers find user code beside the working directory, as ``python -m`` would."""
-    paths = [os.getcwd(), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {"PYTHONPATH": os.pathsep.join(paths)}
+def _check_directory() -> None:
+    """Workers look for packages in the working directory first, as ``python -m`` would."""
+    for package in _PACKAGES:
+        ours = Path(next(iter(package.__path__)))
+        for found in (Path.cwd() / ours.name, Path.cwd() / f"{ours.name}.py"):
+            if found.exists() and not found.samefile(ours):
+                raise UserError(
+                    f"{found} has the name of a package of hacscale and would hide it; start from "
+                    "another directory"
+                )
+
+
+def _add_to_python_path(directory: str) -> None:
+    """Lets local workers find user code in ``directory``, as ``python -m`` would.
+
+    Through the environment and not Ray's ``runtime_env``, which would make the workers that Ray
+    has started ahead useless.
+    """
+    paths = [directory, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
 
 
 def _check_answer(address: str) -> None:
     """Fails in seconds, not minutes, if nobody listens at HOST:PORT."""
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if not colon:
-        return  # "auto" or a name that Ray resolves itself
-    if not port.isdigit():
+    if address == "auto":
+        return
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not _PORT.fullmatch(port) or int(port) > _LAST_PORT:
         raise UserError(f"--address takes auto, HOST:PORT or ray://HOST:PORT, not {address!r}")
     try:
-        socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
-    except (OSError, OverflowError) as error:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
+    except (OSError, UnicodeError) as error:
         raise UserError(
             f"nobody answers at {address} ({error}); is the cluster up and the port open?"
         ) from None

@@ -66,7 +66,15 @@ class Search:
         def run() -> DataFacts:
             data = load_data(self.recipe.data)
             return DataFacts(
-                name=data.name, digest=data.digest, classes=data.classes, channels=data.channels
+                name=data.name,
+                digest=data.digest,
+                classes=data.classes,
+                channels=data.channels,
+                train_images=len(data.train),
+                validation_images=len(data.validation),
+                test_images=len(data.test),
+                mean=data.mean,
+                std=data.std,
             )
 
         return self._stage(
@@ -74,7 +82,10 @@ class Search:
             DataFacts,
             self.recipe.data,
             run,
-            lambda out: f"{out.name}, {out.classes} classes",
+            lambda out: (
+                f"{out.name}: {out.train_images:,} images to train on, "
+                f"{out.validation_images:,} to decide on, {out.test_images:,} for the end"
+            ),
         )
 
     @cached_property

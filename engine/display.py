@@ -1,5 +1,6 @@
 """How numbers and the outcome of a run are put into words, alike in terminal and report."""
 
+import math
 from dataclasses import dataclass
 
 from engine.results import LatencyFigures, MemoryFigures, RunRecord
@@ -86,9 +87,26 @@ def verdict(record: RunRecord) -> str:
     return (
         f"Scaled {record.baseline.spec.model.name} reaches {percent(accuracy.test)} test accuracy, "
         f"{points(accuracy.test - accuracy.baseline_test)} against the base network's "
-        f"{percent(accuracy.baseline_test)}, with {milliseconds(latency.measured)} of "
-        f"{milliseconds(latency.limit)} and {count(memory.used)} of {count(memory.limit)} "
-        f"parameters allowed: {' and '.join(misses) or 'both limits are kept'}."
+        f"{percent(accuracy.baseline_test)}{_tie(record)}, with "
+        f"{milliseconds(latency.measured)} of {milliseconds(latency.limit)} and "
+        f"{count(memory.used)} of {count(memory.limit)} parameters allowed: "
+        f"{' and '.join(misses) or 'both limits are kept'}."
+    )
+
+
+def _tie(record: RunRecord) -> str:
+    """Says so where the two accuracies cannot be told apart.
+
+    The test images are a sample: the difference of two shares p and q of n images has the standard
+    error √((p(1−p) + q(1−q)) / n), taken as independent. Seeds add to it; one of each was trained.
+    """
+    accuracy, images = record.result.accuracy, record.data.test_images
+    p, q = accuracy.test, accuracy.baseline_test
+    resolved = 1.96 * math.sqrt((p * (1 - p) + q * (1 - q)) / images)
+    if abs(p - q) > resolved:
+        return ""
+    return (
+        f" (a tie: {images:,} test images tell apart no less than {100 * resolved:.1f} points)"
     )
 
 

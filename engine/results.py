@@ -14,7 +14,11 @@ class DataFacts:
     """What the stages need to know of the data set without reading it again.
 
     Attributes:
+        name: for people.
         digest: identity of images, labels and split.
+        train_images, validation_images, test_images: sizes of the splits.
+        mean, std: of each channel over the training split, for pixels in [0, 1]; networks are
+            trained on images normalised with them.
     """
 
     __pydantic_config__ = STRICT
@@ -23,6 +27,11 @@ class DataFacts:
     digest: str
     classes: int
     channels: int
+    train_images: int
+    validation_images: int
+    test_images: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -339,7 +348,7 @@ class RunRecord:
 
     name: str
     recipe: str
-    data: str
+    data: DataFacts
     baseline: BaselineResult
     profile: ProfileResult
     alpha: AlphaResult

@@ -13,6 +13,7 @@ from engine.results import (
     AlphaCandidate,
     AlphaResult,
     BaselineResult,
+    DataFacts,
     FitResult,
     ImportancePredictor,
     ImportanceSample,
@@ -165,7 +166,17 @@ def example_run(
     return RunRecord(
         name="vgg11-quarter",
         recipe="model: vgg11\nwidth: 0.25\nlimits:\n  latency: 1.6x\n  params: 1.33x\n",
-        data="5f1d3c0a9be24e77",
+        data=DataFacts(
+            name="images <of> nothing & nobody",
+            digest="5f1d3c0a9be24e77",
+            classes=10,
+            channels=3,
+            train_images=8500,
+            validation_images=1500,
+            test_images=10_000,
+            mean=(0.49, 0.48, 0.45),
+            std=(0.25, 0.24, 0.26),
+        ),
         baseline=BaselineResult(
             spec=spec,
             macs=macs(base, 32),

@@ -298,7 +298,7 @@ def test_every_number_of_the_result_is_told(record: RunRecord, page: Page) -> No
         assert page.row(key)[1] == value
     assert result.stop_reason in page.text
     assert f"{100 * record.profile.quality.mape:.1f} %" in page.text
-    assert record.data in page.text
+    assert record.data.name in page.text
     assert record.trained.weights in page.text
 
 
@@ -316,7 +316,8 @@ def test_foreign_text_is_escaped_everywhere() -> None:
     record = changed(record, "fit", predictors=predictors)
     record = changed(record, "result", stop_reason="a <em>reason</em>", recipe_key="<key>")
     record = changed(record, "profile", environment={"<th>": "<script>alert(2)</script>"})
-    record = changed(record, "", name="</title><script>", recipe="</pre><script>", data="&amp;")
+    record = changed(record, "", name="</title><script>", recipe="</pre><script>")
+    record = changed(record, "data", name="&amp;")
     page = Page(render_report(record))
     tags = {tag for tag, _ in page.elements}
     assert not tags & {"script", "b", "i", "em"}
@@ -555,3 +556,12 @@ def test_figures_as_files(tmp_path: Path) -> None:
         assert image.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
         assert len(image.convert("RGB").getcolors(maxcolors=10**6)) > 5
         assert vector.read_bytes() == same.read_bytes()
+
+
+def test_a_difference_within_the_noise_of_the_test_images_is_called_a_tie() -> None:
+    record = changed(example_run(), "data", test_images=400)
+    close = changed(record, "result.accuracy", baseline_test=0.90, test=0.92)
+    # 1.96 · √((0.9·0.1 + 0.92·0.08) / 400) = 3.96 points
+    assert "a tie: 400 test images tell apart no less than 4.0 points" in display.verdict(close)
+    apart = changed(record, "result.accuracy", baseline_test=0.90, test=0.95)
+    assert "tie" not in display.verdict(apart)

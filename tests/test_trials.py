@@ -1,0 +1,173 @@
+"""Trainings as Ray Tune trials: failures become rows, killed workers start again."""
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import ray
+from rich.console import Console
+
+from cluster.final import run_final
+from cluster.progress import Progress
+from cluster.session import session
+from cluster.trials import TrialRunner
+from engine.graph import load_graph
+from engine.recipe import Cluster, Data
+from engine.rows import TrainingTask
+from engine.spec import ModelRef
+from engine.store import RunStore
+from engine.training import Training
+from trainables.data import ImageData, load_data
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+TRAINING = Training(epochs=4, batch_size=32, lr=0.05, augment="none", warmup_epochs=1)
+
+
+@pytest.fixture(scope="module")
+def data() -> ImageData:
+    return load_data(Data(source="digits", train_images=300))
+
+
+@pytest.fixture(scope="module")
+def runner(tmp_path_factory: pytest.TempPathFactory, data: ImageData) -> Iterator[TrialRunner]:
+    store = RunStore(tmp_path_factory.mktemp("run"))
+    with session(None, store.logs) as current, Progress(Console(quiet=True)) as progress:
+        current.start()
+        yield TrialRunner(
+            store=store, data=ray.put(data), resources=Cluster(retries=1), progress=progress
+        )
+
+
+@pytest.fixture(scope="module")
+def task(data: ImageData) -> TrainingTask:
+    graph = load_graph(ModelRef(name="vgg11", classes=10), 32)
+    return TrainingTask(spec=graph.spec(32, 1 / 16), training=TRAINING, data=data.digest, seed=0)
+
+
+def epochs_of(store: RunStore, task: TrainingTask) -> list[int]:
+    lines = (store.logs / "epochs.log").read_text().splitlines()
+    return [int(line.split()[4]) for line in lines if line.split()[3] == task.id]
+
+
+def test_failures_are_recorded_and_the_others_go_on(
+    runner: TrialRunner, task: TrainingTask
+) -> None:
+    good = replace(task, seed=11)
+    diverges = replace(task, training=replace(TRAINING, lr=1e12))
+    never_learns = replace(task, training=replace(TRAINING, lr=1e-12, epochs=1))
+    crashes = replace(task, data="another data set")
+    runner.run_tasks("mixed", [diverges, crashes, never_learns, good])
+
+    def row(task: TrainingTask):  # noqa: ANN202
+        found = runner.store.ledger.find(task.id)
+        assert found is not None
+        return found
+
+    assert row(good).status == "done"
+    assert row(good).last.val_accuracy > 0.15
+    assert row(diverges).status == "failed"
+    assert "not finite" in (row(diverges).error or "")
+    assert row(never_learns).status == "failed"
+    assert "most frequent class" in (row(never_learns).error or "")
+    assert row(crashes).status == "failed"
+    assert "data set" in (row(crashes).error or "")
+    # A crash is tried again, a training that ended by itself is not.
+    assert epochs_of(runner.store, never_learns) == [1]
+
+
+def test_rows_that_are_known_are_not_trained_again(runner: TrialRunner, task: TrainingTask) -> None:
+    known = replace(task, seed=11)
+    before = epochs_of(runner.store, known)
+    runner.run_tasks("again", [known])
+    assert epochs_of(runner.store, known) == before == [1, 2, 3, 4]
+
+
+def test_a_killed_worker_repeats_one_epoch_at_most(runner: TrialRunner, task: TrainingTask) -> None:
+    victim = replace(task, seed=12, training=replace(TRAINING, epochs=30))
+    killer = threading.Thread(target=kill_worker_of, args=(runner.store, victim))
+    killer.start()
+    runner.run_tasks("killed", [victim])
+    killer.join()
+    row = runner.store.ledger.find(victim.id)
+    assert row is not None and row.status == "done" and len(row.history) == 30
+    epochs = epochs_of(runner.store, victim)
+    assert len(workers_of(runner.store, victim)) == 2
+    assert set(epochs) == set(range(1, 31))
+    assert len(epochs) <= 31
+
+
+def test_a_killed_final_worker_repeats_one_epoch_at_most(
+    runner: TrialRunner, task: TrainingTask
+) -> None:
+    victim = replace(task, training=replace(TRAINING, epochs=30), sync_workers=True, test=True)
+    killer = threading.Thread(target=kill_worker_of, args=(runner.store, victim))
+    killer.start()
+    trained = run_final(victim, runner.store, runner.data, runner.resources, runner.progress)
+    killer.join()
+    assert len(trained.history) == 30
+    assert len(workers_of(runner.store, victim)) == 2
+    assert len(epochs_of(runner.store, victim)) <= 31
+    assert (runner.store.directory / trained.weights).exists()
+    assert (
+        json.loads((runner.store.ledger.directory / f"{victim.id}.json").read_text())[
+            "test_accuracy"
+        ]
+        == trained.test_accuracy
+    )
+
+
+def workers_of(store: RunStore, task: TrainingTask) -> list[int]:
+    """Process ids that trained epochs of ``task``, in order of appearance."""
+    lines = (store.logs / "epochs.log").read_text().splitlines()
+    return list(dict.fromkeys(int(line.split()[2]) for line in lines if line.split()[3] == task.id))
+
+
+def kill_worker_of(store: RunStore, task: TrainingTask) -> None:
+    """Kills the process that trains ``task`` once it has noted an epoch."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if (store.logs / "epochs.log").exists() and (pids := workers_of(store, task)):
+            os.kill(pids[0], signal.SIGKILL)
+            return
+        time.sleep(0.02)
+
+
+def test_asha_stops_bad_trainings_and_leaves_rows(
+    runner: TrialRunner, task: TrainingTask, tmp_path: Path
+) -> None:
+    from engine.recipe import Alpha
+    from searchers.alpha import AlphaSearcher
+
+    graph = load_graph(task.spec.model, 32)
+    specs = [graph.spec(32, multiplier) for multiplier in (1 / 16, 1 / 12, 1 / 10, 1 / 8)]
+    settings = Alpha(trials=4, batch=4, repeats=2, scheduler="asha")
+    training = replace(TRAINING, epochs=8)
+
+    def candidate(alpha: float):  # noqa: ANN202
+        return specs[min(int(alpha * 4), 3)]
+
+    def tasks_of(spec) -> list[TrainingTask]:  # noqa: ANN001
+        # The second repeat cannot learn, so it is the one to be stopped.
+        return [replace(task, spec=spec, training=replace(training, lr=lr)) for lr in (0.05, 1e-9)]
+
+    searcher = AlphaSearcher(
+        settings=settings,
+        seed=0,
+        journal=tmp_path / "journal",
+        candidate=candidate,
+        tasks_of=tasks_of,
+        finished=runner.store.ledger.find,
+    )
+    runner.run_search("asha", searcher, total=8, asha_epochs=8)
+    rows = [runner.store.ledger.find(t.id) for spec in specs for t in tasks_of(spec)]
+    assert all(row is not None for row in rows)
+    stopped = [row for row in rows if row is not None and row.status == "stopped"]
+    assert stopped
+    assert all(1 <= len(row.history) < 8 for row in stopped)

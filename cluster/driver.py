@@ -88,6 +88,7 @@ def write_results(record: RunRecord, directory: Path) -> None:
 
 def _run_stages(search: Search) -> RunRecord:
     recipe, store = search.recipe, search.store
+    recipe.check_batches(search.facts.train_images)
     baseline = search.baseline()
     usage = Usage(latency_ms=baseline.latency.ms, params=baseline.params)
     limit = recipe.limits.resolve(usage)

@@ -74,11 +74,26 @@ def _train(
             failure_config=train.FailureConfig(max_failures=resources.retries),
         ),
     )
-    with _following(task, store, progress):
-        trainer.fit()
+    try:
+        with _following(task, store, progress):
+            trainer.fit()
+    except train.TrainingFailedError as error:
+        raise UserError(
+            f"the training of the whole network failed: {_cause(error)}; mend the cause and repeat "
+            "the command, which goes on from the last epoch"
+        ) from error
     row = store.ledger.find(task.id)
     assert row is not None, "a training that ended without error has a row"
     return row
+
+
+def _cause(error: train.TrainingFailedError) -> str:
+    """The last line of what a worker raised."""
+    worst: Exception = error
+    if isinstance(error, train.WorkerGroupError) and error.worker_failures:
+        worst = next(iter(error.worker_failures.values()))
+    lines = [line.strip() for line in str(worst).splitlines() if line.strip()]
+    return lines[-1][:300] if lines else type(worst).__name__
 
 
 @contextmanager

@@ -156,6 +156,8 @@ class _Watcher(tune.Callback):
             epochs = tuple(history[number] for number in sorted(history))
             row = Row(task=task, status=status, history=epochs, error=error)
             self._store.ledger.add(row)
+            if status == "stopped":
+                (self._store.checkpoints / f"{task.id}.pt").unlink(missing_ok=True)
         self._progress.trial_ended(trial.trial_id, row)
 
 

@@ -15,16 +15,21 @@ class Training:
         batch_size: images per step, over all workers together. Importance scales as
             1/batch size, so it is part of every row's identity.
         lr: the peak learning rate, for this batch size.
+        momentum: of SGD.
+        nesterov: whether the momentum is Nesterov's.
+        weight_decay: on all parameters.
         schedule: ``one-cycle`` (linear up over ``warmup_epochs``, then cosine to zero),
             ``step`` (÷10 at ``milestones``), ``exponential`` (lr·final_lr_ratio^(t/T)).
         milestones: epochs of the ``step`` schedule.
         final_lr_ratio: last over peak learning rate of the ``exponential`` schedule.
         warmup_epochs: linear warm-up, may be a fraction.
+        label_smoothing: share of the target that all classes share.
         augment: ``crop-flip`` (reflect pad ⅛, random crop, mirror), ``shift`` (crop without
             mirror, for digits and letters), ``autoaugment`` (crop, mirror, the ImageNet
             policy) or ``none``.
         mixup: α of the Beta distribution, 0 for none.
-        swa_share: share of the last epochs whose weights are averaged, 0 for none.
+        swa_share: share of the epochs, the last ones, whose weights are averaged: rounded, at
+            least one epoch; 0 for none.
         precision: ``float32`` or ``bfloat16`` (autocast, on GPUs that have it).
     """
 

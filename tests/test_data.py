@@ -174,7 +174,6 @@ def test_a_draw_is_fair_to_every_row() -> None:
         ({"validation_share": 0.9999}, "data.validation_share 0.9999 of 1438"),
         ({"train_images": 5000}, "data.train_images 5000 is more than the 1222"),
         ({"train_images": 5}, "5 of 10 classes lost"),
-        ({"seed": -1}, "data.seed must not be negative, not -1"),
         ({"resolution": 10**6}, "more than the memory"),
         ({"resolution": 10**9}, "more than the memory"),
     ],

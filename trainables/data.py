@@ -49,8 +49,6 @@ def load_data(config: Data) -> ImageData:
         UserError: the source is unknown, missing or damaged, its labels are not 0 to K−1 with
             K ≥ 2, or a split leaves a class without training images.
     """
-    if config.seed < 0:
-        raise UserError(f"data.seed must not be negative, not {config.seed}")
     source = read_source(config.source, config.resolution)
     classes = _count_classes(source)
     train, validation = _split(source.train, config, classes)

@@ -70,8 +70,7 @@ class NetworkTraining:
         self._forward = self.network
         if world > 1:
             synchronise_norms(self.network, self._device)
-            # The buffers are statistics of the whole batch, so every worker has the same.
-            self._forward = DistributedDataParallel(self.network, broadcast_buffers=False)
+            self._forward = DistributedDataParallel(self.network)
         training = task.training
         self._optimizer = torch.optim.SGD(
             self.network.parameters(),

@@ -58,7 +58,7 @@ def synchronise_norms(module: nn.Module, device: torch.device) -> None:
     """Makes every batch norm of ``module`` a synchronised one; weights and names stay."""
     kind = nn.SyncBatchNorm if device.type == "cuda" else SyncBatchNorm
     for name, norm in list(module.named_modules()):
-        if not isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d):
+        if not isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d | nn.SyncBatchNorm):
             continue
         synchronised = kind(
             norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats

@@ -21,16 +21,24 @@ class _Stage:
     unit: str = ""
     known: int = 0
     ended: int = 0
+    first_end: float | None = None
     failed: int = 0
     best: float | None = None
     running: dict[str, int] = field(default_factory=dict[str, int])
 
     @property
     def seconds_left(self) -> float | None:
-        if not self.ended or not self.total:
+        """From the pace since the first end: what came before it was mostly start-up."""
+        if self.first_end is None or self.ended < 2 or not self.total:
             return None
         left = max(self.total - self.known - self.ended, 0)
-        return (time.monotonic() - self.began) / self.ended * left
+        return (time.monotonic() - self.first_end) / (self.ended - 1) * left
+
+    def count(self, ended: int) -> None:
+        """So many trainings, or epochs of the one training, have ended."""
+        if ended and self.first_end is None:
+            self.first_end = time.monotonic()
+        self.ended = ended
 
 
 class Progress:
@@ -99,15 +107,15 @@ class Progress:
     def training(self, epoch: int, epochs: int) -> None:
         """The one training of this stage has finished some of its epochs."""
         if self._stage:
-            self._stage.total, self._stage.ended = epochs, epoch
-            self._stage.unit = "epochs"
+            self._stage.total, self._stage.unit = epochs, "epochs"
+            self._stage.count(epoch)
             self._plain()
 
     def trial_ended(self, trial_id: str, row: Row) -> None:
         """A trial is over."""
         if self._stage:
             self._stage.running.pop(trial_id, None)
-            self._stage.ended += 1
+            self._stage.count(self._stage.ended + 1)
             if row.status == "failed":
                 self._stage.failed += 1
                 self.say(f"! training {row.task.id} failed: {row.error}", style="yellow")

@@ -80,6 +80,21 @@ class Session:
             raise UserError(f"cannot {where}: {why[:300]}") from error
         self._started = True
 
+    def require(self, cpus: int, gpus: int) -> None:
+        """Checks what Ray has in all.
+
+        Raises:
+            UserError: fewer CPUs or GPUs than that.
+        """
+        total = ray.cluster_resources()
+        for kind, needed in (("CPU", cpus), ("GPU", gpus)):
+            if total.get(kind, 0) < needed:
+                raise UserError(
+                    f"the recipe needs {needed} {kind}s at once, but Ray has "
+                    f"{total.get(kind, 0):g}; lower cluster.final_workers, cluster.cpus_per_trial, "
+                    "cluster.gpus_per_trial or device.threads, or set device.accelerator"
+                )
+
     def stop(self) -> None:
         """Leaves Ray; a private session ends with it."""
         if self._started:
@@ -143,9 +158,9 @@ def _check_answer(address: str) -> None:
     """Fails in seconds, not minutes, if nobody listens at HOST:PORT."""
     if address == "auto":
         return
-    host, _, port = address.removeprefix("ray://").rpartition(":")
+    host, _, port = address.rpartition(":")
     if not host or not _PORT.fullmatch(port) or int(port) > _LAST_PORT:
-        raise UserError(f"--address takes auto, HOST:PORT or ray://HOST:PORT, not {address!r}")
+        raise UserError(f"--address takes auto or HOST:PORT, not {address!r}")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
     except (OSError, UnicodeError) as error:

@@ -1,5 +1,6 @@
 """The stages of a search. Each runs only if the run store does not know its output yet."""
 
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -101,6 +102,11 @@ class Search:
         """The base network."""
         return self.graph.spec(self.recipe.data.resolution, self.recipe.width)
 
+    @property
+    def _timing(self) -> tuple[int, int]:
+        """How single networks are measured."""
+        return self.recipe.profile.calls, self.recipe.profile.rounds
+
     @cached_property
     def _resolutions(self) -> tuple[int, ...]:
         """All that the α search can come to."""
@@ -122,7 +128,7 @@ class Search:
                 f"{self.recipe.data.source} has changed since the run {self.store.directory} "
                 "began; give another --name to start a new one"
             )
-        self.session.start()
+        self._start_ray()
         return TrialRunner(
             store=self.store,
             data=ray.put(data),
@@ -146,7 +152,7 @@ class Search:
                 trained=self._train(task),
             )
 
-        uses = (task, self.recipe.device, self.recipe.profile)
+        uses = (task, self.recipe.device, self._timing)
         return self._stage(
             "baseline",
             BaselineResult,
@@ -164,7 +170,7 @@ class Search:
 
         def run() -> ProfileResult:
             fitted, held_out = profile_specs(self.graph, self.base, resolutions, settings)
-            self.session.start()
+            self._start_ray()
             began = time.monotonic()
             timings, environment = measure(
                 [*fitted, *held_out],
@@ -347,7 +353,16 @@ class Search:
                 rescaled=tuple(factors),
             )
 
-        uses = (fit, profile.model, limit, start, settings, self.recipe.device, baseline.latency.ms)
+        uses = (
+            fit,
+            profile.model,
+            limit,
+            start,
+            settings,
+            self.recipe.device,
+            self._timing,
+            baseline.latency.ms,
+        )
         return self._stage(
             "allocate",
             AllocateResult,
@@ -372,7 +387,7 @@ class Search:
         return self._stage(
             "measure",
             Latency,
-            (spec, self.recipe.device, self.recipe.profile, baseline.latency.ms),
+            (spec, self.recipe.device, self._timing, baseline.latency.ms),
             lambda: self._measure(spec, baseline.latency.ms),
             lambda out: f"{out.ms:.3f} ms",
         )
@@ -426,15 +441,27 @@ class Search:
         runner = self.runner
         return run_final(task, self.store, runner.data, self.recipe.cluster, self.progress)
 
-    def _measure(self, spec: NetworkSpec, reference_ms: float | None = None) -> Latency:
+    def _start_ray(self) -> None:
+        """Starts or joins Ray.
+
+        Raises:
+            UserError: Ray has less than one training or measurement needs, and would wait forever.
+        """
         self.session.start()
-        profile = self.recipe.profile
+        resources, device = self.recipe.cluster, self.recipe.device
+        workers = resources.final_workers
+        self.session.require(
+            cpus=max(workers * resources.cpus_per_trial, device.threads),
+            gpus=max(workers * math.ceil(resources.gpus_per_trial), device.accelerator == "cuda"),
+        )
+
+    def _measure(self, spec: NetworkSpec, reference_ms: float | None = None) -> Latency:
+        self._start_ray()
         timings, _ = measure(
             [spec],
             self.base,
             self.recipe.device,
-            profile.calls,
-            profile.rounds,
+            *self._timing,
             per_layer=False,
             reference_ms=reference_ms,
         )

@@ -1,25 +1,32 @@
 """The command ``hacscale``."""
 
 import argparse
+import io
 import os
 import re
+import shlex
 import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Never
 
 from rich.console import Console
 from rich.table import Table
 
-from engine.errors import UserError, nearest
+from engine.errors import Unfinished, UserError, nearest
+from engine.provenance import package_version
 from engine.recipe import Recipe, load_recipe, override
 from engine.recipes import RECIPES
 from engine.store import RunStore
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_STAGES = (
+    "data", "baseline", "profile", "alpha", "sample", "fit", "allocate", "train", "measure",
+)  # fmt: skip
+_FORGIVING = ("alpha", "sample")
+"""Stages that may be complete although some of their trainings failed."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -30,23 +37,37 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs the command line. Exit code 2 for a user's error, 130 for an interruption."""
-    console = Console()
-    # User code in the working directory is found, as with `python -m`.
-    sys.path.insert(0, os.getcwd())
+    """Runs the command line.
+
+    It exits with 2 for a user's error, with 130 when it is interrupted, and with 1 when nobody
+    reads its output any more.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal may not know α
+    # User code in the working directory is found, but hides none of this program's packages.
+    sys.path += [str(Path(__file__).parents[1]), ""]
     try:
-        arguments = _parser().parse_args(argv)
-        arguments.command(arguments, console)
+        try:
+            arguments = _parser().parse_args(argv)
+            arguments.command(arguments, Console(markup=False, emoji=False))
+        finally:
+            sys.stdout.flush()
     except UserError as error:
-        print(f"hacscale: {error}", file=sys.stderr)
+        print("hacscale:", *str(error).splitlines(), file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
     except BrokenPipeError:  # `hacscale … | head`
-        sys.exit(0)
+        # Python flushes once more at its end, and would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="hacscale", description="Scale a network to what a device allows.")
-    parser.add_argument("--version", action="version", version=f"hacscale {version('hacscale')}")
+    parser.add_argument(
+        "--version", action="version", version=f"hacscale {package_version('hacscale')}"
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
 
     run = commands.add_parser("run", help="run a search, or go on with it")
@@ -61,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="KEY=VALUE",
         help="recipe fields, for example train.epochs=20",
     )
+    _add_runs_dir(run)
     _add_driving(run)
     run.set_defaults(command=_run)
 
@@ -83,6 +105,21 @@ def _parser() -> argparse.ArgumentParser:
     _add_limits(allocate)
     allocate.set_defaults(command=_allocate)
 
+    check = commands.add_parser("check", help="whether a network can be scaled, and how")
+    check.add_argument("model", help="vgg11, resnet18, package.module:factory, …")
+    check.add_argument("--input", default="3x224x224", metavar="CxHxW", help="default: 3x224x224")
+    check.add_argument("--classes", type=int, default=1000, metavar="N", help="default: 1000")
+    for option in ("--include", "--exclude"):
+        check.add_argument(
+            option, action="append", default=[], metavar="PATTERN", help="of width groups: 'stem.*'"
+        )
+    check.add_argument(
+        "--adaptive-pool",
+        action="store_true",
+        help="keep linear layers the same at every resolution",
+    )
+    check.set_defaults(command=_check)
+
     recipes = commands.add_parser("recipes", help="list the named recipes")
     recipes.set_defaults(command=_recipes)
     return parser
@@ -101,12 +138,12 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_runs_dir(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--runs-dir", type=Path, default=Path("runs"), metavar="D")
+    parser.add_argument(
+        "--runs-dir", type=Path, default=Path("runs"), metavar="D", help="default: runs"
+    )
 
 
 def _add_driving(parser: argparse.ArgumentParser) -> None:
-    if parser.prog.endswith("run"):
-        _add_runs_dir(parser)
     parser.add_argument("--address", metavar="A", help="of a Ray cluster: auto, HOST:PORT")
     parser.add_argument(
         "--retry-failed", action="store_true", help="train again what failed before"
@@ -119,9 +156,12 @@ def _add_driving(parser: argparse.ArgumentParser) -> None:
 def _run(arguments: argparse.Namespace, console: Console) -> None:
     recipe, default_name = _find_recipe(arguments.recipe)
     recipe = _with_limits(override(recipe, arguments.set), arguments)
-    name = arguments.name or default_name
+    name = default_name if arguments.name is None else arguments.name
     if not _NAME.fullmatch(name):
-        raise UserError(f"--name takes letters, digits, '.', '_' and '-', not {name!r}")
+        raise UserError(
+            "the name of a run has at most 100 letters, digits, '.', '_' and '-' and begins with "
+            f"a letter or digit; {name!r} does not: give another --name"
+        )
     _drive(recipe, arguments.runs_dir / name, default_name, arguments, console)
 
 
@@ -145,57 +185,68 @@ def _drive(
         # Whoever handles Ctrl-C at that moment handles these: Tune while it runs trials.
         signal.signal(stop, lambda *_: signal.raise_signal(signal.SIGINT))
     if arguments.retry_failed:
-        RunStore(directory).ledger.forget_failures()
+        store = RunStore(directory)
+        with store.lock():
+            store.forget_failures(_FORGIVING)
     try:
         record = run_search(recipe, directory, recipe_name, arguments.address, console)
     except KeyboardInterrupt:
-        console.print(
-            f"stopped; nothing is lost. Go on with:\n  hacscale resume {directory}", soft_wrap=True
-        )
+        command = f"hacscale resume {shlex.quote(str(directory))}"
+        console.print(f"stopped; nothing is lost. Go on with:\n  {command}", soft_wrap=True)
         sys.exit(130)
     console.print(render_summary(record))
     console.print(f"report: {(directory / 'report.html').resolve()}", soft_wrap=True)
 
 
 def _status(arguments: argparse.Namespace, console: Console) -> None:
-    store = RunStore(_directory(arguments))
+    directory = _directory(arguments)
+    store = RunStore(directory, read_only=True)
     info = store.info()
-    rows = list(store.ledger.rows())
-    complete = store.committed_stages()
+    from cluster.driver import read_run
+
+    try:
+        read_run(directory)
+        complete = len(_STAGES)
+    except Unfinished as error:
+        # A stage of an older recipe is not found by this one, so the order is all that is needed.
+        complete = _STAGES.index(error.stage)
     table = Table(title=f"{info.name} ({info.recipe_name})", title_justify="left")
     table.add_column("stage")
     table.add_column("state")
-    for stage in (
-        "data", "baseline", "profile", "alpha", "sample", "fit", "allocate", "train", "measure",
-    ):  # fmt: skip
-        table.add_row(stage, "complete" if stage in complete else "to do")
+    for number, stage in enumerate(_STAGES):
+        table.add_row(stage, "complete" if number < complete else "to do")
     console.print(table)
+    rows = list(store.ledger.rows())
     count = {state: sum(r.status == state for r in rows) for state in ("done", "stopped", "failed")}
-    console.print(", ".join(f"{n} trainings {state}" for state, n in count.items()))
+    count["begun"] = sum(1 for _ in store.checkpoints.glob("*.pt"))
+    console.print("trainings:", ", ".join(f"{n} {state}" for state, n in count.items()))
     for row in rows:
         if row.status == "failed":
-            console.print(f"failed {row.task.id}: {row.error}", style="yellow", markup=False)
+            console.print(f"failed {row.task.id}: {row.error}", style="yellow")
 
 
 def _report(arguments: argparse.Namespace, console: Console) -> None:
+    directory = _directory(arguments)
     from cluster.driver import read_run, write_results
-    from engine.report import write_figures
+    from engine.figures import write_figures
     from engine.summary import render_summary
 
-    directory = _directory(arguments)
     record = read_run(directory)
-    write_results(record, directory)
-    if arguments.figures:
-        write_figures(record, arguments.figures)
+    try:
+        write_results(record, directory)
+        if arguments.figures:
+            write_figures(record, arguments.figures)
+    except OSError as error:
+        raise UserError(f"cannot write {error.filename}: {error.strerror}") from error
     console.print(render_summary(record))
     console.print(f"report: {(directory / 'report.html').resolve()}", soft_wrap=True)
 
 
 def _allocate(arguments: argparse.Namespace, console: Console) -> None:
+    directory = _directory(arguments)
+    recipe = _with_limits(RunStore(directory, read_only=True).info().recipe, arguments)
     from cluster.driver import reallocate
 
-    directory = _directory(arguments)
-    recipe = _with_limits(RunStore(directory).info().recipe, arguments)
     baseline, allocation = reallocate(directory, recipe.limits)
     table = Table(title="widths (predicted, not trained)", title_justify="left")
     table.add_column("group")
@@ -204,7 +255,25 @@ def _allocate(arguments: argparse.Namespace, console: Console) -> None:
     for group, width in baseline.width_of.items():
         table.add_row(group, str(width), str(allocation.widths[group]))
     console.print(table)
-    console.print(allocation.stop_reason, markup=False)
+    console.print(allocation.stop_reason)
+
+
+def _check(arguments: argparse.Namespace, console: Console) -> None:
+    from engine.check import check_network, model_ref
+    from engine.check_view import render_check
+
+    ref, resolution = model_ref(
+        arguments.model,
+        arguments.input,
+        arguments.classes,
+        include=arguments.include,
+        exclude=arguments.exclude,
+        adaptive_pool=arguments.adaptive_pool,
+    )
+    check = check_network(ref, resolution)
+    console.print(render_check(check))
+    if not check.passed:
+        sys.exit(1)
 
 
 def _recipes(arguments: argparse.Namespace, console: Console) -> None:
@@ -226,6 +295,8 @@ def _find_recipe(reference: str) -> tuple[Recipe, str]:
     path = Path(reference)
     if path.suffix in (".yaml", ".yml"):
         return load_recipe(path), path.stem
+    if path.is_file():
+        raise UserError(f"a recipe file ends in .yaml, {reference!r} does not; rename it")
     raise UserError(f"unknown recipe {reference!r}{nearest(reference, RECIPES)}")
 
 
@@ -245,12 +316,13 @@ def _with_limits(recipe: Recipe, arguments: argparse.Namespace) -> Recipe:
 
 
 def _directory(arguments: argparse.Namespace) -> Path:
-    direct = Path(arguments.run)
-    if (direct / "run.json").exists():
-        return direct
-    named = arguments.runs_dir / arguments.run
-    if not (named / "run.json").exists():
-        known = [path.parent.name for path in arguments.runs_dir.glob("*/run.json")]
-        hint = nearest(arguments.run, known) if known else ""
-        raise UserError(f"there is no run {arguments.run!r} in {arguments.runs_dir}{hint}")
-    return named
+    candidates = (Path(arguments.run), arguments.runs_dir / arguments.run)
+    try:
+        for directory in candidates:
+            if (directory / "run.json").is_file():
+                return directory
+    except OSError as error:
+        raise UserError(f"cannot look for a run at {error.filename}: {error.strerror}") from None
+    known = [path.parent.name for path in arguments.runs_dir.glob("*/run.json")]
+    hint = nearest(arguments.run, known) if known else "; `hacscale run` begins one"
+    raise UserError(f"there is no run {arguments.run!r} in {arguments.runs_dir}{hint}")

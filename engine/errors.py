@@ -11,6 +11,18 @@ class UserError(Exception):
     """
 
 
+class Unfinished(UserError):
+    """A stage of a run is read that is not complete.
+
+    Attributes:
+        stage: its name.
+    """
+
+    def __init__(self, message: str, stage: str = "") -> None:
+        super().__init__(message)
+        self.stage = stage
+
+
 class TrainingFailed(Exception):
     """A training that ended without a usable network (NaN loss, no progress).
 

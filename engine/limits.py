@@ -8,6 +8,7 @@ from engine.codec import STRICT
 from engine.errors import UserError
 
 _NUMBER = re.compile(r"^\s*([-+]?[0-9.]+(?:e[-+]?\d+)?)\s*([a-zA-Z]*)\s*$")
+_TOO_LARGE = 1e15
 _PARAM_UNITS = {"": 1, "K": 10**3, "k": 10**3, "M": 10**6, "m": 10**6, "G": 10**9}
 
 
@@ -31,7 +32,7 @@ class Limits:
 
     Attributes:
         latency: ``"1.065x"`` (a ratio to the baseline) or ``"8ms"``.
-        params: ``"1.33x"`` or a count: ``"12000000"``, ``"12M"``.
+        params: ``"1.33x"`` or a count of parameters: ``"12000000"``, ``"12M"``.
     """
 
     __pydantic_config__ = STRICT
@@ -40,8 +41,8 @@ class Limits:
     params: str
 
     def __post_init__(self) -> None:
-        _parse("limits.latency", self.latency, {"ms": 1})
-        _parse("limits.params", self.params, _PARAM_UNITS)
+        _parse("latency", self.latency, {"ms": 1})
+        _parse("params", self.params, _PARAM_UNITS)
 
     def resolve(self, baseline: Usage) -> Usage:
         """Returns the absolute limits for a measured baseline.
@@ -49,12 +50,13 @@ class Limits:
         Raises:
             UserError: the baseline itself breaks a limit.
         """
-        latency = _resolve(_parse("limits.latency", self.latency, {"ms": 1}), baseline.latency_ms)
-        params = _resolve(_parse("limits.params", self.params, _PARAM_UNITS), baseline.params)
+        latency = _resolve(_parse("latency", self.latency, {"ms": 1}), baseline.latency_ms)
+        params = _resolve(_parse("params", self.params, _PARAM_UNITS), baseline.params)
         if latency < baseline.latency_ms:
+            least = math.ceil(baseline.latency_ms * 1000) / 1000
             raise UserError(
                 f"the latency limit {self.latency} is below the baseline's own "
-                f"{baseline.latency_ms:.3f} ms; give at least {baseline.latency_ms:.3f}ms"
+                f"{baseline.latency_ms:.3f} ms; give at least {least:.3f}ms"
             )
         if params < baseline.params:
             raise UserError(
@@ -77,6 +79,10 @@ def _parse(field: str, text: str, units: dict[str, int]) -> tuple[float, bool]:
         raise ValueError(f"{field} must look like '{known}', not {text!r}")
     if number <= 0:
         raise ValueError(f"{field} must be above zero, not {text!r}")
+    if number >= _TOO_LARGE:
+        raise ValueError(f"{field} must be below {_TOO_LARGE:g}, not {text!r}")
+    if not unit and not number.is_integer():
+        raise ValueError(f"{field} must be a whole number or a ratio as in '1.33x', not {text!r}")
     if unit == "x" and number < 1:
         raise ValueError(
             f"{field} {text!r} is below the baseline itself; give a ratio of at least 1x"

@@ -18,7 +18,10 @@ def run_info(name: str, recipe_name: str, recipe: Recipe) -> RunInfo:
         name=name,
         recipe_name=recipe_name,
         recipe=recipe,
-        versions={"python": platform.python_version(), **_versions()},
+        versions={
+            "python": platform.python_version(),
+            **{package: package_version(package) for package in _PACKAGES},
+        },
         hardware={
             "machine": platform.machine(),
             "system": platform.system(),
@@ -28,14 +31,12 @@ def run_info(name: str, recipe_name: str, recipe: Recipe) -> RunInfo:
     )
 
 
-def _versions() -> dict[str, str]:
-    found: dict[str, str] = {}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:  # run from a source tree that is not installed
-            found[package] = "not installed"
-    return found
+def package_version(package: str) -> str:
+    """Returns the version of an installed package."""
+    try:
+        return version(package)
+    except PackageNotFoundError:  # run from a source tree that is not installed
+        return "not installed"
 
 
 def _revision() -> str:

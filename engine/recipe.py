@@ -6,17 +6,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from engine.codec import STRICT, decode, jsonable
 from engine.errors import UserError, nearest
 from engine.limits import Limits
+from engine.plain_yaml import load_yaml
 from engine.training import FAST, TRAININGS, Training
+
+_MOST = 100
+"""No multiplier of widths or compute is larger; what is would fit in no memory."""
 
 
 def _require(holds: bool, rule: str, value: object) -> None:
     if not holds:
         raise ValueError(f"{rule}, not {value!r}")
+
+
+def _require_seed(seed: int) -> None:
+    _require(0 <= seed < 2**32, "seed must lie in 0 to 2**32 - 1", seed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +58,7 @@ class Data:
             "train_images must be at least 2",
             self.train_images,
         )
+        _require_seed(self.seed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,9 +92,10 @@ class Profile:
     Attributes:
         networks: random networks timed for the fit.
         held_out: further ones that only judge it.
-        min_width, max_width: box of the width multipliers, log-uniform.
+        min_width, max_width: bounds of the networks' width multipliers, which are log-uniform.
         calls: timed forwards of each network in each round.
         rounds: how often every network is timed, some time apart.
+        seed: of the random networks.
     """
 
     __pydantic_config__ = STRICT
@@ -106,7 +114,10 @@ class Profile:
         _require(self.calls >= 3, "calls must be at least 3", self.calls)
         _require(self.rounds >= 1, "rounds must be at least 1", self.rounds)
         _require(0 < self.min_width <= 1, "min_width must lie in (0, 1]", self.min_width)
-        _require(self.max_width >= 1, "max_width must be at least 1", self.max_width)
+        _require(
+            1 <= self.max_width <= _MOST, f"max_width must lie in 1 to {_MOST}", self.max_width
+        )
+        _require_seed(self.seed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,7 +151,7 @@ class Alpha:
     training: Training = field(default_factory=lambda: FAST.for_epochs(6))
 
     def __post_init__(self) -> None:
-        _require(self.budget > 1, "budget must be above 1", self.budget)
+        _require(1 < self.budget <= _MOST, f"budget must lie in (1, {_MOST}]", self.budget)
         _require(
             0 < self.low < self.high < 1,
             "the bounds of α must satisfy 0 < low < high < 1",
@@ -157,10 +168,11 @@ class Sample:
     """Importance sampling: random widths, trained in parallel (Eq. 5).
 
     Attributes:
-        networks: how many.
+        networks: how many networks are trained.
         block: networks per Latin hypercube; hypercubes follow one another, so that more
             networks extend the same sequence.
-        min_width, max_width: log-uniform multipliers of the base widths.
+        min_width, max_width: bounds of the multipliers of the base widths, which are log-uniform.
+        training: the short training of each network.
     """
 
     __pydantic_config__ = STRICT
@@ -175,8 +187,8 @@ class Sample:
         _require(self.networks >= 3, "networks must be at least 3", self.networks)
         _require(self.block >= 2, "block must be at least 2", self.block)
         _require(
-            0 < self.min_width < self.max_width,
-            "the width multipliers must satisfy 0 < min_width < max_width",
+            0 < self.min_width < self.max_width <= _MOST,
+            f"the width multipliers must satisfy 0 < min_width < max_width <= {_MOST}",
             (self.min_width, self.max_width),
         )
 
@@ -202,7 +214,9 @@ class Allocate:
 
     def __post_init__(self) -> None:
         _require(self.stride >= 1, "stride must be at least 1", self.stride)
-        _require(self.max_width >= 1, "max_width must be at least 1", self.max_width)
+        _require(
+            1 <= self.max_width <= _MOST, f"max_width must lie in 1 to {_MOST}", self.max_width
+        )
         _require(self.rounds >= 1, "rounds must be at least 1", self.rounds)
 
 
@@ -227,9 +241,14 @@ class Cluster:
     max_failure_share: float = 0.5
 
     def __post_init__(self) -> None:
-        _require(self.cpus_per_trial >= 1, "cpus_per_trial at least 1", self.cpus_per_trial)
-        _require(self.gpus_per_trial >= 0, "gpus_per_trial not negative", self.gpus_per_trial)
-        _require(self.final_workers >= 1, "final_workers at least 1", self.final_workers)
+        gpus = self.gpus_per_trial
+        _require(self.cpus_per_trial >= 1, "cpus_per_trial must be at least 1", self.cpus_per_trial)
+        _require(
+            0 <= gpus <= 1 or gpus == int(gpus) > 0,
+            "gpus_per_trial must be a share of a GPU, in [0, 1], or a whole number",
+            gpus,
+        )
+        _require(self.final_workers >= 1, "final_workers must be at least 1", self.final_workers)
         _require(self.retries >= 0, "retries must not be negative", self.retries)
         _require(
             0 <= self.max_failure_share < 1,
@@ -245,6 +264,7 @@ class Recipe:
     Attributes:
         model: ``vgg11`` … ``vgg19``, a torchvision ResNet, or ``package.module:factory``.
         width: multiplier on all widths of ``model`` that makes the base network.
+        seed: of initialisation, data order, augmentation and everything that is drawn.
         train: the training of the baseline and of the result.
     """
 
@@ -264,12 +284,35 @@ class Recipe:
     cluster: Cluster = field(default_factory=Cluster)
 
     def __post_init__(self) -> None:
-        _require(self.width > 0, "width must be above zero", self.width)
+        _require(0 < self.width <= _MOST, f"width must lie in (0, {_MOST}]", self.width)
+        _require_seed(self.seed)
         _require(
             self.profile.max_width >= self.allocate.max_width,
             "profile.max_width must reach allocate.max_width: a latency model is not extrapolated",
             (self.profile.max_width, self.allocate.max_width),
         )
+        _require(
+            self.train.batch_size % self.cluster.final_workers == 0,
+            "train.batch_size must be a multiple of cluster.final_workers, who share each batch",
+            (self.train.batch_size, self.cluster.final_workers),
+        )
+
+    def check_batches(self, train_images: int) -> None:
+        """Checks that every training's batch is filled by the training split.
+
+        Raises:
+            UserError: one is not.
+        """
+        for name, training in (
+            ("train", self.train),
+            ("alpha.training", self.alpha.training),
+            ("sample.training", self.sample.training),
+        ):
+            if training.batch_size > train_images:
+                raise UserError(
+                    f"{name}.batch_size {training.batch_size} is more than the {train_images} "
+                    f"training images; lower it to at most {train_images}"
+                )
 
 
 def load_recipe(path: Path) -> Recipe:
@@ -279,20 +322,21 @@ def load_recipe(path: Path) -> Recipe:
         UserError: no such file, not YAML, unknown keys or wrong types.
     """
     try:
-        tree = yaml.safe_load(path.read_text())
+        tree = load_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"cannot read the recipe {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    except ValueError as error:
+        raise UserError(f"{path} is not a YAML file for recipes: {error}") from None
     if not isinstance(tree, dict):
-        raise UserError(f"{path} must hold the keys of a recipe, not {type(tree).__name__}")
+        found = "nothing" if tree is None else f"a {type(tree).__name__}"
+        raise UserError(f"{path} must hold the keys of a recipe, not {found}; see docs/recipe.md")
     return _from_tree(tree, str(path))
 
 
 def override(recipe: Recipe, assignments: Iterable[str]) -> Recipe:
-    """Returns the recipe with ``a.b=value`` assignments applied; values are YAML scalars.
+    """Returns the recipe with ``a.b=value`` assignments applied; values are YAML.
 
-    ``data=SOURCE`` is short for ``data.source=SOURCE``.
+    ``data=SOURCE`` is short for ``data.source=SOURCE``, and its value is taken as it is.
 
     Raises:
         UserError: not an assignment, an unknown key or a wrong type.
@@ -303,25 +347,25 @@ def override(recipe: Recipe, assignments: Iterable[str]) -> Recipe:
         if not equals or not key:
             raise UserError(f"--set takes key=value, not {assignment!r}")
         try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
+            value = text if key == "data" else load_yaml(text)
+        except ValueError:
             raise UserError(f"--set {key}: {text!r} is not a YAML value; quote it") from None
-        path = "data.source" if key == "data" else key
-        *parents, leaf = path.split(".")
-        node: Any = tree
-        for i, part in enumerate(parents):
-            if not isinstance(node, dict) or part not in node:
-                known = node if isinstance(node, dict) else {}
-                raise UserError(
-                    f"--set {key}: unknown key '{'.'.join(parents[: i + 1])}'{nearest(part, known)}"
-                )
-            node = node[part]
-        if not isinstance(node, dict) or leaf not in node:
-            known = node if isinstance(node, dict) else {}
-            raise UserError(f"--set {key}: unknown key '{path}'{nearest(leaf, known)}")
+        *parents, leaf = ("data.source" if key == "data" else key).split(".")
+        node = tree
+        for part in parents:
+            node = _at(node, part, key)
+        _at(node, leaf, key)
         node[leaf] = value
         _expand_trainings(tree)
     return _from_tree(tree, "--set")
+
+
+def _at(node: Any, part: str, key: str) -> Any:
+    if not isinstance(node, dict):
+        raise UserError(f"--set {key}: there are no keys below that value, so no {part!r}")
+    if part not in node:
+        raise UserError(f"--set {key}: unknown key {part!r}{nearest(part, node)}")
+    return node[part]
 
 
 def _expand_trainings(tree: dict[str, Any]) -> None:
@@ -337,10 +381,15 @@ def _expand_trainings(tree: dict[str, Any]) -> None:
 
 def _from_tree(tree: dict[str, Any], what: str) -> Recipe:
     _expand_trainings(tree)
+    limits = tree.get("limits")
+    if isinstance(limits, dict):
+        # A count is a number in YAML; beside ratios and units it is one more way to write a limit.
+        tree["limits"] = {
+            key: str(limit) if type(limit) in (int, float) else limit
+            for key, limit in limits.items()
+        }
     try:
         text = json.dumps(tree, allow_nan=False)
     except ValueError:
-        raise UserError(f"{what}: numbers must be finite, found NaN or infinity") from None
-    except TypeError as error:
-        raise UserError(f"{what}: {error}") from None
+        raise UserError(f"{what}: numbers must be finite, found one that is not") from None
     return decode(Recipe, text, what)

@@ -10,6 +10,7 @@ from markupsafe import Markup
 from engine import display
 from engine.figures import ACCENT, FAINT, INK, MUTED, PAPER, Panel, draw_figures, svg, winning
 from engine.results import RunRecord
+from engine.store import write_atomic
 
 _VARIABLES = {INK: "ink", MUTED: "muted", FAINT: "faint", PAPER: "paper", ACCENT: "accent"}
 _COLOUR = re.compile("|".join(_VARIABLES))
@@ -18,9 +19,12 @@ _HREF = "{http://www.w3.org/1999/xlink}href"
 
 
 def write_report(record: RunRecord, path: Path) -> None:
-    """Writes the report of a run; equal records give equal bytes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(render_report(record), encoding="utf-8", newline="\n")
+    """Writes the report of a run; equal records give equal bytes.
+
+    Raises:
+        UserError: no space, or no permission.
+    """
+    write_atomic(path, render_report(record).encode())
 
 
 def render_report(record: RunRecord) -> str:

@@ -16,10 +16,12 @@ import errno
 import hashlib
 import logging
 import os
+import shlex
 import socket
 import time
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+import uuid
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -27,7 +29,7 @@ from typing import TypeVar
 from filelock import FileLock, Timeout
 
 from engine.codec import STRICT, canonical, decode, digest, pretty
-from engine.errors import UserError
+from engine.errors import Unfinished, UserError
 from engine.recipe import Recipe
 from engine.rows import Row
 
@@ -38,14 +40,16 @@ FORMAT = 1
 
 log = logging.getLogger("hacscale")
 
+_TEMPORARY = ".tmp"
+
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Writes a file that is whole or absent, and on the disk when this returns.
+    """Writes a file that is whole or absent, whatever happens meanwhile.
 
     Raises:
         UserError: no space, or no permission.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{_TEMPORARY}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
@@ -54,14 +58,16 @@ def write_atomic(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise _storage_error(error, path) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def _storage_error(error: OSError, path: Path) -> UserError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return UserError(f"no space left for {path}; free some, then resume: nothing is lost")
-    return UserError(f"cannot write {path}: {error.strerror}; give another --runs-dir")
+    return UserError(f"cannot write {path}: {error.strerror or error}; give another --runs-dir")
 
 
 def _read(path: Path) -> bytes | None:
@@ -69,12 +75,20 @@ def _read(path: Path) -> bytes | None:
         return path.read_bytes()
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}; mend that first") from None
 
 
-def _put_aside(path: Path, why: str) -> None:
-    aside = path.with_name(f"{path.name}.damaged")
-    path.replace(aside)
-    log.warning("%s is damaged (%s); kept as %s and done again", path, why, aside.name)
+def _put_aside(why: str, *paths: Path) -> None:
+    """Renames the files of one thing that is damaged, as far as they are there."""
+    for path in paths:
+        try:
+            path.replace(path.with_name(f"{path.name}.damaged"))
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise _storage_error(error, path) from error
+    log.warning("%s is damaged (%s): kept as *.damaged, and done again", paths[0], why)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,11 +123,26 @@ class _Manifest:
     seconds: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Entry:
+    """A file of the ledger; the digest tells a row that was changed from one that was written."""
+
+    __pydantic_config__ = STRICT
+
+    digest: str
+    row: Row
+
+
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """The finished trainings of a run, one file each, by task id."""
+    """The finished trainings of a run, one file each, by task id.
+
+    Attributes:
+        read_only: whether a damaged row stays where it is; it counts as missing in any case.
+    """
 
     directory: Path
+    read_only: bool = False
 
     def find(self, task_id: str) -> Row | None:
         """Returns the row of a task, None if it is not finished."""
@@ -122,20 +151,22 @@ class Ledger:
         if data is None:
             return None
         try:
-            row = decode(Row, data, path.name)
+            entry = decode(_Entry, data, path.name)
+            if digest(entry.row) != entry.digest:
+                raise UserError("the row is not the one that was written")
+            if entry.row.task.id != task_id:
+                raise UserError("it holds another row")
         except UserError as error:
-            _put_aside(path, str(error))
+            if not self.read_only:
+                _put_aside(str(error), path)
             return None
-        if row.task.id != task_id:
-            _put_aside(path, "it holds another row")
-            return None
-        return row
+        return entry.row
 
     def add(self, row: Row) -> None:
         """Adds a finished row. A row that is there stands: the same task gives the same row."""
         path = self.directory / f"{row.task.id}.json"
         if not path.exists():
-            write_atomic(path, canonical(row))
+            write_atomic(path, canonical(_Entry(digest=digest(row), row=row)))
 
     def rows(self) -> Iterator[Row]:
         """All rows."""
@@ -143,13 +174,6 @@ class Ledger:
             row = self.find(path.stem)
             if row is not None:
                 yield row
-
-    def forget_failures(self) -> int:
-        """Removes failed rows so that they are tried again, and returns how many there were."""
-        failed = [row for row in self.rows() if row.status == "failed"]
-        for row in failed:
-            (self.directory / f"{row.task.id}.json").unlink()
-        return len(failed)
 
 
 class RunStore:
@@ -163,7 +187,7 @@ class RunStore:
     def __init__(self, directory: Path, read_only: bool = False) -> None:
         self.directory = directory
         self._read_only = read_only
-        self.ledger = Ledger(directory / "ledger")
+        self.ledger = Ledger(directory / "ledger", read_only)
         self.checkpoints = directory / "checkpoints"
         self.weights = directory / "weights"
         self.logs = directory / "logs"
@@ -178,17 +202,41 @@ class RunStore:
         data = _read(path)
         if data is None:
             raise UserError(f"there is no run at {self.directory}; see `hacscale run --help`")
-        newest = decode(_Format, data, str(path)).format
-        if newest > FORMAT:
+        self._refuse_newer(data)
+        try:
+            return decode(RunInfo, data, str(path))
+        except UserError as error:
             raise UserError(
-                f"{self.directory} was written by a newer hacscale (format {newest}, this one "
-                f"knows {FORMAT}); update hacscale"
-            )
-        return decode(RunInfo, data, str(path))
+                f"{error}; repeat `hacscale run RECIPE --name {self.directory.name} --runs-dir "
+                f"{shlex.quote(str(self.directory.parent))}`: finished work is kept"
+            ) from None
 
     def write_info(self, info: RunInfo) -> None:
-        """Writes ``run.json``."""
-        write_atomic(self.directory / "run.json", pretty(info))
+        """Writes ``run.json``.
+
+        Raises:
+            UserError: a newer version has written there, or it cannot be written.
+        """
+        path = self.directory / "run.json"
+        data = _read(path)
+        if data is not None:
+            self._refuse_newer(data)
+            try:
+                decode(RunInfo, data, path.name)
+            except UserError as error:
+                _put_aside(str(error), path)
+        write_atomic(path, pretty(info))
+
+    def _refuse_newer(self, data: bytes) -> None:
+        try:
+            found = decode(_Format, data, "run.json").format
+        except UserError:  # damaged, and so of no version
+            return
+        if found > FORMAT:
+            raise UserError(
+                f"{self.directory} was written by a newer hacscale (format {found}, this one "
+                f"knows {FORMAT}); update hacscale"
+            )
 
     @contextmanager
     def lock(self) -> Generator[None]:
@@ -206,12 +254,24 @@ class RunStore:
                 f"another process drives the run {self.directory}; wait for it, stop it, or "
                 "give another --name"
             ) from None
+        except NotImplementedError as error:
+            raise UserError(
+                f"cannot lock {self.directory}: {error}; give a --runs-dir on another file system"
+            ) from error
         except OSError as error:
             raise _storage_error(error, self.directory) from error
         try:
+            self._remove_temporaries()
             yield
         finally:
             lock.release()
+
+    def _remove_temporaries(self) -> None:
+        """Removes what writers left that were killed."""
+        for pattern in (f".*{_TEMPORARY}", f"*/.*{_TEMPORARY}"):
+            for path in self.directory.glob(pattern):
+                with suppress(OSError):
+                    path.unlink()
 
     def record_epoch(self, task_id: str, epoch: int) -> None:
         """Notes in ``logs/epochs.log`` that a worker has trained one epoch of a task.
@@ -243,16 +303,18 @@ class RunStore:
             run: computes the output.
 
         Raises:
-            UserError: the store is read-only and the stage not complete.
+            Unfinished: the store is read-only and the stage not complete.
+            UserError: the output cannot be written.
         """
         directory = self.directory / f"{name}-{digest([name, uses])}"
         known = self._committed(directory, kind)
         if known is not None:
             return known
         if self._read_only:
-            raise UserError(
+            raise Unfinished(
                 f"the {name} stage of {self.directory} is not complete; "
-                f"`hacscale resume {self.directory}` goes on with it"
+                f"`hacscale resume {shlex.quote(str(self.directory))}` goes on with it",
+                stage=name,
             )
         began = time.monotonic()
         output = run()
@@ -271,24 +333,44 @@ class RunStore:
         """Whether a stage is complete for these ``uses``."""
         return (self.directory / f"{name}-{digest([name, uses])}" / "manifest.json").exists()
 
+    def forget_failures(self, stages: Iterable[str]) -> None:
+        """Removes failed rows, so that they are tried again.
+
+        Args:
+            stages: those that are complete in spite of failed rows; they are open again.
+        """
+        failed = [row for row in self.ledger.rows() if row.status == "failed"]
+        opened = [
+            path for name in stages for path in self.directory.glob(f"{name}-*/manifest.json")
+        ]
+        try:
+            for path in opened if failed else ():
+                path.unlink(missing_ok=True)
+            for row in failed:
+                (self.ledger.directory / f"{row.task.id}.json").unlink(missing_ok=True)
+        except OSError as error:
+            raise _storage_error(error, self.directory) from error
+
     def committed_stages(self) -> list[str]:
         """Names of the stages that are complete, for some recipe."""
         found = self.directory.glob("*-*/manifest.json")
         return sorted({path.parent.name.rpartition("-")[0] for path in found})
 
     def _committed(self, directory: Path, kind: type[T]) -> T | None:
-        path = directory / "manifest.json"
-        data = _read(path)
+        paths = [directory / "manifest.json", directory / "output.json"]
+        data, output = map(_read, paths)
         if data is None:
             return None
-        output = _read(directory / "output.json") or b""
         try:
-            manifest = decode(_Manifest, data, path.name)
-            if manifest.sha256 != hashlib.sha256(output).hexdigest():
+            manifest = decode(_Manifest, data, "manifest.json")
+            if manifest.key != directory.name:
+                raise UserError("manifest.json is that of another stage")
+            if output is None or manifest.sha256 != hashlib.sha256(output).hexdigest():
                 raise UserError("output.json is not the one that was committed")
             return decode(kind, output, "output.json")
         except UserError as error:
-            _put_aside(path, str(error))
+            if not self._read_only:
+                _put_aside(str(error), *paths)
             return None
 
 

@@ -1,6 +1,5 @@
 """Trainings as Ray Tune trials: failures become rows, killed workers start again."""
 
-import json
 import os
 import signal
 import threading
@@ -65,7 +64,7 @@ def test_failures_are_recorded_and_the_others_go_on(
     crashes = replace(task, data="another data set")
     runner.run_tasks("mixed", [diverges, crashes, never_learns, good])
 
-    def row(task: TrainingTask):  # noqa: ANN202
+    def row(task: TrainingTask):
         found = runner.store.ledger.find(task.id)
         assert found is not None
         return found
@@ -115,12 +114,9 @@ def test_a_killed_final_worker_repeats_one_epoch_at_most(
     assert len(workers_of(runner.store, victim)) == 2
     assert len(epochs_of(runner.store, victim)) <= 31
     assert (runner.store.directory / trained.weights).exists()
-    assert (
-        json.loads((runner.store.ledger.directory / f"{victim.id}.json").read_text())[
-            "test_accuracy"
-        ]
-        == trained.test_accuracy
-    )
+    row = runner.store.ledger.find(victim.id)
+    assert row is not None
+    assert row.test_accuracy == trained.test_accuracy
 
 
 def workers_of(store: RunStore, task: TrainingTask) -> list[int]:
@@ -150,10 +146,10 @@ def test_asha_stops_bad_trainings_and_leaves_rows(
     settings = Alpha(trials=4, batch=4, repeats=2, scheduler="asha")
     training = replace(TRAINING, epochs=8)
 
-    def candidate(alpha: float):  # noqa: ANN202
+    def candidate(alpha: float):
         return specs[min(int(alpha * 4), 3)]
 
-    def tasks_of(spec) -> list[TrainingTask]:  # noqa: ANN001
+    def tasks_of(spec) -> list[TrainingTask]:
         # The second repeat cannot learn, so it is the one to be stopped.
         return [replace(task, spec=spec, training=replace(training, lr=lr)) for lr in (0.05, 1e-9)]
 

@@ -43,7 +43,7 @@ from engine.store import RunStore
 from engine.widening import NetworkWidening
 from searchers.alpha import AlphaSearcher
 from searchers.widths import sampled_spec
-from trainables.data import load_data
+from trainables.data import ImageData, load_data
 
 T = TypeVar("T")
 
@@ -65,7 +65,7 @@ class Search:
         """What is known of the data set; it is read only when something is trained."""
 
         def run() -> DataFacts:
-            data = load_data(self.recipe.data)
+            data = self._load_data()
             return DataFacts(
                 name=data.name,
                 digest=data.digest,
@@ -93,7 +93,9 @@ class Search:
     def graph(self) -> NetworkGraph:
         """The network before scaling."""
         ref = ModelRef(
-            name=self.recipe.model, classes=self.facts.classes, channels=self.facts.channels
+            name=self.recipe.model,
+            classes=self.facts.classes or self.recipe.task.outputs,
+            channels=self.facts.channels,
         )
         return load_graph(ref, self.recipe.data.resolution)
 
@@ -122,7 +124,7 @@ class Search:
         Raises:
             UserError: the data set is not the one that the run began with.
         """
-        data = load_data(self.recipe.data)
+        data = self._load_data()
         if data.digest != self.facts.digest:
             raise UserError(
                 f"{self.recipe.data.source} has changed since the run {self.store.directory} "
@@ -205,7 +207,7 @@ class Search:
         """Searches α (Eq. 3, 4). Only its resolution is kept."""
         settings = self.recipe.alpha
         most = self._largest_affordable(self.latency_model(profile, baseline), limit)
-        uses = (self.base, settings, self.facts.digest, self.recipe.seed, most)
+        uses = (self.base, settings, self.recipe.task, self.facts.digest, self.recipe.seed, most)
 
         def candidate(alpha: float) -> NetworkSpec:
             return scale_for_alpha(
@@ -219,6 +221,8 @@ class Search:
                     training=settings.training,
                     data=self.facts.digest,
                     seed=self.recipe.seed + repeat,
+                    loss=self.recipe.task.loss,
+                    metric=self.recipe.task.metric,
                 )
                 for repeat in range(settings.repeats)
             ]
@@ -263,6 +267,8 @@ class Search:
                 training=settings.training,
                 data=self.facts.digest,
                 seed=self.recipe.seed,
+                loss=self.recipe.task.loss,
+                metric=self.recipe.task.metric,
                 importance=True,
             )
             for index in range(settings.networks)
@@ -433,6 +439,8 @@ class Search:
             training=self.recipe.train,
             data=self.facts.digest,
             seed=self.recipe.seed,
+            loss=self.recipe.task.loss,
+            metric=self.recipe.task.metric,
             sync_workers=True,
             test=True,
         )
@@ -440,6 +448,9 @@ class Search:
     def _train(self, task: TrainingTask) -> Trained:
         runner = self.runner
         return run_final(task, self.store, runner.data, self.recipe.cluster, self.progress)
+
+    def _load_data(self) -> ImageData:
+        return load_data(self.recipe.data, any_targets=not self.recipe.task.is_classification)
 
     def _start_ray(self) -> None:
         """Starts or joins Ray.

@@ -62,6 +62,42 @@ class Data:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """What is learnt. The defaults are image classification.
+
+    Attributes:
+        loss: ``cross-entropy``, or ``package.module:function`` of (outputs, targets) that returns
+            the mean loss of the batch. The targets are what the data source gives, in its own
+            resolution; where the input is scaled, the function makes the two fit.
+        metric: ``accuracy``, or ``package.module:function`` of (outputs, targets) that returns a
+            score in [0, 1] for every image of the batch, higher is better. Whatever is called
+            accuracy in results and reports is its mean.
+        outputs: what a model factory is called with where the targets are no class numbers.
+    """
+
+    __pydantic_config__ = STRICT
+
+    loss: str = "cross-entropy"
+    metric: str = "accuracy"
+    outputs: int = 1
+
+    def __post_init__(self) -> None:
+        for name, built_in in (("loss", "cross-entropy"), ("metric", "accuracy")):
+            value = getattr(self, name)
+            _require(
+                value == built_in or ":" in value,
+                f"{name} must be {built_in} or package.module:function",
+                value,
+            )
+        _require(self.outputs >= 1, "outputs must be at least 1", self.outputs)
+
+    @property
+    def is_classification(self) -> bool:
+        """Whether the targets must be class numbers."""
+        return self.loss == "cross-entropy" or self.metric == "accuracy"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
     """Where latency counts. A profile is valid for one such combination only.
 
@@ -274,6 +310,7 @@ class Recipe:
     width: float = 1.0
     seed: int = 0
     data: Data = field(default_factory=Data)
+    task: Task = field(default_factory=Task)
     limits: Limits
     device: Device = field(default_factory=Device)
     profile: Profile = field(default_factory=Profile)
@@ -297,17 +334,28 @@ class Recipe:
             (self.train.batch_size, self.cluster.final_workers),
         )
 
+        for name, training in self._trainings():
+            _require(
+                self.task.loss == "cross-entropy"
+                or (training.augment, training.mixup, training.label_smoothing) == ("none", 0, 0),
+                f"{name} needs augment none, mixup 0 and label_smoothing 0 with a loss of your own",
+                (training.augment, training.mixup, training.label_smoothing),
+            )
+
+    def _trainings(self) -> tuple[tuple[str, Training], ...]:
+        return (
+            ("train", self.train),
+            ("alpha.training", self.alpha.training),
+            ("sample.training", self.sample.training),
+        )
+
     def check_batches(self, train_images: int) -> None:
         """Checks that every training's batch is filled by the training split.
 
         Raises:
             UserError: one is not.
         """
-        for name, training in (
-            ("train", self.train),
-            ("alpha.training", self.alpha.training),
-            ("sample.training", self.sample.training),
-        ):
+        for name, training in self._trainings():
             if training.batch_size > train_images:
                 raise UserError(
                     f"{name}.batch_size {training.batch_size} is more than the {train_images} "

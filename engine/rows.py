@@ -15,6 +15,7 @@ class TrainingTask:
     Attributes:
         data: digest of the images, labels and split.
         seed: of initialisation, data order and augmentation.
+        loss, metric: as in the recipe's task.
         importance: whether Eq. 5 is collected.
         sync_workers: whether it is the data-parallel final training. Its batch norm sees the
             whole batch, so the number of workers does not belong to the identity.
@@ -27,6 +28,8 @@ class TrainingTask:
     training: Training
     data: str
     seed: int
+    loss: str = "cross-entropy"
+    metric: str = "accuracy"
     importance: bool = False
     sync_workers: bool = False
     test: bool = False

@@ -39,18 +39,23 @@ class ImageData:
     name: str
 
 
-def load_data(config: Data) -> ImageData:
-    """Reads a data set and splits it; the same ``config`` always gives the same arrays.
+def load_data(config: Data, any_targets: bool = False) -> ImageData:
+    """Reads a data set and splits it; the same arguments always give the same arrays.
 
     The validation split is a stratified draw from the training images. ``train_images`` then
     draws from what remains, so it does not change the validation split.
+
+    Args:
+        config: what to read, and how to split it.
+        any_targets: whether a function may give targets that are no class numbers. Such a set
+            has 0 classes and its splits are drawn without strata.
 
     Raises:
         UserError: the source is unknown, missing or damaged, its labels are not 0 to K−1 with
             K ≥ 2, or a split leaves a class without training images.
     """
-    source = read_source(config.source, config.resolution)
-    classes = _count_classes(source)
+    source = read_source(config.source, config.resolution, any_targets)
+    classes = _count_classes(source) if source.train.has_classes else 0
     train, validation = _split(source.train, config, classes)
     channels = train.images.shape[1]
     if source.test.images.shape[1] != channels:
@@ -150,7 +155,7 @@ def _split(full: ImageSet, config: Data, classes: int) -> tuple[ImageSet, ImageS
                 "that the validation split leaves; lower it or leave it out"
             )
         train = train.take(train.draw(config.train_images, rng)[0])
-    lost = np.setdiff1d(np.arange(classes), train.labels)
+    lost = np.setdiff1d(np.arange(classes), train.labels) if classes else np.empty(0)
     if len(lost):
         raise UserError(
             f"no training image of class {lost[0]} is left ({len(lost)} of {classes} classes lost);"
@@ -178,5 +183,5 @@ def _digest(*splits: ImageSet) -> str:
     for split in splits:
         sha.update(repr(split.images.shape).encode())
         sha.update(np.ascontiguousarray(split.images).data)
-        sha.update(split.labels.astype("<i8").tobytes())
+        sha.update(split.labels.astype(split.labels.dtype.newbyteorder("<")).tobytes())
     return sha.hexdigest()[:16]

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
@@ -22,6 +21,7 @@ from engine.store import RunStore
 from trainables.augment import augment, mixup, to_batch
 from trainables.checkpoint import load_checkpoint, save_checkpoint
 from trainables.data import batches
+from trainables.objective import make_objective
 from trainables.schedule import learning_rate
 from trainables.sync_norm import synchronise_norms
 from trainables.tensors import TensorData
@@ -72,6 +72,7 @@ class NetworkTraining:
             synchronise_norms(self.network, self._device)
             self._forward = DistributedDataParallel(self.network)
         training = task.training
+        self._objective = make_objective(task)
         self._optimizer = torch.optim.SGD(
             self.network.parameters(),
             lr=training.lr,
@@ -127,12 +128,8 @@ class NetworkTraining:
         Raises:
             TrainingFailed: no epoch was better than always naming the most frequent class.
         """
-        labels = self._data.validation[1]
-        majority = float(labels.bincount().max()) / len(labels)
-        if max(epoch.val_accuracy for epoch in self.history) <= majority:
-            raise TrainingFailed(
-                f"no epoch was better than naming the most frequent class ({majority:.1%})"
-            )
+        if self.task.metric == "accuracy":
+            self._check_learning()
         test_accuracy = None
         if self.task.test:
             judged = self._judged(len(self.history))
@@ -144,6 +141,14 @@ class NetworkTraining:
             importance=self._meter.means() if self._meter else None,
             test_accuracy=test_accuracy,
         )
+
+    def _check_learning(self) -> None:
+        labels = self._data.validation[1]
+        majority = float(labels.bincount().max()) / len(labels)
+        if max(epoch.val_accuracy for epoch in self.history) <= majority:
+            raise TrainingFailed(
+                f"no epoch was better than naming the most frequent class ({majority:.1%})"
+            )
 
     def state_dict(self) -> dict[str, Tensor]:
         """Returns a copy of the weights that are judged, on the CPU, under their original names."""
@@ -173,7 +178,7 @@ class NetworkTraining:
             batch, target = self._make_input(images[index], labels[index], generator)
             with self._autocast():
                 logits = self._forward(batch)
-            loss = F.cross_entropy(logits.float(), target, label_smoothing=training.label_smoothing)
+            loss = self._objective.loss(logits.float(), target)
             self._optimizer.zero_grad(set_to_none=True)
             loss.backward()
             if self._meter is not None:
@@ -213,7 +218,7 @@ class NetworkTraining:
 
     @torch.no_grad()
     def _evaluate(self, network: nn.Module, split: tuple[Tensor, Tensor]) -> tuple[float, float]:
-        """Returns mean cross-entropy and accuracy; the workers share the images."""
+        """Returns mean loss and score (accuracy); the workers share the images."""
         network.eval()
         images, labels = (tensor[self._rank :: self._world] for tensor in split)
         sums = torch.zeros(2, dtype=torch.float64, device=self._device)
@@ -223,8 +228,9 @@ class NetworkTraining:
             target = labels[first : first + size]
             with self._autocast():
                 logits = network(self._to_input(images[first : first + size]))
-            sums[0] += F.cross_entropy(logits.float(), target, reduction="sum")
-            sums[1] += (logits.argmax(1) == target).sum()
+            loss, scores = self._objective.judge(logits.float(), target)
+            sums[0] += loss * len(target)
+            sums[1] += scores.sum()
         loss, correct = (self._summed(sums) / len(split[1])).tolist()
         return loss, correct
 

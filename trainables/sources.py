@@ -47,7 +47,7 @@ class Source:
     test: ImageSet
 
 
-def read_source(source: str, resolution: int) -> Source:
+def read_source(source: str, resolution: int, any_targets: bool) -> Source:
     """Reads a data set; pictures of another size are cropped to squares and resized.
 
     Args:
@@ -72,7 +72,7 @@ def read_source(source: str, resolution: int) -> Source:
         case "parquet", _:
             return _parquet(Path(rest).expanduser(), resolution)
         case _ if _is_function(kind, rest):
-            return _function(source, resolution)
+            return _function(source, resolution, any_targets)
         case _:
             raise UserError(f"unknown data source {source!r}{nearest(kind.lower(), _SOURCES)}")
 
@@ -110,7 +110,8 @@ def _cifar(name: str, dataset: type[CIFAR10], resolution: int) -> Source:
             "use another network, or a copy of it with data=parquet:PATH"
         ) from error
     train, test = (
-        _from_arrays(name, split.data, np.asarray(split.targets), resolution) for split in splits
+        _from_arrays(name, split.data, np.asarray(split.targets), resolution, any_targets=False)
+        for split in splits
     )
     return Source(name=name, train=train, test=test)
 
@@ -231,8 +232,12 @@ def _reading(file: Path) -> Generator[None]:
         raise UserError(f"cannot read the Parquet file {file} ({one_line(error)})") from error
 
 
-def _function(reference: str, resolution: int) -> Source:
+def _function(reference: str, resolution: int, any_targets: bool) -> Source:
     """``((train_images, train_labels), (test_images, test_labels))`` of the user's function."""
+
+    def read(split: str, images: Any, labels: Any) -> ImageSet:
+        return _from_arrays(f"{reference}, {split}", images, labels, resolution, any_targets)
+
     function = import_function(reference, "data source")
     try:
         result = function()
@@ -242,8 +247,8 @@ def _function(reference: str, resolution: int) -> Source:
         case ((train_images, train_labels), (test_images, test_labels)):
             return Source(
                 name=reference,
-                train=_from_arrays(f"{reference}, train", train_images, train_labels, resolution),
-                test=_from_arrays(f"{reference}, test", test_images, test_labels, resolution),
+                train=read("train", train_images, train_labels),
+                test=read("test", test_images, test_labels),
             )
         case _:
             raise UserError(
@@ -252,14 +257,22 @@ def _function(reference: str, resolution: int) -> Source:
             )
 
 
-def _from_arrays(where: str, images: Any, labels: Any, resolution: int) -> ImageSet:
+def _from_arrays(
+    where: str, images: Any, labels: Any, resolution: int, any_targets: bool
+) -> ImageSet:
     """Arrays in either layout, checked."""
     for what, array in (("images", images), ("labels", labels)):
         if not isinstance(array, np.ndarray):
             found = type(array).__name__
             raise UserError(f"{where}: {what} must be a numpy array, not {found}")
-    if not np.issubdtype(labels.dtype, np.integer):
-        raise UserError(f"{where}: labels must be integers, not {labels.dtype}")
+    whole = np.issubdtype(labels.dtype, np.integer)
+    if not any_targets and not (whole and labels.ndim == 1):
+        raise UserError(
+            f"{where}: labels must be integers with one axis, not {labels.dtype} with "
+            f"{labels.ndim}; other targets need task.loss and task.metric of your own"
+        )
+    if not (np.issubdtype(labels.dtype, np.number) or labels.dtype == bool):
+        raise UserError(f"{where}: targets must be numbers, not {labels.dtype}")
     try:
         check_images(images)
     except ValueError as error:
@@ -271,7 +284,9 @@ def _from_arrays(where: str, images: Any, labels: Any, resolution: int) -> Image
             f"not both or none: the shape is {images.shape}"
         )
     pixels = images if channels_first else images.transpose(0, 3, 1, 2)
-    return _image_set(where, resize(pixels, resolution), labels.astype(np.int64))
+    return _image_set(
+        where, resize(pixels, resolution), labels.astype(np.int64 if whole else np.float32)
+    )
 
 
 def _image_set(where: str, images: np.ndarray, labels: np.ndarray) -> ImageSet:

@@ -1,0 +1,73 @@
+"""What a training minimises and is judged by: cross-entropy and accuracy, or the user's own."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from engine.errors import UserError
+from engine.networks import import_function
+from engine.rows import TrainingTask
+
+_Function = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """Loss and metric of one task, both functions of outputs and targets.
+
+    Attributes:
+        loss: what is minimised, the mean over the batch.
+        plain_loss: the same without label smoothing, to judge with.
+        metric: a score for every image, N, in [0, 1].
+    """
+
+    loss: _Function
+    plain_loss: _Function
+    metric: _Function
+
+    def judge(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the mean loss of a batch and the score of every image.
+
+        Raises:
+            UserError: the user's functions return something else.
+        """
+        loss, scores = self.plain_loss(outputs, targets), self.metric(outputs, targets)
+        if loss.ndim != 0:
+            raise UserError(f"task.loss must return one number, not a shape of {tuple(loss.shape)}")
+        if scores.shape != (len(targets),):
+            raise UserError(
+                f"task.metric must return one score for each of {len(targets)} images, not a shape "
+                f"of {tuple(scores.shape)}"
+            )
+        return loss, scores
+
+
+def make_objective(task: TrainingTask) -> Objective:
+    """Returns the loss and metric that a task names.
+
+    Raises:
+        UserError: a function of the user cannot be imported.
+    """
+    smoothing = task.training.label_smoothing
+
+    def smoothed(outputs: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(outputs, targets, label_smoothing=smoothing)
+
+    if task.loss == "cross-entropy":
+        loss, plain_loss = smoothed, F.cross_entropy
+    else:
+        loss = plain_loss = cast(_Function, import_function(task.loss, "task.loss"))
+    metric = (
+        _hits
+        if task.metric == "accuracy"
+        else cast(_Function, import_function(task.metric, "task.metric"))
+    )
+    return Objective(loss, plain_loss, metric)
+
+
+def _hits(outputs: Tensor, targets: Tensor) -> Tensor:
+    return (outputs.argmax(1) == targets).to(torch.float64)

@@ -100,6 +100,11 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--figures", type=Path, metavar="DIR", help="write the figures there too")
     report.set_defaults(command=_report)
 
+    export = commands.add_parser("export", help="write the result for use without this program")
+    _add_run(export)
+    export.add_argument("--out", type=Path, metavar="DIR", help="default: RUN/export")
+    export.set_defaults(command=_export)
+
     allocate = commands.add_parser("allocate", help="widths for other limits; trains nothing")
     _add_run(allocate)
     _add_limits(allocate)
@@ -240,6 +245,18 @@ def _report(arguments: argparse.Namespace, console: Console) -> None:
         raise UserError(f"cannot write {error.filename}: {error.strerror}") from error
     console.print(render_summary(record))
     console.print(f"report: {(directory / 'report.html').resolve()}", soft_wrap=True)
+
+
+def _export(arguments: argparse.Namespace, console: Console) -> None:
+    directory = _directory(arguments)
+    from cluster.driver import read_run
+    from engine.export import export_run
+
+    out = directory / "export" if arguments.out is None else arguments.out
+    exported = export_run(read_run(directory), directory, out)
+    for name, check in exported.checks.items():
+        console.print(f"{name}: logits off by {check.largest_difference:.1g} at most")
+    console.print(f"export: {out.resolve()}", soft_wrap=True)
 
 
 def _allocate(arguments: argparse.Namespace, console: Console) -> None:

@@ -1,97 +1,129 @@
 """A network whose widths and resolution can change: groups, costs, and modules of any size."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
+from typing import Any
 
 import torch
-from torch import fx
+from torch import Tensor, fx, nn
 
-from engine.building import build_module
+from engine.building import initial_values, initialise, replacements, skeleton
 from engine.channels import Channels
 from engine.costs import LayerCost, NetworkCost
 from engine.errors import UserError
+from engine.groups import WidthGroup, select
+from engine.names import parse_name
 from engine.networks import make_network
+from engine.ops import Op
+from engine.shapes import BaseRun, MetaRun, NodeFailed, Shape, shapes_of
 from engine.spec import ModelRef, NetworkSpec
 from engine.tracing import Traced, trace
 
 
+@dataclass(frozen=True, slots=True)
+class Count:
+    """A number of channels: some that are fixed, and multiples of the widths of groups."""
+
+    fixed: int
+    terms: tuple[tuple[str, int], ...]
+
+    def at(self, widths: Mapping[str, int]) -> int:
+        """Returns the number at these widths."""
+        return self.fixed + sum([times * widths[group] for group, times in self.terms])
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WidthGroup:
-    """Channels that must change together: the unit that is widened.
+class SizedOp:
+    """An op at one resolution.
 
     Attributes:
-        name: the first layer that writes them, with ``#k`` if that layer writes several groups.
-        base: channels in the network as written.
-        multiple: a width must be a multiple of this.
-        writers: convolutions and linear layers whose output channels these are.
-        coupled: why they change together, one sentence for each coupling.
+        shape: of its output in the network as written, with the batch in front.
+        fold_in, fold_out: positions that a flatten has made channels, for each channel that it
+            reads and writes.
+        cin, cout, learnt: numbers of channels, times these positions.
     """
 
-    name: str
-    base: int
-    multiple: int
-    writers: tuple[str, ...]
-    coupled: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _Size:
-    """Height and width of an op's input and output, and the factor that flattening left."""
-
+    op: Op
+    shape: Shape
+    fold_in: int
+    fold_out: int
+    cin: Count
+    cout: Count
+    learnt: Count
     hin: int
     win: int
     hout: int
     wout: int
-    fold_in: int
-    fold_out: int
 
 
 class NetworkGraph:
     """A traced network. Immutable; make one with `load_graph`."""
 
     def __init__(self, ref: ModelRef, traced: Traced) -> None:
+        """Finds the width groups.
+
+        Raises:
+            UserError: none may change, or a pattern of its name takes a group apart or fits none.
+        """
         self.ref = ref
-        self._traced = traced
-        self._axes = [(self._resolved(op.cin), self._resolved(op.cout)) for op in traced.ops]
-        self.groups = self._find_groups()
+        self.traced = traced
+        found = self._find_groups()
+        chosen = {group.name for group in select(list(found.values()), parse_name(ref.name))}
+        self._name_of = {var: g.name for var, g in found.items() if g.name in chosen}
+        self.groups = tuple(g for g in found.values() if g.name in chosen)
         self._by_name = {group.name: group for group in self.groups}
-        self._sizes = cache(self._compute_sizes)
-        if not self.groups:
-            raise UserError(f"model {ref.name!r} has no width that may change")
+        self.sized_ops = cache(self._sized_ops)
 
     # Groups ----------------------------------------------------------------------------------
 
-    @cached_property
-    def _variable_of(self) -> dict[str, int]:
-        return {name: var for var, name in self._name_of.items()}
-
-    def _find_groups(self) -> tuple[WidthGroup, ...]:
-        variables = self._traced.variables
+    def _find_groups(self) -> dict[int, WidthGroup]:
+        variables = self.traced.variables
         writers: dict[int, list[str]] = {}
         names: dict[int, str] = {}
-        for op, (_, cout) in zip(self._traced.ops, self._axes, strict=True):
-            if op.kind not in ("conv", "linear") or op.repeated:
+        for op in self.traced.ops:
+            if op.kind not in ("conv", "conv_transpose", "linear") or op.repeated:
                 continue
-            free = [var for var, _ in cout if not variables.is_fixed(var)]
-            for k, var in enumerate(dict.fromkeys(free)):
-                suffix = f"#{k}" if len(set(free)) > 1 else ""
-                names.setdefault(var, op.module + suffix)
+            written = (segment.var for segment in variables.resolve(op.cout))
+            free = list(dict.fromkeys(var for var in written if not variables.fixed(var)))
+            for k, var in enumerate(free):
+                names.setdefault(var, op.module + (f"#{k}" if len(free) > 1 else ""))
                 writers.setdefault(var, []).append(op.module)
-        self._name_of = names
-        return tuple(
-            WidthGroup(
-                name=names[var],
+        return {
+            var: WidthGroup(
+                name=name,
                 base=variables.size(var),
                 multiple=variables.multiple(var),
                 writers=tuple(writers[var]),
-                coupled=tuple(dict.fromkeys(variables.reasons.get(var, []))),
+                coupled=variables.reasons(var),
             )
-            for var in names
-        )
+            for var, name in names.items()
+        }
 
-    def _resolved(self, axis: Channels) -> tuple[tuple[int, int], ...]:
-        return tuple((s.var, s.times) for s in self._traced.variables.resolve(axis))
+    @cached_property
+    def fixed(self) -> dict[str, str]:
+        """Layers that write channels whose number does not change, and why."""
+        variables = self.traced.variables
+        found: dict[str, str] = {}
+        for op in self.traced.ops:
+            if op.kind in ("conv", "conv_transpose", "linear"):
+                written = [segment.var for segment in variables.resolve(op.cout)]
+                kept = [var for var in written if var not in self._name_of]
+                part = ", a part" if len(kept) < len(written) else ""
+                for var in kept:
+                    found[op.module] = (variables.fixed(var) or "excluded") + part
+        return found
+
+    @property
+    def positions(self) -> dict[str, int]:
+        """Linear layers that change with the resolution: the positions they were written for."""
+        return dict(self.traced.positions)
+
+    @property
+    def unused(self) -> tuple[str, ...]:
+        """Layers that are not called in evaluation mode, and left out of what is built."""
+        return self.traced.unused
 
     def group(self, name: str) -> WidthGroup:
         """Returns the group of that name."""
@@ -105,9 +137,11 @@ class NetworkGraph:
     @cache  # noqa: B019 - graphs are few and live as long as the program
     def touched(self, group: str) -> tuple[int, ...]:
         """Returns the indexes of the layers whose cost depends on the width of ``group``."""
-        var = self._variable_of[group]
+        variables = self.traced.variables
         return tuple(
-            i for i, (cin, cout) in enumerate(self._axes) if any(v == var for v, _ in (*cin, *cout))
+            i
+            for i, op in enumerate(self.traced.ops)
+            if any(self._name_of.get(s.var) == group for s in variables.resolve(op.cin + op.cout))
         )
 
     # Specs -----------------------------------------------------------------------------------
@@ -123,8 +157,8 @@ class NetworkGraph:
         return NetworkSpec(model=self.ref, resolution=resolution, widths=widths)
 
     def check_resolution(self, resolution: int) -> None:
-        """Raises a UserError if some window does not fit at that resolution."""
-        self._sizes(resolution)
+        """Raises a UserError if the network cannot take images of that side."""
+        self.sized_ops(resolution)
 
     def _check(self, spec: NetworkSpec) -> None:
         if spec.model != self.ref or [g for g, _ in spec.widths] != [g.name for g in self.groups]:
@@ -139,83 +173,104 @@ class NetworkGraph:
     def cost(self, spec: NetworkSpec) -> NetworkCost:
         """Returns what every layer costs. Layers stand in execution order."""
         self._check(spec)
-        width_of = spec.width_of
-        return NetworkCost(
-            tuple(
-                self.layer_cost(i, width_of, spec.resolution) for i in range(len(self._traced.ops))
-            )
-        )
+        widths = spec.width_of
+        layers = self.sized_ops(spec.resolution)
+        return NetworkCost(tuple([_layer_cost(layer, widths) for layer in layers]))
 
     def layer_cost(self, index: int, widths: Mapping[str, int], resolution: int) -> LayerCost:
         """Returns what one layer costs."""
-        op = self._traced.ops[index]
-        size = self._sizes(resolution)[index]
-        axis_in, axis_out = self._axes[index]
-        cin = self._width(axis_in, widths) * size.fold_in
-        cout = self._width(axis_out, widths) * size.fold_out
-        kernel = op.window.kernel if op.window else (1, 1)
-        groups = op.groups or cin
-        macs = params = 0
-        if op.kind == "conv":
-            weights = kernel[0] * kernel[1] * (cin // groups) * cout
-            macs = weights * size.hout * size.wout
-            params = weights + cout * op.bias
-        elif op.kind == "linear":
-            macs = cin * cout
-            params = macs + cout * op.bias
-        else:
-            params = op.affine * cout
-        return LayerCost(
-            name=op.name,
-            kind=op.kind,
-            cin=cin,
-            cout=cout,
-            hin=size.hin,
-            win=size.win,
-            hout=size.hout,
-            wout=size.wout,
-            kernel=kernel,
-            stride=op.window.stride[0] if op.window else 1,
-            groups=groups,
-            macs=macs,
-            params=0 if op.repeated else params,
-            inputs=len(op.inputs) if op.kind in ("add", "mul") else 1,
+        return _layer_cost(self.sized_ops(resolution)[index], widths)
+
+    def shapes(self, spec: NetworkSpec) -> dict[str, Shape]:
+        """Returns the shape of every op's output, by its name, for two images."""
+        widths = spec.width_of
+        found: dict[str, Shape] = {}
+        for layer in self.sized_ops(spec.resolution):
+            shape = list(layer.shape)
+            if layer.op.axis is not None:
+                shape[layer.op.axis] = layer.cout.at(widths) // layer.op.parts
+            found[layer.op.name] = tuple(shape)
+        return found
+
+    def _sized_ops(self, resolution: int) -> tuple[SizedOp, ...]:
+        shapes = self._base_shapes(resolution)
+        layers: list[SizedOp] = []
+        for op in self.traced.ops:
+            shape = shapes[op.name]
+            # Of several inputs the largest counts: the others are broadcast over it.
+            before = [layers[i] for i in op.inputs if i >= 0]
+            fold_in = max((layer.fold_out for layer in before), default=1)
+            *more, hout, wout = (1, 1, *(shape[i] for i in op.space))
+            hout *= math.prod(more)
+            fold = math.prod(shape[1:]) // (hout * wout * self.traced.variables.width(op.cout))
+            layers.append(
+                SizedOp(
+                    op=op,
+                    shape=shape,
+                    fold_in=fold_in,
+                    fold_out=fold,
+                    cin=self.count(op.cin, fold_in),
+                    cout=self.count(op.cout, fold),
+                    learnt=self.count(op.learnt, fold),
+                    hin=max((layer.hout for layer in before), default=resolution),
+                    win=max((layer.wout for layer in before), default=resolution),
+                    hout=hout,
+                    wout=wout,
+                )
+            )
+        return tuple(layers)
+
+    def _base_shapes(self, resolution: int) -> dict[str, Shape]:
+        try:
+            with torch.no_grad():
+                values = BaseRun(self.traced.root).values(self.ref.channels, resolution)
+        except NodeFailed as error:
+            raise self._too_small(resolution, str(error)) from None
+        shapes = shapes_of(values)
+        empty = next((name for name, shape in shapes.items() if 0 in shape), None)
+        if empty is not None:
+            raise self._too_small(resolution, f"nothing is left after {empty}")
+        return shapes
+
+    def _too_small(self, resolution: int, why: str) -> UserError:
+        return UserError(
+            f"model {self.ref.name!r} cannot take {resolution}×{resolution} px: {why}; give "
+            "another resolution, mostly a larger one"
         )
 
-    def _width(self, axis: tuple[tuple[int, int], ...], widths: Mapping[str, int]) -> int:
-        total = 0
-        for var, times in axis:
-            name = self._name_of.get(var)
-            total += times * (self._traced.variables.size(var) if name is None else widths[name])
-        return total
-
-    def _compute_sizes(self, resolution: int) -> tuple[_Size, ...]:
-        sizes: list[_Size] = []
-        for op in self._traced.ops:
-            # Of several inputs the largest counts: the others are broadcast over it.
-            before = [sizes[i] for i in op.inputs if i >= 0]
-            h = max((s.hout for s in before), default=resolution)
-            w = max((s.wout for s in before), default=resolution)
-            fold = max((s.fold_out for s in before), default=1)
-            out = (h, w)
-            if op.pooled_to is not None:
-                out = op.pooled_to
-            elif op.window is not None:
-                out = op.window.output_size((h, w))
-            if min(out) < 1:
-                raise UserError(
-                    f"model {self.ref.name!r} cannot take {resolution}×{resolution} px: nothing "
-                    f"is left after {op.module or op.name}; give a larger resolution"
-                )
-            if op.flattens:
-                sizes.append(_Size(h, w, 1, 1, fold, fold * h * w))
-            elif op.kind == "linear":
-                sizes.append(_Size(1, 1, 1, 1, fold, 1))
+    def count(self, axis: Channels, fold: int = 1) -> Count:
+        """Returns the number of channels of ``axis``, times ``fold``, as it depends on widths."""
+        fixed = 0
+        terms: dict[str, int] = {}
+        for segment in self.traced.variables.resolve(axis):
+            name = self._name_of.get(segment.var)
+            if name is None:
+                fixed += self.traced.variables.width([segment]) * fold
             else:
-                sizes.append(_Size(h, w, *out, fold, fold))
-        return tuple(sizes)
+                terms[name] = terms.get(name, 0) + segment.times * fold
+        return Count(fixed, tuple(terms.items()))
 
     # Modules ---------------------------------------------------------------------------------
+
+    def skeleton(self, spec: NetworkSpec) -> fx.GraphModule:
+        """Returns a module with the widths of ``spec`` on the meta device, without values."""
+        return skeleton(self.traced, self.cost(spec), self._lengths(spec))
+
+    def replacements(self, spec: NetworkSpec, group: str) -> dict[str, nn.Module | Tensor]:
+        """Returns the layers and parameters that ``group`` changes, with the widths of ``spec``.
+
+        They are on the meta device, by their names.
+        """
+        base = self._lengths(self.spec(spec.resolution))
+        changed = {n: length for n, length in self._lengths(spec).items() if length != base[n]}
+        return replacements(self.traced, self.cost(spec), changed, self.touched(group))
+
+    def _lengths(self, spec: NetworkSpec) -> dict[str, int]:
+        widths = spec.width_of
+        return {
+            name: self.count(channels).at(widths)
+            for name, (channels, _) in self.traced.parameters.items()
+        }
 
     def build(self, spec: NetworkSpec, seed: int) -> fx.GraphModule:
         """Returns a freshly initialised module with the widths of ``spec``.
@@ -226,48 +281,89 @@ class NetworkGraph:
         Raises:
             UserError: the network cannot take the resolution of ``spec``.
         """
-        cost = self.cost(spec)
-        return build_module(self._traced.root, self._traced.ops, cost, self._traced.constants, seed)
+        return initialise(self.skeleton(spec), self.traced, self._initial, seed)
 
-    def verify(self, resolution: int) -> None:
+    @cached_property
+    def _initial(self) -> dict[str, Tensor]:
+        # The network was traced without values, so here it is made a second time.
+        return initial_values(make_network(self.ref))
+
+    def verify(self, spec: NetworkSpec) -> None:
         """Checks the followed shapes against PyTorch's own, on the meta device.
 
         Raises:
-            UserError: they differ at some node; the network does something that was misread.
+            UserError: they differ at some node, or the network with these widths does not run.
         """
-        cost = NetworkCost(
-            tuple(
-                self.layer_cost(i, {g.name: g.base for g in self.groups}, resolution)
-                for i in range(len(self._traced.ops))
+        try:
+            with torch.no_grad():
+                run = MetaRun(self.skeleton(spec).eval())
+                found = self.difference(spec, run.values(self.ref.channels, spec.resolution))
+        except NodeFailed as error:
+            found = str(error)
+        if found:
+            raise UserError(
+                f"model {self.ref.name!r} does not work with other widths: {found}; it does "
+                "something that cannot be followed"
             )
-        )
-        shapes = _ShapeReader(self._traced.root)
-        shapes.run(torch.empty(1, self.ref.channels, resolution, resolution, device="meta"))
-        for op, layer in zip(self._traced.ops, cost.layers, strict=True):
-            shape = shapes.shape_of[op.name]
-            followed = (layer.cout, layer.hout, layer.wout)[: len(shape) - 1]
-            if tuple(shape[1:]) != followed:
-                raise UserError(
-                    f"model {self.ref.name!r}, node {op.name}: its shape is {tuple(shape[1:])}, "
-                    f"followed as {followed}; the op is used in a way that is not known"
-                )
+
+    def difference(self, spec: NetworkSpec, values: dict[fx.Node, Any]) -> str:
+        """Says which op of a run has another shape than the graph says, "" if none has.
+
+        Args:
+            spec: of the network that was run.
+            values: see `engine.shapes.MetaRun.values`.
+        """
+        shapes = shapes_of(values)
+        for name, followed in self.shapes(spec).items():
+            if shapes[name] != followed:
+                return f"node {name}: its shape is {shapes[name]}, followed as {followed}"
+        return ""
 
 
-class _ShapeReader(fx.Interpreter):
-    def __init__(self, module: fx.GraphModule) -> None:
-        super().__init__(module)
-        self.shape_of: dict[str, torch.Size] = {}
+def _layer_cost(layer: SizedOp, widths: Mapping[str, int]) -> LayerCost:
+    op = layer.op
+    cin, cout = layer.cin.at(widths), layer.cout.at(widths)
+    groups = op.groups or cin
+    weights = macs = 0
+    if op.kind == "conv":
+        weights = op.kernel[0] * op.kernel[1] * (cin // groups) * cout
+        macs = weights * layer.hout * layer.wout
+    elif op.kind == "conv_transpose":
+        weights = op.kernel[0] * op.kernel[1] * (cin // groups) * cout
+        macs = weights * layer.hin * layer.win
+    elif op.kind == "linear":
+        weights = cin * cout
+        macs = weights * layer.hout * layer.wout
+    return LayerCost(
+        name=op.name,
+        kind=op.kind,
+        cin=cin,
+        cout=cout,
+        hin=layer.hin,
+        win=layer.win,
+        hout=layer.hout,
+        wout=layer.wout,
+        kernel=op.kernel,
+        stride=op.stride[0],
+        groups=groups,
+        macs=macs,
+        params=0 if op.repeated else weights + layer.learnt.at(widths),
+        inputs=len(op.inputs) if op.kind in ("add", "mul") else 1,
+    )
 
-    def run_node(self, n: fx.Node) -> object:
-        result = super().run_node(n)
-        if isinstance(result, torch.Tensor):
-            self.shape_of[n.name] = result.shape
-        return result
+
+def trace_graph(ref: ModelRef, resolution: int) -> NetworkGraph:
+    """Makes the network that ``ref`` names and traces it; see `load_graph`, which checks it too."""
+    module = make_network(ref, without_values=True)
+    traced = trace(module, ref.channels, resolution, ref.name, parse_name(ref.name).pool)
+    graph = NetworkGraph(ref, traced)
+    graph.check_resolution(resolution)
+    return graph
 
 
 @lru_cache(maxsize=32)
 def load_graph(ref: ModelRef, resolution: int) -> NetworkGraph:
-    """Makes the network that ``ref`` names and traces it.
+    """Makes the network that ``ref`` names, traces it, and checks it with other widths.
 
     Args:
         ref: the network.
@@ -276,7 +372,9 @@ def load_graph(ref: ModelRef, resolution: int) -> NetworkGraph:
     Raises:
         UserError: no such network, it cannot be followed, or cannot take that resolution.
     """
-    graph = NetworkGraph(ref, trace(make_network(ref), ref.channels, ref.name))
-    graph.check_resolution(resolution)
-    graph.verify(resolution)
+    graph = trace_graph(ref, resolution)
+    # No two groups grow by the same amount, as far as that can be, so that none stands in for
+    # another.
+    wider = {g.name: g.base + g.multiple * (1 + k % 13) for k, g in enumerate(graph.groups)}
+    graph.verify(graph.spec(resolution).with_widths(wider))
     return graph

@@ -2,12 +2,17 @@
 
 import importlib
 from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 from torchvision import models
 
+from engine.depth import FAMILIES, deepened, repeats
 from engine.errors import UserError, nearest
+from engine.names import parse_name
 from engine.spec import ModelRef
 
 _VGG: dict[str, tuple[tuple[int, ...], ...]] = {
@@ -17,6 +22,9 @@ _VGG: dict[str, tuple[tuple[int, ...], ...]] = {
     "vgg19": ((64, 64), (128, 128), (256,) * 4, (512,) * 4, (512,) * 4),
 }
 """Convolution widths by stage; a max-pool ends every stage."""
+
+_AUXILIARY = ("googlenet", "inception_v3")
+"""Networks of torchvision that have classifiers for training only."""
 
 
 class VGG(nn.Module):
@@ -47,22 +55,68 @@ class VGG(nn.Module):
         return self.classifier(torch.flatten(self.pool(self.features(x)), 1))
 
 
-def make_network(ref: ModelRef) -> nn.Module:
+class _WithoutValues(TorchFunctionMode):
+    """Makes uninitialised tensors, which are to become weights, on the meta device."""
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        place = {"device": "meta"} if func is torch.empty else {}
+        return func(*args, **{**(kwargs or {}), **place})
+
+
+def make_network(ref: ModelRef, without_values: bool = False) -> nn.Module:
     """Builds the network that ``ref`` names, at its own widths.
 
-    A ``package.module:factory`` is called as ``factory(classes)``.
+    A ``package.module:factory`` is called as ``factory(classes)``. The networks of torchvision
+    are given a first convolution for ``ref.channels`` and no auxiliary classifiers.
+
+    Args:
+        ref: the network.
+        without_values: leave the weights on the meta device, which is quick; user code, which may
+            read them, makes them all the same.
 
     Raises:
         UserError: no such name, module or function; or the factory raised.
     """
-    if ref.name in _VGG:
-        return VGG(_VGG[ref.name], ref.classes, ref.channels)
-    if ":" in ref.name:
-        return _call_factory(ref.name, import_function(ref.name, "model"), ref.classes)
-    if ref.name not in models.list_models(module=models):
-        known = [*_VGG, *models.list_models(module=models)]
-        raise UserError(f"unknown model {ref.name!r}{nearest(ref.name, known)}")
-    return models.get_model(ref.name, weights=None, num_classes=ref.classes)
+    name = parse_name(ref.name)
+    if ":" in name.base:
+        if name.depth != 1:
+            raise UserError(
+                f"model {ref.name!r}: depth is for {FAMILIES}; give a factory that makes the "
+                "deeper network"
+            )
+        return _call_factory(name.base, import_function(name.base, "model"), ref.classes)
+    with _WithoutValues() if without_values else nullcontext():
+        if name.base in _VGG:
+            stages = tuple(s[:1] * repeats(len(s), name.depth) for s in _VGG[name.base])
+            return VGG(stages, ref.classes, ref.channels)
+        if name.base not in models.list_models(module=models):
+            known = {*_VGG, *models.list_models(module=models)}
+            raise UserError(f"unknown model {name.base!r}{nearest(name.base, known)}")
+        if name.depth != 1:
+            module = deepened(name.base, name.depth, ref.classes)
+        else:
+            plain = {"aux_logits": False, "init_weights": False}
+            options = plain if name.base in _AUXILIARY else {}
+            module = models.get_model(name.base, weights=None, num_classes=ref.classes, **options)
+        return _with_channels(module, ref.channels)
+
+
+def _with_channels(module: nn.Module, channels: int) -> nn.Module:
+    """Gives a network for colour images a first convolution for ``channels``."""
+    stem = next(layer for layer in module.modules() if isinstance(layer, nn.Conv2d))
+    if channels != stem.in_channels:
+        stem.in_channels = channels
+        stem.weight = nn.Parameter(
+            stem.weight.new_empty(len(stem.weight), channels, *stem.kernel_size)
+        )
+        nn.init.kaiming_normal_(stem.weight, mode="fan_out")
+    return module
 
 
 def import_function(reference: str, what: str) -> Callable[..., object]:

@@ -11,7 +11,8 @@ class ModelRef:
     """The network before scaling, by reference.
 
     Attributes:
-        name: ``"vgg11"``, ``"resnet18"`` (torchvision) or ``"package.module:factory"``.
+        name: ``"vgg11"``, ``"resnet18"`` (torchvision) or ``"package.module:factory"``, with
+            options behind an @, see `engine.names.parse_name`.
         classes: outputs of the classifier.
         channels: channels of the input image.
     """

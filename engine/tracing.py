@@ -1,415 +1,271 @@
 """From an ``nn.Module`` to ops with symbolic channel axes, by torch.fx."""
 
+import dis
+import inspect
 import operator
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+import sys
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
-from torchvision.ops import StochasticDepth
 
-from engine.channels import Channels, ChannelVariables, Mismatch
+from engine.channels import Channels, ChannelVariables, Refusal
 from engine.errors import UserError
-from engine.ops import Op, Window
+from engine.following import Following
+from engine.functions import function_value
+from engine.layers import CHANNEL_LAYERS, is_known, layer_value, passes
+from engine.layout import Value
+from engine.ops import Op
+from engine.shapes import BaseRun, NodeFailed, first_tensor, place
 
-_ACTIVATIONS = (
-    nn.ReLU,
-    nn.ReLU6,
-    nn.LeakyReLU,
-    nn.ELU,
-    nn.SELU,
-    nn.CELU,
-    nn.GELU,
-    nn.SiLU,
-    nn.Mish,
-    nn.Hardswish,
-    nn.Hardsigmoid,
-    nn.Hardtanh,
-    nn.Sigmoid,
-    nn.Tanh,
-    nn.Softplus,
-)
-_ACTIVATION_FUNCTIONS = {
-    torch.relu,
-    F.relu,
-    F.relu6,
-    F.leaky_relu,
-    F.elu,
-    F.gelu,
-    F.silu,
-    F.mish,
-    F.hardswish,
-    F.hardsigmoid,
-    torch.sigmoid,
-    F.sigmoid,
-    torch.tanh,
-    F.tanh,
-    "relu",
-    "relu_",
-    "sigmoid",
-    "tanh",
+_DROPOUTS = {
+    F.dropout: nn.Dropout,
+    F.dropout2d: nn.Dropout2d,
+    F.alpha_dropout: nn.AlphaDropout,
+    F.feature_alpha_dropout: nn.FeatureAlphaDropout,
 }
-_IDENTITIES = (nn.Identity, nn.Dropout, nn.Dropout2d, StochasticDepth)
-_IDENTITY_FUNCTIONS = {F.dropout, F.dropout2d, "contiguous", "clone"}
-_ADDITIONS = {operator.add, operator.iadd, torch.add, "add", "add_"}
-_PRODUCTS = {operator.mul, operator.imul, torch.mul, "mul", "mul_"}
+
+_PLAIN = (bool, int, float, str, type(None))
 
 
-@dataclass(frozen=True, slots=True)
-class _Value:
-    """A tensor while tracing: which op made it, its channel axis, and whether it has H and W."""
-
-    op: int
-    channels: Channels
-    spatial: bool
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Traced:
     """A network as ops.
 
     Attributes:
         root: the traced module on the meta device, every leaf module at its own width.
         ops: in execution order.
-        output: index of the op that makes the network's output.
         variables: the channel variables that the ops' axes refer to.
-        constants: value of every parameter whose elements were all equal at the start, by name.
+        parameters: of those used outside of a layer, by name: the channels and where they lie.
+        positions: of every linear layer whose number of features depends on the resolution, the
+            height × width that it was written for.
+        unused: layers that the network has but does not call in evaluation mode.
     """
 
     root: fx.GraphModule
     ops: tuple[Op, ...]
-    output: int
     variables: ChannelVariables
-    constants: dict[str, float]
+    parameters: dict[str, tuple[Channels, int | None]]
+    positions: dict[str, int]
+    unused: tuple[str, ...]
 
 
 class _Tracer(fx.Tracer):
+    """Takes layers of torch.nn as they are, also subclasses and what only acts in training."""
+
+    proxy_buffer_attributes = True
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        # Found beforehand: what is called while tracing is recorded.
+        self._leaves = {
+            id(m) for m in module.modules() if isinstance(m, CHANNEL_LAYERS) or passes(m)
+        }
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, StochasticDepth) or super().is_leaf_module(m, module_qualified_name)
+        return id(m) in self._leaves or super().is_leaf_module(m, module_qualified_name)
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        """Returns that an assertion holds; any other question is control flow."""
+        frame = sys._getframe(2)  # pyright: ignore[reportPrivateUsage]
+        ahead = [i for i in dis.get_instructions(frame.f_code) if i.offset >= frame.f_lasti][:4]
+        jump = next((n for n, i in enumerate(ahead) if "JUMP" in i.opname), None)
+        if jump is not None and ahead[jump].opname.endswith("IF_TRUE"):
+            behind = " ".join(f"{i.opname} {i.argval}" for i in ahead[jump + 1 :])
+            if "ASSERTION_ERROR" in behind or "AssertionError" in behind:
+                return True
+        return super().to_bool(obj)
 
 
-def trace(module: nn.Module, channels: int, name: str) -> Traced:
-    """Traces ``module`` and follows its channel axes.
+def trace(
+    module: nn.Module, channels: int, resolution: int, name: str, pool: int | None = None
+) -> Traced:
+    """Traces ``module`` in evaluation mode and follows its channel axes.
 
     Args:
         module: takes images N×``channels``×H×W and returns one tensor.
+        channels: of the images.
+        resolution: side of the images it is looked at with.
         name: how messages call it.
+        pool: average features to this height and width before they are flattened, where these
+            depend on the resolution.
 
     Raises:
         UserError: control flow that depends on data, or an op or coupling that cannot be followed;
             the message names the node.
     """
-    module = module.eval()
-    constants = {
-        key: float(p.detach().flatten()[0])
-        for key, p in module.named_parameters()
-        if p.numel() and bool((p == p.flatten()[0]).all())
-    }
-    tracer = _Tracer()
+    root = _symbolic(module.eval(), name)
+    followed = _follow(root, channels, resolution, name)
+    if pool is not None:
+        for node in followed.flattens:
+            features = node.all_input_nodes[0]
+            layer = _inserted(root, node, "pool", features, nn.AdaptiveAvgPool2d(pool))
+            node.replace_input_with(features, layer)
+        root.recompile()
+        followed = _follow(root, channels, resolution, name)
+    called = {str(node.target) for node in root.graph.nodes if node.op == "call_module"}
+    used = {*called, *(path.rpartition(".")[0] for path in followed.parameters)}
+    unused = (
+        path
+        for path, layer in module.named_modules()
+        if path not in used and any(True for _ in layer.parameters(recurse=False))
+    )
+    return Traced(
+        root=root,
+        ops=tuple(followed.ops),
+        variables=followed.variables,
+        parameters=followed.parameters,
+        positions=followed.positions,
+        unused=tuple(unused),
+    )
+
+
+def _symbolic(module: nn.Module, name: str) -> fx.GraphModule:
+    """Records the calls of ``module``; the result is on the meta device."""
+    _check_tied(module, name)
+    others = list(inspect.signature(module.forward).parameters.values())[1:]
+    required = [
+        p.name for p in others if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD
+    ]
+    if required:
+        raise UserError(
+            f"model {name!r} must take one batch of images, not also {', '.join(required)}"
+        )
+    defaults = {p.name: p.default for p in others if isinstance(p.default, _PLAIN)}
+    tracer = _Tracer(module)
     try:
-        graph = tracer.trace(module)
+        graph = tracer.trace(module, defaults)
     except Exception as error:
         raise UserError(
-            f"model {name!r} cannot be traced: {' '.join(str(error).split())}; control flow that "
-            "depends on tensor values must go"
+            f"model {name!r}{_where(tracer, error)}: it cannot be traced: "
+            f"{' '.join(str(error).split())}; control flow must not depend on tensors or shapes"
         ) from error
     root = fx.GraphModule(module, graph).to("meta")
-    follower = _Follower(root, channels, name)
-    for node in graph.nodes:
-        follower.follow(node)
-    variables = follower.variables
-    variables.fix(follower.outputs.channels)
-    return Traced(root, tuple(follower.ops), follower.outputs.op, variables, constants)
+    for node in list(graph.nodes):
+        _normalise(root, node)
+    root.recompile()
+    return root
 
 
-class _Follower:
-    """Walks the nodes in order and appends one `Op` for each that makes a tensor."""
+def _where(tracer: fx.Tracer, error: Exception) -> str:
+    """The layer and the line of the user's code at which tracing ended."""
+    layer = next(reversed(tracer.module_stack), "").partition("@")[0]
+    torch_files = str(Path(torch.__file__).parent)
+    lines = [
+        f"{Path(frame.filename).name}, line {frame.lineno}"
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith(torch_files) and frame.filename != __file__
+    ]
+    return "".join(
+        f", {where}" for where in (f"layer {layer}" if layer else "", *lines[-1:]) if where
+    )
 
-    def __init__(self, root: fx.GraphModule, channels: int, name: str) -> None:
-        self.root = root
-        self.name = name
-        self.variables = ChannelVariables()
-        self.ops: list[Op] = []
-        self.outputs: _Value
-        self._input_channels = channels
-        self._values: dict[fx.Node, Any] = {}
-        self._called: set[str] = set()
 
-    def follow(self, node: fx.Node) -> None:
+def _check_tied(module: nn.Module, name: str) -> None:
+    owners: dict[int, str] = {}
+    for path, layer in module.named_modules():
+        for parameter in layer.parameters(recurse=False):
+            owner = owners.setdefault(id(parameter), path)
+            if owner != path:
+                raise UserError(
+                    f"model {name!r}, layer {path}: it shares a parameter with {owner}; call one "
+                    "layer twice instead"
+                )
+
+
+def _normalise(root: fx.GraphModule, node: fx.Node) -> None:
+    """Takes out of a node what would keep the network from training, or from other widths."""
+    graph = root.graph
+    dropout = _DROPOUTS.get(node.target)  # pyright: ignore[reportArgumentType]
+    arguments: dict[str, Any] = dict(zip(("input", "p", "training"), node.args, strict=False))
+    arguments |= node.kwargs
+    if dropout is not None and arguments.get("training") is False:
+        # Evaluation mode was recorded as a constant: a training would not drop anything.
+        layer = dropout(arguments.get("p", 0.5))
+        node.replace_all_uses_with(_inserted(root, node, "layer", arguments["input"], layer))
+        graph.erase_node(node)
+    elif node.target is F.layer_norm and isinstance(node.args[1], tuple | list):
+        # The number of channels stands in the program; it also is what the input has.
+        with graph.inserting_before(node):
+            sizes = graph.call_function(getattr, (node.args[0], "shape"))
+            last = slice(-len(node.args[1]), None)
+            node.update_arg(1, graph.call_function(operator.getitem, (sizes, last)))
+
+
+def _inserted(
+    root: fx.GraphModule, before: fx.Node, what: str, features: fx.Node, layer: nn.Module
+) -> fx.Node:
+    """Adds a layer that takes ``features``, and a call of it in front of a node."""
+    path = f"{before.name}_{what}"
+    root.add_submodule(path, layer.eval())
+    with root.graph.inserting_before(before):
+        return root.graph.call_module(path, (features,))
+
+
+def _follow(root: fx.GraphModule, channels: int, resolution: int, name: str) -> Following:
+    try:
+        with torch.no_grad():
+            returned = BaseRun(root).values(channels, resolution)
+    except NodeFailed as error:
+        raise UserError(
+            f"model {name!r} cannot take {channels}×{resolution}×{resolution} images: {error}; "
+            "give images of another size"
+        ) from None
+    f = Following(returned)
+    for node in root.graph.nodes:
+        if node.op == "call_module" and not is_known(root.get_submodule(str(node.target))):
+            kind = type(root.get_submodule(str(node.target))).__name__
+            raise _refused(name, node, Refusal(f"layers of type {kind} are not known"))
+    for node in root.graph.nodes:
         try:
-            self._values[node] = self._value_of(node)
-        except Mismatch as error:
-            raise self._refusal(node, str(error)) from None
+            _follow_node(f, root, node, returned[node])
+        except Refusal as error:
+            raise _refused(name, node, error) from None
+    return f
 
-    def _value_of(self, node: fx.Node) -> Any:
-        match node.op:
-            case "placeholder":
-                axis = self.variables.new(self._input_channels)
-                self.variables.fix(axis)
-                return _Value(-1, axis, spatial=True)
-            case "output":
-                value = (
-                    self._values.get(node.args[0]) if isinstance(node.args[0], fx.Node) else None
-                )
-                if not isinstance(value, _Value):
-                    raise self._refusal(node, "the network must return one tensor")
-                self.outputs = value
-                return None
-            case "call_module":
-                return self._call_module(node, str(node.target))
-            case "call_function" | "call_method":
-                return self._call_function(node)
-            case _:
-                raise self._refusal(node, "a parameter used outside of a layer cannot be followed")
 
-    # Modules ---------------------------------------------------------------------------------
+def _refused(name: str, node: fx.Node, error: Refusal) -> UserError:
+    return UserError(f"model {name!r}, {place(node)}: {error}")
 
-    def _call_module(self, node: fx.Node, path: str) -> _Value:
-        module = self.root.get_submodule(path)
-        x = self._tensor(node, 0)
-        draft = Op(
-            name=node.name,
-            kind="reshape",
-            module=path,
-            inputs=(x.op,),
-            cin=x.channels,
-            cout=x.channels,
-            repeated=path in self._called,
-        )
-        self._called.add(path)
-        match module:
-            case nn.Conv2d():
-                return self._conv(node, module, draft, x)
-            case nn.Linear():
-                return self._linear(node, module, draft, x)
-            case nn.BatchNorm2d() | nn.BatchNorm1d():
-                return self._emit(
-                    replace(draft, kind="norm", affine=2 if module.affine else 0), x.spatial
-                )
-            case nn.MaxPool2d() | nn.AvgPool2d():
-                return self._emit(replace(draft, kind="pool", window=_window(module)), x.spatial)
-            case nn.AdaptiveAvgPool2d() | nn.AdaptiveMaxPool2d():
-                return self._adaptive_pool(node, draft, module.output_size)
-            case nn.Flatten():
-                if (module.start_dim, module.end_dim) not in ((1, -1), (1, 3)):
-                    raise self._refusal(node, "only Flatten(1) can be followed")
-                return self._emit(replace(draft, flattens=x.spatial), spatial=False)
-            case _ if isinstance(module, _ACTIVATIONS):
-                return self._emit(replace(draft, kind="activation"), x.spatial)
-            case _ if isinstance(module, _IDENTITIES):
-                return self._emit(draft, x.spatial)
-            case _:
-                raise self._refusal(node, f"layers of type {type(module).__name__} are not known")
 
-    def _conv(self, node: fx.Node, module: nn.Conv2d, draft: Op, x: _Value) -> _Value:
-        if not x.spatial:
-            raise self._refusal(node, "a convolution needs height and width")
-        if isinstance(module.padding, str):
-            raise self._refusal(node, f"padding={module.padding!r}: give it as numbers")
-        window = _window(module)
-        depthwise = module.groups > 1 and module.groups == module.in_channels
-        if depthwise and module.out_channels % module.in_channels == 0:
-            times = module.out_channels // module.in_channels
-            cout = tuple(replace(s, times=s.times * times) for s in x.channels)
-        else:
-            depthwise = False
-            cout = self._written(draft, module.out_channels)
-            if module.groups > 1:
-                reason = f"{draft.module}: {module.groups} groups"
-                self.variables.require_multiple(x.channels, module.groups, reason)
-                self.variables.require_multiple(cout, module.groups, reason)
-        return self._emit(
-            replace(
-                draft,
-                kind="conv",
-                cout=cout,
-                window=window,
-                bias=module.bias is not None,
-                groups=0 if depthwise else module.groups,
+def _follow_node(f: Following, root: fx.GraphModule, node: fx.Node, returned: object) -> None:
+    tensor = first_tensor(returned)
+    if node.op == "output":
+        value = f.values.get(node.args[0])  # pyright: ignore[reportArgumentType]
+        if not isinstance(value, Value):
+            raise Refusal("the network must return one tensor")
+        f.variables.fix(f.all_channels(value), "the network's output")
+    elif tensor is None:
+        return  # sizes and the like: what is made of them shows in the shapes of tensors
+    elif node.op == "placeholder":
+        axis = f.variables.new(tensor.shape[1])
+        f.variables.fix(axis, "the network's input")
+        f.values[node] = Value(-1, tuple(tensor.shape), axis)
+    elif node.op == "get_attr":
+        f.values[node] = _parameter(f, str(node.target), tensor)
+    elif node.op == "call_module":
+        f.values[node] = layer_value(f, node, root.get_submodule(str(node.target)))
+    else:
+        f.values[node] = function_value(f, node)
+
+
+def _parameter(f: Following, name: str, tensor: Tensor) -> Value:
+    """A parameter or buffer outside of a layer, such as the scale of a residual branch."""
+    if name.startswith("_tensor_constant"):
+        raise Refusal("a tensor is made while running; register it as a buffer")
+    if name not in f.parameters:
+        axes = [i for i, size in enumerate(tensor.shape) if size > 1]
+        if len(axes) > 1:
+            raise Refusal(
+                f"it is used outside of a layer and has the shape {tuple(tensor.shape)}; only one "
+                "axis, that of the channels, may be longer than 1"
             )
-        )
-
-    def _linear(self, node: fx.Node, module: nn.Linear, draft: Op, x: _Value) -> _Value:
-        if x.spatial:
-            raise self._refusal(node, "a linear layer over height or width cannot be followed")
-        cout = self._written(draft, module.out_features)
-        op = replace(draft, kind="linear", cout=cout, bias=module.bias is not None)
-        return self._emit(op, spatial=False)
-
-    def _written(self, draft: Op, size: int) -> Channels:
-        """The output axis of a layer with weights: the same for every call of the layer."""
-        for op in self.ops:
-            if op.module == draft.module:
-                self.variables.equate(op.cin, draft.cin, f"{draft.module}: called more than once")
-                return op.cout
-        return self.variables.new(size)
-
-    def _adaptive_pool(self, node: fx.Node, draft: Op, output_size: Any) -> _Value:
-        size = (output_size, output_size) if isinstance(output_size, int) else tuple(output_size)
-        if None in size:
-            raise self._refusal(node, "adaptive pooling to None cannot be followed")
-        kind = "global_pool" if size == (1, 1) else "pool"
-        return self._emit(replace(draft, kind=kind, pooled_to=size))
-
-    # Functions and methods -------------------------------------------------------------------
-
-    def _call_function(self, node: fx.Node) -> Any:
-        target: Any = node.target
-        operands = [self._values[a] for a in node.args if isinstance(a, fx.Node)]
-        if target in ("size", "dim") or target is getattr or target is operator.getitem:
-            return node  # sizes: they matter only where a reshape uses them
-        if target in _ADDITIONS or target in _PRODUCTS:
-            return self._elementwise(node, "add" if target in _ADDITIONS else "mul")
-        if target in (torch.cat, torch.concat, torch.concatenate):
-            return self._concatenate(node)
-        if not operands or not isinstance(operands[0], _Value):
-            raise self._refusal(node, f"{_label(target)} on something other than a tensor")
-        x = operands[0]
-        draft = Op(
-            name=node.name,
-            kind="reshape",
-            module="",
-            inputs=(x.op,),
-            cin=x.channels,
-            cout=x.channels,
-        )
-        if target in _ACTIVATION_FUNCTIONS:
-            return self._emit(replace(draft, kind="activation"), x.spatial)
-        if target in _IDENTITY_FUNCTIONS:
-            return self._emit(draft, x.spatial)
-        if target in (F.max_pool2d, torch.max_pool2d, F.avg_pool2d):
-            return self._emit(replace(draft, kind="pool", window=_window_of_call(node)))
-        if target in (F.adaptive_avg_pool2d, F.adaptive_max_pool2d):
-            return self._adaptive_pool(node, draft, _argument(node, 1, "output_size"))
-        if target in (torch.mean, "mean"):
-            return self._mean(node, draft)
-        if target in (torch.flatten, "flatten"):
-            if _argument(node, 1, "start_dim", 0) != 1 or _argument(node, 2, "end_dim", -1) != -1:
-                raise self._refusal(node, "only flatten(1) can be followed")
-            return self._emit(replace(draft, flattens=x.spatial), spatial=False)
-        if target in ("view", "reshape", torch.reshape):
-            return self._reshape(node, draft, x)
-        raise self._refusal(node, f"the op {_label(target)} is not known")
-
-    def _elementwise(self, node: fx.Node, kind: str) -> _Value:
-        values = [self._values[a] for a in node.args if isinstance(a, fx.Node)]
-        tensors = [v for v in values if isinstance(v, _Value)]
-        if not tensors or len(tensors) != len(values):
-            raise self._refusal(node, "a sum or product with something other than a tensor")
-        first = tensors[0]
-        for other in tensors[1:]:
-            self.variables.equate(
-                first.channels,
-                other.channels,
-                f"{'summed' if kind == 'add' else 'multiplied'} at {node.name}",
-            )
-        return self._emit(
-            Op(
-                name=node.name,
-                kind="add" if kind == "add" else "mul",
-                module="",
-                inputs=tuple(v.op for v in tensors),
-                cin=first.channels,
-                cout=first.channels,
-            ),
-            first.spatial,
-        )
-
-    def _concatenate(self, node: fx.Node) -> _Value:
-        parts = node.args[0]
-        values = [self._values[p] for p in parts] if isinstance(parts, list | tuple) else []
-        if not values or not all(isinstance(v, _Value) for v in values):
-            raise self._refusal(node, "a concatenation of something other than tensors")
-        if _argument(node, 1, "dim", 0) not in (1, -3):
-            raise self._refusal(node, "only a concatenation of channels (dim=1) can be followed")
-        axis = tuple(segment for v in values for segment in v.channels)
-        return self._emit(
-            Op(
-                name=node.name,
-                kind="cat",
-                module="",
-                inputs=tuple(v.op for v in values),
-                cin=axis,
-                cout=axis,
-            ),
-            values[0].spatial,
-        )
-
-    def _mean(self, node: fx.Node, draft: Op) -> _Value:
-        dims = _argument(node, 1, "dim", ())
-        dims = sorted(d % 4 for d in dims) if isinstance(dims, list | tuple) else []
-        if dims != [2, 3]:
-            raise self._refusal(node, "only a mean over height and width can be followed")
-        keeps = bool(_argument(node, 2, "keepdim", False))
-        return self._emit(replace(draft, kind="global_pool", pooled_to=(1, 1)), spatial=keeps)
-
-    def _reshape(self, node: fx.Node, draft: Op, x: _Value) -> _Value:
-        shape = node.args[1:]
-        if len(shape) == 1 and isinstance(shape[0], list | tuple):
-            shape = tuple(shape[0])
-        if len(shape) == 2 and shape[1] == -1:
-            return self._emit(replace(draft, flattens=x.spatial), spatial=False)
-        constants = [s for s in shape if isinstance(s, int) and s > 1]
-        if constants:
-            raise self._refusal(
-                node,
-                f"the shape has the constant {constants[0]}, which fixes the number of "
-                "channels; write flatten(1)",
-            )
-        raise self._refusal(node, f"{_label(node.target)} to this shape cannot be followed")
-
-    # Help ------------------------------------------------------------------------------------
-
-    def _emit(self, op: Op, spatial: bool = True) -> _Value:
-        self.ops.append(op)
-        return _Value(len(self.ops) - 1, op.cout, spatial)
-
-    def _tensor(self, node: fx.Node, position: int) -> _Value:
-        argument = node.args[position] if position < len(node.args) else None
-        value = self._values.get(argument) if isinstance(argument, fx.Node) else None
-        if not isinstance(value, _Value):
-            raise self._refusal(node, "its input is no tensor that could be followed")
-        return value
-
-    def _refusal(self, node: fx.Node, why: str) -> UserError:
-        where = f"layer {node.target}" if node.op == "call_module" else f"node {node.name}"
-        return UserError(f"model {self.name!r}, {where}: {why}")
-
-
-def _argument(node: fx.Node, position: int, name: str, default: Any = None) -> Any:
-    return node.args[position] if position < len(node.args) else node.kwargs.get(name, default)
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else (value[0], value[1])
-
-
-def _window(module: Any) -> Window:
-    stride = module.stride if module.stride is not None else module.kernel_size
-    return Window(
-        kernel=_pair(module.kernel_size),
-        stride=_pair(stride),
-        padding=_pair(module.padding),
-        dilation=_pair(getattr(module, "dilation", 1)),
-        ceil_mode=bool(getattr(module, "ceil_mode", False)),
-    )
-
-
-def _window_of_call(node: fx.Node) -> Window:
-    kernel = _pair(_argument(node, 1, "kernel_size"))
-    stride = _argument(node, 2, "stride") or kernel
-    # max_pool2d takes dilation before ceil_mode; avg_pool2d has no dilation.
-    is_max = node.target is not F.avg_pool2d
-    return Window(
-        kernel=kernel,
-        stride=_pair(stride),
-        padding=_pair(_argument(node, 3, "padding", 0)),
-        dilation=_pair(_argument(node, 4, "dilation", 1)) if is_max else (1, 1),
-        ceil_mode=bool(_argument(node, 5 if is_max else 4, "ceil_mode", False)),
-    )
-
-
-def _label(target: str | Callable[..., Any]) -> str:
-    return target if isinstance(target, str) else getattr(target, "__name__", str(target))
+        channels = f.variables.new(tensor.numel()) if axes else f.scalar()
+        f.parameters[name] = (channels, axes[0] if axes else None)
+    channels, axis = f.parameters[name]
+    learnt = (name,) if isinstance(tensor, nn.Parameter) else ()
+    return Value(None, tuple(tensor.shape), channels, axis, learnt=learnt)

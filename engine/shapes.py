@@ -1,0 +1,81 @@
+"""What every node of a traced network returns, found by running it on the meta device."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+BATCH = 2
+"""Images in a run: more than one, so that an op that mixes images shows in the shapes."""
+
+Shape = tuple[int, ...]
+
+
+class NodeFailed(Exception):
+    """A node that could not be run."""
+
+    def __init__(self, node: fx.Node, cause: Exception) -> None:
+        lines = str(cause).strip().splitlines()
+        super().__init__(f"{place(node)}: {lines[0] if lines else type(cause).__name__}")
+
+
+class MetaRun(fx.Interpreter):
+    """Runs a network on the meta device: tensors have shapes and no values."""
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module, garbage_collect_values=False)
+        self.extra_traceback = False
+
+    def values(self, channels: int, resolution: int) -> dict[fx.Node, Any]:
+        """Returns what every node returns.
+
+        Raises:
+            NodeFailed: PyTorch refuses one.
+        """
+        self.run(torch.empty(BATCH, channels, resolution, resolution, device="meta"))
+        return self.env
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Runs one node."""
+        try:
+            return super().run_node(n)
+        except Exception as error:
+            raise NodeFailed(n, error) from error
+
+
+class BaseRun(MetaRun):
+    """Runs a network at its own widths and any resolution.
+
+    A linear layer takes any number of features, because that changes with the resolution where
+    height and width are flattened into them.
+    """
+
+    def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """Calls a leaf module."""
+        module = self.fetch_attr(target)
+        if isinstance(module, nn.Linear):
+            (features,) = (*args, *kwargs.values())
+            return features.new_empty(*features.shape[:-1], module.out_features)
+        return super().call_module(target, args, kwargs)
+
+
+def shapes_of(values: dict[fx.Node, Any]) -> dict[str, Shape]:
+    """Returns the shape of every node that returned a tensor, or the first of several."""
+    tensors = ((node.name, first_tensor(value)) for node, value in values.items())
+    return {name: tuple(tensor.shape) for name, tensor in tensors if tensor is not None}
+
+
+def first_tensor(value: object) -> Tensor | None:
+    """Returns ``value`` if it is a tensor, the first of a sequence of tensors, or None."""
+    if isinstance(value, Tensor):
+        return value
+    if isinstance(value, Sequence) and not isinstance(value, str) and value:
+        return first_tensor(value[0])
+    return None
+
+
+def place(node: fx.Node) -> str:
+    """Returns how messages call a node."""
+    kinds = {"call_module": "layer", "get_attr": "parameter"}
+    return f"{kinds[node.op]} {node.target}" if node.op in kinds else f"node {node.name}"

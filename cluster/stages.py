@@ -378,15 +378,20 @@ class Search:
         )
 
     def train(self, spec: NetworkSpec) -> Trained:
-        """Trains the result over all workers."""
+        """Trains the result over all workers; again if its weights have been lost."""
         task = self._final_task(spec)
-        return self._stage(
+        trained = self._stage(
             "train",
             Trained,
             task,
             lambda: self._train(task),
             lambda out: f"{out.test_accuracy:.1%} on the test split",
         )
+        if not (self.store.read_only or (self.store.directory / trained.weights).exists()):
+            self.progress.begin("train")
+            trained = self._train(task)
+            self.progress.end("its weights were lost and are there again")
+        return trained
 
     def measure(self, spec: NetworkSpec, baseline: BaselineResult) -> Latency:
         """Measures the result once more, apart from the measurements that chose it."""

@@ -31,7 +31,7 @@ from engine.provenance import package_version
 from engine.recipe import Recipe
 from engine.results import Latency, Result, RunRecord
 from engine.spec import ModelRef
-from engine.store import RunStore, write_atomic
+from engine.store import RunInfo, RunStore, write_atomic
 
 SAME = 1e-6
 CLOSE = 1e-4
@@ -167,7 +167,16 @@ def export_run(record: RunRecord, directory: Path, out: Path) -> ExportSpec:
         # As in training, a channel without spread is centred, not scaled up.
         std=tuple(deviation if deviation >= 1 / 255 else 1.0 for deviation in facts.std),
     )
-    network = plain_network(_trained(record, directory))
+    trained = _trained(record, directory)
+    plain = plain_network(trained)
+    source = model_source(
+        plain,
+        classes=facts.classes,
+        channels=taken.channels,
+        resolution=taken.resolution,
+        mean=taken.mean,
+        std=taken.std,
+    )
     metadata = {
         "model": canonical(spec.model).decode(),
         "input": canonical(taken).decode(),
@@ -176,21 +185,13 @@ def export_run(record: RunRecord, directory: Path, out: Path) -> ExportSpec:
         "recipe_key": record.result.recipe_key,
         "training": record.trained.row,
     }
-    source = model_source(
-        network,
-        classes=facts.classes,
-        channels=taken.channels,
-        resolution=taken.resolution,
-        mean=taken.mean,
-        std=taken.std,
-    )
-    weights = save(all_weights(network), {"format": "pt", **metadata})
+    weights = save(all_weights(plain), {"format": "pt", **metadata})
     images = [_random_images(batch, taken) for batch in _BATCHES]
-    program = exported(network, images[-1])
+    program = exported(plain, images[-1])
     onnx = to_onnx(program, images[-1], metadata)
     checks = {
-        "model.py": _check("model.py", network, from_source(source, weights), images, SAME),
-        "model.onnx": _check("model.onnx", network, from_onnx(onnx), images, CLOSE),
+        "model.py": _check("model.py", trained, from_source(source, weights), images, SAME),
+        "model.onnx": _check("model.onnx", trained, from_onnx(onnx), images, CLOSE),
     }
     files = dict(zip(_FILES, (source.encode(), weights, onnx, to_pt2(program)), strict=True))
     exported_spec = ExportSpec(
@@ -200,27 +201,31 @@ def export_run(record: RunRecord, directory: Path, out: Path) -> ExportSpec:
         limits=info.recipe.limits,
         latency=record.latency,
         device=record.profile.environment,
-        provenance=Provenance(
-            run=record.name,
-            recipe_name=info.recipe_name,
-            recipe=info.recipe,
-            training=record.trained.row,
-            data=facts.name,
-            data_digest=facts.digest,
-            versions=info.versions,
-            hardware=info.hardware,
-            git=info.git,
-            exported_with={
-                package: package_version(package)
-                for package in ("hacscale", "torch", "onnx", "onnxscript", "onnxruntime")
-            },
-        ),
+        provenance=_provenance(record, info),
         onnx_opset=OPSET,
         checks=checks,
         files={name: _sha256(data) for name, data in files.items()},
     )
     _write(out, {**files, _SPEC: pretty(exported_spec)})
     return exported_spec
+
+
+def _provenance(record: RunRecord, info: RunInfo) -> Provenance:
+    return Provenance(
+        run=record.name,
+        recipe_name=info.recipe_name,
+        recipe=info.recipe,
+        training=record.trained.row,
+        data=record.data.name,
+        data_digest=record.data.digest,
+        versions=info.versions,
+        hardware=info.hardware,
+        git=info.git,
+        exported_with={
+            package: package_version(package)
+            for package in ("hacscale", "torch", "onnx", "onnxscript", "onnxruntime")
+        },
+    )
 
 
 def _trained(record: RunRecord, directory: Path) -> fx.GraphModule:
@@ -257,8 +262,9 @@ def _check(
     name: str, network: Logits, written: Logits, batches: Sequence[Tensor], tolerance: float
 ) -> Check:
     """Compares logits; see `SAME` and `CLOSE` for the tolerance."""
-    expected = torch.cat([network(images) for images in batches])
-    found = torch.cat([written(images) for images in batches])
+    # Copies, because a network may work in place.
+    expected = torch.cat([network(images.clone()) for images in batches])
+    found = torch.cat([written(images.clone()) for images in batches])
     largest = float((found - expected).abs().max())
     scale = max(1.0, float(expected.abs().max()))
     check = Check(largest_difference=largest, tolerance=tolerance * scale)
@@ -310,11 +316,19 @@ def _earlier_files(out: Path) -> dict[str, str]:
 
 
 def _write(out: Path, files: dict[str, bytes]) -> None:
-    for name, data in files.items():
-        try:
+    """Writes all files or none: a part of them would be taken for somebody else's."""
+    written: list[Path] = []
+    try:
+        for name, data in files.items():
             write_atomic(out / name, data)
-        except UserError as error:
-            raise UserError(f"cannot write {out / name}: {error.__cause__}") from error
+            written.append(out / name)
+    except BaseException as error:
+        for path in written:
+            path.unlink(missing_ok=True)
+        if isinstance(error, UserError):
+            reason = f"{error.__cause__}; free some space there or give another --out"
+            raise UserError(f"cannot write {out}: {reason}") from error
+        raise
 
 
 def _sha256(data: bytes) -> str:

@@ -269,7 +269,7 @@ class _Layout:
             return "nn.Identity()"
         module = self._modules[path]
         if path in self._layers:
-            return _layer(path, module)
+            return layer_call(path, module)
         sequence = self.sequence(path)
         if sequence:
             return _call(
@@ -321,8 +321,12 @@ def _tensor(tensor: Tensor) -> str:
     return f"nn.Parameter({zeros})" if isinstance(tensor, nn.Parameter) else zeros
 
 
-def _layer(path: str, layer: nn.Module) -> str:
-    """The call that makes a layer: its arguments without those that have their default."""
+def layer_call(path: str, layer: nn.Module) -> str:
+    """Returns the call that makes a layer, without the arguments that have their default.
+
+    Raises:
+        UserError: it is no layer of torch.nn, or an argument cannot be written.
+    """
     kind = type(layer)
     if getattr(nn, kind.__name__, None) is not kind:
         raise UserError(f"layer {path}: {kind.__module__}.{kind.__name__} is no layer of torch.nn")
@@ -336,9 +340,9 @@ def _layer(path: str, layer: nn.Module) -> str:
         if name in _PER_AXIS and isinstance(value, tuple) and len(set(value)) == 1:
             value = value[0]
         if parameter.default is parameter.empty:
-            arguments.append(_literal(value, {}))
+            arguments.append(literal(value, {}))
         elif value != parameter.default:
-            arguments.append(f"{name}={_literal(value, {})}")
+            arguments.append(f"{name}={literal(value, {})}")
     return f"nn.{kind.__name__}({', '.join(arguments)})"
 
 
@@ -399,8 +403,8 @@ def _statements(layout: _Layout, graph: fx.Graph) -> Iterable[str]:
 def _expression(layout: _Layout, node: fx.Node, text: Mapping[fx.Node, str]) -> str:
     if node.op == "placeholder":
         return ""
-    values = [_literal(value, text) for value in node.args]
-    named = [f"{name}={_literal(value, text)}" for name, value in node.kwargs.items()]
+    values = [literal(value, text) for value in node.args]
+    named = [f"{name}={literal(value, text)}" for name, value in node.kwargs.items()]
     listed = ", ".join([*values, *named])
     if node.op == "call_module":
         return f"{layout.reach(str(node.target))}({listed})"
@@ -429,24 +433,28 @@ def _index(value: Any, text: Mapping[fx.Node, str]) -> str:
     if isinstance(value, tuple) and value:
         return ", ".join(_index(item, text) for item in value)
     if isinstance(value, slice):
-        ends = ["" if end is None else _literal(end, text) for end in (value.start, value.stop)]
-        step = "" if value.step is None else f":{_literal(value.step, text)}"
+        ends = ["" if end is None else literal(end, text) for end in (value.start, value.stop)]
+        step = "" if value.step is None else f":{literal(value.step, text)}"
         return ":".join(ends) + step
-    return _literal(value, text)
+    return literal(value, text)
 
 
-def _literal(value: Any, text: Mapping[fx.Node, str]) -> str:
-    """An argument as it is written in a program."""
+def literal(value: Any, text: Mapping[fx.Node, str]) -> str:
+    """Returns an argument as it is written in a program; ``text`` has the nodes' variables.
+
+    Raises:
+        UserError: it is of a type that has no notation.
+    """
     match value:
         case fx.Node():
             return text[value]
         case list():
-            return f"[{', '.join(_literal(item, text) for item in value)}]"
+            return f"[{', '.join(literal(item, text) for item in value)}]"
         case tuple():
-            items = ", ".join(_literal(item, text) for item in value)
+            items = ", ".join(literal(item, text) for item in value)
             return f"({items},)" if len(value) == 1 else f"({items})"
         case slice():
-            return f"slice({_literal((value.start, value.stop, value.step), text)[1:-1]})"
+            return f"slice({literal((value.start, value.stop, value.step), text)[1:-1]})"
         case float() if not math.isfinite(value):
             return f'float("{value}")'
         case None | bool() | int() | float() | str():

@@ -186,7 +186,7 @@ class RunStore:
 
     def __init__(self, directory: Path, read_only: bool = False) -> None:
         self.directory = directory
-        self._read_only = read_only
+        self.read_only = read_only
         self.ledger = Ledger(directory / "ledger", read_only)
         self.checkpoints = directory / "checkpoints"
         self.weights = directory / "weights"
@@ -310,7 +310,7 @@ class RunStore:
         known = self._committed(directory, kind)
         if known is not None:
             return known
-        if self._read_only:
+        if self.read_only:
             raise Unfinished(
                 f"the {name} stage of {self.directory} is not complete; "
                 f"`hacscale resume {shlex.quote(str(self.directory))}` goes on with it",
@@ -369,7 +369,7 @@ class RunStore:
                 raise UserError("output.json is not the one that was committed")
             return decode(kind, output, "output.json")
         except UserError as error:
-            if not self._read_only:
+            if not self.read_only:
                 _put_aside(str(error), *paths)
             return None
 

@@ -306,7 +306,7 @@ class RunStore:
             Unfinished: the store is read-only and the stage not complete.
             UserError: the output cannot be written.
         """
-        directory = self.directory / f"{name}-{digest([FORMAT, name, uses])}"
+        directory = self._stage_directory(name, uses)
         known = self._committed(directory, kind)
         if known is not None:
             return known
@@ -331,7 +331,10 @@ class RunStore:
 
     def is_committed(self, name: str, uses: object) -> bool:
         """Whether a stage is complete for these ``uses``."""
-        return (self.directory / f"{name}-{digest([FORMAT, name, uses])}" / "manifest.json").exists()
+        return (self._stage_directory(name, uses) / "manifest.json").exists()
+
+    def _stage_directory(self, name: str, uses: object) -> Path:
+        return self.directory / f"{name}-{digest([FORMAT, name, uses])}"
 
     def forget_failures(self, stages: Iterable[str]) -> None:
         """Removes failed rows, so that they are tried again.

@@ -7,8 +7,10 @@ BIN := .venv/bin
 demo: .venv/installed
 	$(BIN)/hacscale run digits-vgg11
 
+# Tests that start Ray use all cores by themselves; the others share them.
 test: .venv/installed lint
-	$(BIN)/pytest
+	$(BIN)/pytest -m "not ray and not gpu" --numprocesses 2
+	$(BIN)/pytest -m "ray and not gpu"
 
 lint: .venv/installed
 	$(BIN)/ruff check .

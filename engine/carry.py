@@ -40,7 +40,7 @@ def carry_weights(
     Returns:
         The ops after which the function may differ from the source's: where channels are
         dropped, where new ones change what the old become without a weight in between (a layer
-        norm), or where another resolution needs other weights. None if it is the same.
+        norm), or where another resolution needs other weights. Empty if it is the same.
 
     Raises:
         UserError: the state is of another network.
@@ -66,6 +66,7 @@ def carry_weights(
                 done.add(key)
                 if axes == ("out",):
                     _copy(source_state[key], into[key], written, 0)
+                    same &= written is not None
                 elif op.groups == 0:  # depthwise: a kernel for each channel
                     _copy(source_state[key], into[key], written if axes[0] == "out" else read, 0)
                 else:

@@ -168,7 +168,7 @@ class ChannelVariables:
 
     def _match(self, x: Segment, y: Segment, reason: str) -> None:
         size_x, size_y = self.width((x,)), self.width((y,))
-        if size_x > size_y + 1:
+        if size_x > size_y:
             self._cut(x, size_y)
         elif size_y > size_x:
             self._cut(y, size_x)

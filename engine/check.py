@@ -239,7 +239,7 @@ def _together(graph: NetworkGraph, spec: NetworkSpec, seed: int) -> str:
         with FlopCounterMode(display=False) as flops:
             values = MetaRun(module).values(spec.model.channels, spec.resolution)
         counted = flops.get_total_flops() // (2 * BATCH)
-        _backward(list(values.values()))
+        _backward([values[node] for node in module.graph.find_nodes(op="output")])
     except NodeFailed as error:
         return str(error)
     except RuntimeError as error:

@@ -13,8 +13,8 @@ class LayerCost:
 
     Attributes:
         name: the op's node in the traced graph.
-        kind: ``conv``, ``linear``, ``norm``, ``activation``, ``pool``, ``global_pool``, ``add``,
-            ``mul``, ``cat``, ``reshape``.
+        kind: ``conv``, ``conv_transpose``, ``linear``, ``norm``, ``activation``, ``pool``,
+            ``global_pool``, ``add``, ``mul``, ``cat``, ``resize``, ``reshape``.
         cin, cout: channels in and out (features, for a linear layer).
         hin, win, hout, wout: spatial sizes; 1 after flattening.
         kernel: height and width of the window, (1, 1) where there is none.
@@ -65,6 +65,15 @@ class NetworkCost:
     def params(self) -> int:
         """Trainable parameters."""
         return sum(layer.params for layer in self.layers)
+
+    @cached_property
+    def activations(self) -> int:
+        """Elements that convolutions and linear layers write for one image.
+
+        Source: Radosavovic et al. 2020 count the outputs of convolutions; their tables differ by
+        the classifier's outputs.
+        """
+        return sum(layer.out_size for layer in self.layers if layer.macs)
 
 
 class Widening(Protocol):

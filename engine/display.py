@@ -105,9 +105,7 @@ def _tie(record: RunRecord) -> str:
     resolved = 1.96 * math.sqrt((p * (1 - p) + q * (1 - q)) / images)
     if abs(p - q) > resolved:
         return ""
-    return (
-        f" (a tie: {images:,} test images tell apart no less than {100 * resolved:.1f} points)"
-    )
+    return f" (a tie: {images:,} test images tell apart no less than {100 * resolved:.1f} points)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

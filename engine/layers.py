@@ -189,11 +189,9 @@ def _convolution(
 def _linear(f: Following, node: fx.Node, layer: nn.Linear, x: Value, before: Op | None) -> Value:
     if x.axis != len(x.shape) - 1:
         raise Refusal("a linear layer over height or width; only one over channels is followed")
-    width = f.variables.width(x.channels)
-    if layer.in_features % width or (len(x.shape) > 2 and layer.in_features != width):
-        raise Refusal(f"it takes {layer.in_features} features where there are {width} channels")
+    positions = _positions(f, x, layer.in_features)
     if len(x.shape) == 2 and not f.is_sized([x.op]):
-        f.positions[str(node.target)] = layer.in_features // width
+        f.positions[str(node.target)] = positions
     channels = before.cout if before else f.variables.new(layer.out_features)
     return f.emit(
         node,
@@ -207,6 +205,14 @@ def _linear(f: Following, node: fx.Node, layer: nn.Linear, x: Value, before: Op 
     )
 
 
+def _positions(f: Following, x: Value, features: int) -> int:
+    """For how many positions of each channel, which a flatten has made features, a layer is."""
+    width = f.variables.width(x.channels)
+    if features % width or (len(x.shape) > 2 and features != width):
+        raise Refusal(f"it takes {features} features where there are {width} channels")
+    return features // width
+
+
 def _has_bias(layer: nn.Module) -> bool:
     return isinstance(layer.bias, nn.Parameter)
 
@@ -214,6 +220,9 @@ def _has_bias(layer: nn.Module) -> bool:
 def _norm(f: Following, node: fx.Node, layer: nn.Module, x: Value, before: Op | None) -> Value:
     learnt: Channels = x.channels * len(list(layer.parameters()))
     mixes = False
+    features = getattr(layer, "num_features", getattr(layer, "num_channels", None))
+    if features is not None:
+        _positions(f, x, features)
     match layer:
         case nn.GroupNorm():
             mixes = layer.num_groups < layer.num_channels
@@ -222,6 +231,7 @@ def _norm(f: Following, node: fx.Node, layer: nn.Module, x: Value, before: Op | 
                 f.variables.require_multiple(x.channels, layer.num_groups, reason)
         case nn.LayerNorm():
             mixes = True
+            _positions(f, x, layer.normalized_shape[-1])
             plain = type(layer) is nn.LayerNorm
             if len(layer.normalized_shape) != 1 or (plain and x.axis != len(x.shape) - 1):
                 raise Refusal("only a norm over the channels can be followed")

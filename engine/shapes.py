@@ -11,6 +11,8 @@ BATCH = 2
 
 Shape = tuple[int, ...]
 
+_NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)  # pyright: ignore[reportPrivateUsage]
+
 
 class NodeFailed(Exception):
     """A node that could not be run."""
@@ -47,8 +49,8 @@ class MetaRun(fx.Interpreter):
 class BaseRun(MetaRun):
     """Runs a network at its own widths and any resolution.
 
-    A linear layer takes any number of features, because that changes with the resolution where
-    height and width are flattened into them.
+    Linear layers and norms take any number of features, because that changes with the resolution
+    where height and width are flattened into them.
     """
 
     def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
@@ -57,6 +59,9 @@ class BaseRun(MetaRun):
         if isinstance(module, nn.Linear):
             (features,) = (*args, *kwargs.values())
             return features.new_empty(*features.shape[:-1], module.out_features)
+        if isinstance(module, _NORMS):
+            (features,) = (*args, *kwargs.values())
+            return features
         return super().call_module(target, args, kwargs)
 
 

@@ -527,6 +527,15 @@ class WrongFeatures(Net):
         super().__init__(classes, 10)
 
 
+class WrongNorm(Net):
+    def __init__(self, classes):
+        super().__init__(classes)
+        self.norm = nn.BatchNorm2d(16)
+
+    def body(self, x):
+        return self.norm(x)
+
+
 class PaddedByCount(Net):
     def body(self, x):
         return F.pad(x, (0, 0, 0, 0, 0, x.shape[1]))[:, :8]
@@ -573,9 +582,22 @@ REFUSED = {
     TwoInputs: ("mask",),
     TwoOutputs: ("one tensor",),
     WrongFeatures: ("layer head", "10"),
+    WrongNorm: ("layer norm", "16"),
     PaddedByCount: ("pad", "numbers"),
     NoImages: ("_tensor_constant",),
     raises: ("RuntimeError", "no weights file"),
     not_a_network: ("nn.Module", "list"),
     OnlyOutputs: ("no width",),
 }
+
+
+class DeadEnd(Net):
+    """A layer whose output nobody reads."""
+
+    def __init__(self, classes):
+        super().__init__(classes)
+        self.dead = nn.Conv2d(8, 8, 1)
+
+    def body(self, x):
+        self.dead(x)
+        return x

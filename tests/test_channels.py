@@ -94,7 +94,7 @@ class Program:
         self.equal.append((a, b))
 
     def fix(self):
-        a, x = self.pick()
+        a, _ = self.pick()
         self.variables.fix(a, "fixed")
         # Variables are fixed whole, as layers are.
         owners = {segment.var for segment in self.variables.resolve(a)}
@@ -214,3 +214,28 @@ def test_reasons_are_kept_when_variables_meet_and_part():
     variables.equate(a, c + variables.new(2), "join")
     first, second = variables.resolve(a)
     assert variables.reasons(first.var) == ("sum", "join") == variables.reasons(second.var)
+
+
+def test_channels_repeated_twice_and_three_times_share_a_unit():
+    variables = ChannelVariables()
+    a, b = variables.new(6), variables.new(4)
+    variables.equate(variables.repeated(a, 2), variables.repeated(b, 3), "sum")
+    (x,), (y,) = variables.resolve(a), variables.resolve(b)
+    assert x.var == y.var and (x.times, y.times) == (3, 2) and variables.size(x.var) == 2
+
+
+@pytest.mark.parametrize(("multiple", "times", "needed"), [(4, 3, 4), (4, 2, 2), (6, 4, 3)])
+def test_a_multiple_of_repeated_channels(multiple, times, needed):
+    variables = ChannelVariables()
+    axis = variables.new(12)
+    variables.require_multiple(variables.repeated(axis, times), multiple, "groups")
+    assert variables.multiple(axis[0].var) == needed
+
+
+def test_channels_that_do_not_have_their_multiple_are_fixed():
+    variables = ChannelVariables()
+    a, b = variables.new(6), variables.new(8)
+    variables.require_multiple(a + b, 4, "groups")
+    assert variables.fixed(a[0].var) == "groups" and not variables.fixed(b[0].var)
+    variables.equate(b, variables.new(3) + variables.new(5), "cut")
+    assert variables.is_fixed(b)

@@ -80,8 +80,8 @@ TABLE = """
 ## torchvision {torchvision}
 
 Made by `python benchmarks/zoo.py` with PyTorch {torch}, {classes} classes, 3×{size}×{size} images.
-{passed} of {total} networks pass: parameters and MACs are equal to PyTorch's counts with every width
-changed. `vgg11` to `vgg19` are the CIFAR forms with batch norm and one linear layer.
+{passed} of {total} networks pass: parameters and MACs are equal to PyTorch's counts with every
+width changed. `vgg11` to `vgg19` are the CIFAR forms with batch norm and one linear layer.
 
 | network | width groups | parameters | MACs | verdict |
 | --- | ---: | ---: | ---: | --- |

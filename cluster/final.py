@@ -1,8 +1,7 @@
 """Runs the data-parallel training of the baseline and of the result."""
 
 import threading
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import ray
 from ray import train
@@ -74,20 +73,13 @@ def _train(
             failure_config=train.FailureConfig(max_failures=resources.retries),
         ),
     )
-    try:
-        with _following(task, store, progress):
-            trainer.fit()
-    except train.TrainingFailedError as error:
-        raise UserError(
-            f"the training of the whole network failed: {_cause(error)}; mend the cause and repeat "
-            "the command, which goes on from the last epoch"
-        ) from error
+    _fit(trainer, lambda: progress.training(store.epochs_of(task.id), task.training.epochs))
     row = store.ledger.find(task.id)
     assert row is not None, "a training that ended without error has a row"
     return row
 
 
-def _cause(error: train.TrainingFailedError) -> str:
+def _cause(error: Exception) -> str:
     """The last line of what a worker raised."""
     worst: Exception = error
     if isinstance(error, train.WorkerGroupError) and error.worker_failures:
@@ -96,19 +88,29 @@ def _cause(error: train.TrainingFailedError) -> str:
     return lines[-1][:300] if lines else type(worst).__name__
 
 
-@contextmanager
-def _following(task: TrainingTask, store: RunStore, progress: Progress) -> Generator[None]:
-    """Shows the epochs that worker 0 notes in the run store."""
-    over = threading.Event()
+def _fit(trainer: TorchTrainer, follow: Callable[[], None]) -> None:
+    """Runs ``trainer`` and calls ``follow`` now and then.
 
-    def follow() -> None:
-        while not over.wait(_POLL_SECONDS):
-            progress.training(store.epochs_of(task.id), task.training.epochs)
+    In a thread, because Train takes Ctrl-C for itself in the main one and ends the process.
 
-    thread = threading.Thread(target=follow, daemon=True)
+    Raises:
+        UserError: the training failed.
+    """
+    failures: list[Exception] = []
+
+    def fit() -> None:
+        try:
+            trainer.fit()
+        except Exception as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=fit, daemon=True)
     thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
+    while thread.is_alive():
+        thread.join(_POLL_SECONDS)
+        follow()
+    if failures:
+        raise UserError(
+            f"the training of the whole network failed: {_cause(failures[0])}; mend the cause and "
+            "repeat the command, which goes on from the last epoch"
+        ) from failures[0]

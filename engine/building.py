@@ -51,7 +51,7 @@ def _lengthened(traced: Traced, name: str, length: int) -> Tensor:
     axis = traced.parameters[name][1]
     shape = [length if i == axis else size for i, size in enumerate(old.shape)]
     new = torch.empty(shape, dtype=old.dtype, device="meta")
-    return nn.Parameter(new) if isinstance(old, nn.Parameter) else new
+    return nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new
 
 
 def initial_values(module: nn.Module) -> dict[str, Tensor]:
@@ -61,8 +61,8 @@ def initial_values(module: nn.Module) -> dict[str, Tensor]:
         flat = parameter.detach().flatten()
         # Most weights already differ among their first elements.
         if len(flat) and all(bool((part == flat[0]).all()) for part in (flat[:64], flat)):
-            found[name] = flat[0].clone()
-    found |= {name: buffer.clone() for name, buffer in module.named_buffers()}
+            found[name] = flat[0].cpu()
+    found |= {name: buffer.cpu() for name, buffer in module.named_buffers()}
     return found
 
 

@@ -40,8 +40,10 @@ def function_value(f: Following, node: fx.Node) -> Values:
         Refusal: it is not known, or used in a way that cannot be followed.
     """
     name = function_name(node)
-    if name == "getitem" and isinstance(source := f.values.get(node.args[0]), tuple):  # pyright: ignore[reportArgumentType]
-        return source[f.argument(node, 1, "index")]
+    if name == "getitem" and isinstance(node.args[0], fx.Node):
+        source = f.values[node.args[0]]
+        if isinstance(source, tuple):
+            return source[f.argument(node, 1, "index")]
     if name in ("cat", "concat", "concatenate"):
         return _concatenate(f, node)
     x = f.first(node)

@@ -1,10 +1,12 @@
 """From an ``nn.Module`` to ops with symbolic channel axes, by torch.fx."""
 
+import copy
 import dis
 import inspect
 import operator
 import sys
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
+from torch.nn.parameter import is_lazy
 
 from engine.channels import Channels, ChannelVariables, Refusal
 from engine.errors import UserError
@@ -22,7 +25,7 @@ from engine.layout import Value
 from engine.ops import Op
 from engine.shapes import BaseRun, NodeFailed, first_tensor, place
 
-_DROPOUTS = {
+_DROPOUTS: dict[Any, Callable[[float], nn.Module]] = {
     F.dropout: nn.Dropout,
     F.dropout2d: nn.Dropout2d,
     F.alpha_dropout: nn.AlphaDropout,
@@ -126,26 +129,25 @@ def trace(
 
 def _symbolic(module: nn.Module, name: str) -> fx.GraphModule:
     """Records the calls of ``module``; the result is on the meta device."""
-    _check_tied(module, name)
-    others = list(inspect.signature(module.forward).parameters.values())[1:]
-    required = [
-        p.name for p in others if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD
-    ]
-    if required:
+    _check_parameters(module, name)
+    inputs = list(inspect.signature(module.forward).parameters.values())
+    required = [str(p) for p in inputs if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
+    if len(required) != 1 or required[0].startswith("*"):
         raise UserError(
-            f"model {name!r} must take one batch of images, not also {', '.join(required)}"
+            f"model {name!r} must take one batch of images, not ({', '.join(required)})"
         )
-    defaults = {p.name: p.default for p in others if isinstance(p.default, _PLAIN)}
+    defaults = {p.name: p.default for p in inputs[1:] if isinstance(p.default, _PLAIN)}
     tracer = _Tracer(module)
     try:
         graph = tracer.trace(module, defaults)
     except Exception as error:
         raise UserError(
             f"model {name!r}{_where(tracer, error)}: it cannot be traced: "
-            f"{' '.join(str(error).split())}; control flow must not depend on tensors or shapes"
+            f"{' '.join(str(error).split())}; torch.fx must be able to: no control flow on tensors "
+            "or shapes"
         ) from error
-    root = fx.GraphModule(module, graph).to("meta")
-    for node in list(graph.nodes):
+    root = _without_values(fx.GraphModule(module, graph))
+    for node in list(root.graph.nodes):
         _normalise(root, node)
     root.recompile()
     return root
@@ -165,10 +167,20 @@ def _where(tracer: fx.Tracer, error: Exception) -> str:
     )
 
 
-def _check_tied(module: nn.Module, name: str) -> None:
+def _without_values(root: fx.GraphModule) -> fx.GraphModule:
+    """A copy on the meta device; the layers of ``root`` are the user's own."""
+    memo: dict[int, Any] = {id(buffer): buffer.to("meta") for buffer in root.buffers()}
+    for parameter in root.parameters():
+        memo[id(parameter)] = nn.Parameter(parameter.to("meta"), parameter.requires_grad)
+    return copy.deepcopy(root, memo)
+
+
+def _check_parameters(module: nn.Module, name: str) -> None:
     owners: dict[int, str] = {}
     for path, layer in module.named_modules():
         for parameter in layer.parameters(recurse=False):
+            if is_lazy(parameter):
+                raise UserError(f"model {name!r}, layer {path}: give a lazy layer its channels")
             owner = owners.setdefault(id(parameter), path)
             if owner != path:
                 raise UserError(
@@ -179,21 +191,24 @@ def _check_tied(module: nn.Module, name: str) -> None:
 
 def _normalise(root: fx.GraphModule, node: fx.Node) -> None:
     """Takes out of a node what would keep the network from training, or from other widths."""
-    graph = root.graph
-    dropout = _DROPOUTS.get(node.target)  # pyright: ignore[reportArgumentType]
-    arguments: dict[str, Any] = dict(zip(("input", "p", "training"), node.args, strict=False))
-    arguments |= node.kwargs
-    if dropout is not None and arguments.get("training") is False:
-        # Evaluation mode was recorded as a constant: a training would not drop anything.
-        layer = dropout(arguments.get("p", 0.5))
-        node.replace_all_uses_with(_inserted(root, node, "layer", arguments["input"], layer))
-        graph.erase_node(node)
-    elif node.target is F.layer_norm and isinstance(node.args[1], tuple | list):
+    if node.target not in (*_DROPOUTS, F.layer_norm):
+        return
+    normalised = node.normalized_arguments(root, normalize_to_only_use_kwargs=True)
+    assert normalised is not None
+    given, graph = normalised.kwargs, root.graph
+    dropout = _DROPOUTS.get(node.target)
+    if dropout is None:
         # The number of channels stands in the program; it also is what the input has.
         with graph.inserting_before(node):
-            sizes = graph.call_function(getattr, (node.args[0], "shape"))
-            last = slice(-len(node.args[1]), None)
-            node.update_arg(1, graph.call_function(operator.getitem, (sizes, last)))
+            sizes = graph.call_function(getattr, (given["input"], "shape"))
+            last = slice(-len(given["normalized_shape"]), None)
+            shape = graph.call_function(operator.getitem, (sizes, last))
+        node.args, node.kwargs = (), {**given, "normalized_shape": shape}
+    elif given["training"] is False:
+        # Evaluation mode was recorded as a constant: a training would not drop anything.
+        layer = dropout(given["p"])
+        node.replace_all_uses_with(_inserted(root, node, "layer", given["input"], layer))
+        graph.erase_node(node)
 
 
 def _inserted(
@@ -235,7 +250,8 @@ def _refused(name: str, node: fx.Node, error: Refusal) -> UserError:
 def _follow_node(f: Following, root: fx.GraphModule, node: fx.Node, returned: object) -> None:
     tensor = first_tensor(returned)
     if node.op == "output":
-        value = f.values.get(node.args[0])  # pyright: ignore[reportArgumentType]
+        (result,) = node.args
+        value = f.values.get(result) if isinstance(result, fx.Node) else None
         if not isinstance(value, Value):
             raise Refusal("the network must return one tensor")
         f.variables.fix(f.all_channels(value), "the network's output")

@@ -223,7 +223,8 @@ class ChannelsFirstNorm(nn.Module):
     def forward(self, x):
         if not self.by_hand:
             x = x.permute(0, 2, 3, 1)
-            return F.layer_norm(x, self.width, self.weight, self.bias, 1e-6).permute(0, 3, 1, 2)
+            x = F.layer_norm(x, normalized_shape=self.width, weight=self.weight, bias=self.bias)
+            return x.permute(0, 3, 1, 2)
         mean = x.mean(1, keepdim=True)
         x = (x - mean) / torch.sqrt((x - mean).pow(2).mean(1, keepdim=True) + 1e-6)
         return self.weight[:, None, None] * x + self.bias[:, None, None]
@@ -516,6 +517,25 @@ class TwoInputs(Net):
         return super().forward(x * mask)
 
 
+class AnyInputs(Net):
+    def forward(self, *x):
+        return super().forward(x[0])
+
+
+class Lazy(Net):
+    def __init__(self, classes):
+        super().__init__(classes)
+        self.lazy = nn.LazyConv2d(8, 1)
+
+    def body(self, x):
+        return self.lazy(x)
+
+
+class SeveralTensors(Net):
+    def forward(self, x):
+        return {"out": super().forward(x)}
+
+
 class TwoOutputs(Net):
     def forward(self, x):
         x = self.stem(x)
@@ -580,6 +600,9 @@ REFUSED = {
     PositionEmbedding: ("parameter position", "(8, 32, 32)"),
     MadeWhileRunning: ("_tensor_constant", "buffer"),
     TwoInputs: ("mask",),
+    AnyInputs: ("(*x)",),
+    Lazy: ("layer lazy", "channels"),
+    SeveralTensors: ("one tensor",),
     TwoOutputs: ("one tensor",),
     WrongFeatures: ("layer head", "10"),
     WrongNorm: ("layer norm", "16"),

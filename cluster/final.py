@@ -75,13 +75,17 @@ def _train(
     )
     _fit(trainer, lambda: progress.training(store.epochs_of(task.id), task.training.epochs))
     row = store.ledger.find(task.id)
-    assert row is not None, "a training that ended without error has a row"
+    if row is None:
+        raise UserError(
+            f"Ray Train ended without training {task.id} to its end; repeat the command, which goes "
+            "on from the last epoch"
+        )
     return row
 
 
-def _cause(error: Exception) -> str:
+def _cause(error: BaseException) -> str:
     """The last line of what a worker raised."""
-    worst: Exception = error
+    worst: BaseException = error
     if isinstance(error, train.WorkerGroupError) and error.worker_failures:
         worst = next(iter(error.worker_failures.values()))
     lines = [line.strip() for line in str(worst).splitlines() if line.strip()]
@@ -96,12 +100,12 @@ def _fit(trainer: TorchTrainer, follow: Callable[[], None]) -> None:
     Raises:
         UserError: the training failed.
     """
-    failures: list[Exception] = []
+    failures: list[BaseException] = []
 
     def fit() -> None:
         try:
             trainer.fit()
-        except Exception as error:
+        except BaseException as error:  # SystemExit too: whatever ends Train ends this training
             failures.append(error)
 
     thread = threading.Thread(target=fit, daemon=True)

@@ -77,8 +77,8 @@ def _train(
     row = store.ledger.find(task.id)
     if row is None:
         raise UserError(
-            f"Ray Train ended without training {task.id} to its end; repeat the command, which goes "
-            "on from the last epoch"
+            f"Ray Train ended without training {task.id} to its end; repeat the command, which "
+            "goes on from the last epoch"
         )
     return row
 

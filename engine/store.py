@@ -185,7 +185,8 @@ class RunStore:
     """
 
     def __init__(self, directory: Path, read_only: bool = False) -> None:
-        self.directory = directory
+        # Absolute, because Ray Train's workers have working directories of their own.
+        self.directory = directory = directory.absolute()
         self.read_only = read_only
         self.ledger = Ledger(directory / "ledger", read_only)
         self.checkpoints = directory / "checkpoints"

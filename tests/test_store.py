@@ -586,3 +586,16 @@ def test_the_epochs_of_a_task_are_counted_over_a_torn_log(tmp_path: Path) -> Non
     assert store.epochs_of("abc") in (0, 2)
     (tmp_path / "file").write_text("")
     assert "cannot write" in refusal(lambda: RunStore(tmp_path / "file").record_epoch("abc", 1))
+
+
+def test_a_relative_directory_is_the_same_from_everywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    store = RunStore(Path("runs/a"))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    write_atomic(store.checkpoints / "x.pt", b"x")
+    assert (tmp_path / "runs/a/checkpoints/x.pt").read_bytes() == b"x"
+    for path in (store.directory, store.ledger.directory, store.weights, store.logs):
+        assert path.is_absolute()

@@ -128,6 +128,7 @@ def test_grouped_convolutions_keep_their_groups():
     [
         (examples.Norms, "group"),
         (examples.Shuffled, "shuffle"),
+        (examples.Shuffled, "view_1"),
         (examples.SpatialAttention, "max_1"),
     ],
 )

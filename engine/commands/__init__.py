@@ -1,0 +1,1 @@
+"""The commands of ``hacscale``: each module adds its own to the parser."""

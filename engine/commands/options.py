@@ -1,0 +1,80 @@
+"""Options that several commands share, and what they stand for."""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeAlias
+
+from engine.errors import UserError, nearest
+from engine.recipe import Recipe, load_recipe
+from engine.recipes import RECIPES
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # pyright: ignore[reportPrivateUsage]
+"""Where a command is added."""
+
+
+def add_limits(parser: argparse.ArgumentParser) -> None:
+    """Adds the limits of latency and parameters."""
+    latency = parser.add_mutually_exclusive_group()
+    latency.add_argument("--latency", metavar="1.065x", help="limit as a ratio to the baseline")
+    latency.add_argument("--latency-ms", metavar="X", help="limit in ms")
+    parser.add_argument("--params", metavar="1.33x|N", help="limit as a ratio or a count")
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """Adds the name of a run."""
+    parser.add_argument("run", metavar="RUN", help="name of a run, or its directory")
+    add_runs_dir(parser)
+
+
+def add_runs_dir(parser: argparse.ArgumentParser) -> None:
+    """Adds the directory of the runs."""
+    parser.add_argument(
+        "--runs-dir", type=Path, default=Path("runs"), metavar="D", help="default: runs"
+    )
+
+
+def find_recipe(reference: str) -> tuple[Recipe, str]:
+    """Returns a recipe and the name that a run of it gets."""
+    if reference in RECIPES:
+        return RECIPES[reference](), reference
+    path = Path(reference)
+    if path.suffix in (".yaml", ".yml"):
+        return load_recipe(path), path.stem
+    if path.is_file():
+        raise UserError(f"a recipe file ends in .yaml, {reference!r} does not; rename it")
+    raise UserError(f"unknown recipe {reference!r}{nearest(reference, RECIPES)}")
+
+
+def with_limits(recipe: Recipe, arguments: argparse.Namespace) -> Recipe:
+    """Returns the recipe with the limits that the options give."""
+    latency = arguments.latency
+    if arguments.latency_ms is not None:
+        latency = f"{arguments.latency_ms}ms"
+    try:
+        limits = replace(
+            recipe.limits,
+            latency=recipe.limits.latency if latency is None else latency,
+            params=recipe.limits.params if arguments.params is None else arguments.params,
+        )
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    return replace(recipe, limits=limits)
+
+
+def run_directory(arguments: argparse.Namespace) -> Path:
+    """Returns the directory of the run that the arguments name.
+
+    Raises:
+        UserError: there is no such run.
+    """
+    candidates = (Path(arguments.run), arguments.runs_dir / arguments.run)
+    try:
+        for directory in candidates:
+            if (directory / "run.json").is_file():
+                return directory
+    except OSError as error:
+        raise UserError(f"cannot look for a run at {error.filename}: {error.strerror}") from None
+    known = [path.parent.name for path in arguments.runs_dir.glob("*/run.json")]
+    hint = nearest(arguments.run, known) if known else "; `hacscale run` begins one"
+    raise UserError(f"there is no run {arguments.run!r} in {arguments.runs_dir}{hint}")

@@ -1,0 +1,48 @@
+"""``hacscale status``: what a run has done."""
+
+import argparse
+
+from rich.console import Console
+from rich.table import Table
+
+from engine.commands.options import Commands, add_run, run_directory
+from engine.errors import Unfinished
+from engine.store import RunStore
+
+_STAGES = (
+    "data", "baseline", "profile", "alpha", "sample", "fit", "allocate", "train", "measure",
+)  # fmt: skip
+
+
+def add(commands: Commands) -> None:
+    """Adds the command."""
+    status = commands.add_parser("status", help="what a run has done")
+    add_run(status)
+    status.set_defaults(command=_status)
+
+
+def _status(arguments: argparse.Namespace, console: Console) -> None:
+    directory = run_directory(arguments)
+    store = RunStore(directory, read_only=True)
+    info = store.info()
+    from cluster.driver import read_run
+
+    try:
+        read_run(directory)
+        complete = len(_STAGES)
+    except Unfinished as error:
+        # A stage of an older recipe is not found by this one, so the order is all that is needed.
+        complete = _STAGES.index(error.stage)
+    table = Table(title=f"{info.name} ({info.recipe_name})", title_justify="left")
+    table.add_column("stage")
+    table.add_column("state")
+    for number, stage in enumerate(_STAGES):
+        table.add_row(stage, "complete" if number < complete else "to do")
+    console.print(table)
+    rows = list(store.ledger.rows())
+    count = {state: sum(r.status == state for r in rows) for state in ("done", "stopped", "failed")}
+    count["begun"] = sum(1 for _ in store.checkpoints.glob("*.pt"))
+    console.print("trainings:", ", ".join(f"{n} {state}" for state, n in count.items()))
+    for row in rows:
+        if row.status == "failed":
+            console.print(f"failed {row.task.id}: {row.error}", style="yellow")

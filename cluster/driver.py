@@ -11,7 +11,7 @@ from engine.codec import digest, pretty
 from engine.limits import Limits, Usage
 from engine.provenance import run_info
 from engine.recipe import Recipe
-from engine.report import write_report
+from engine.report import render_report
 from engine.results import (
     AccuracyFigures,
     Allocation,
@@ -22,23 +22,24 @@ from engine.results import (
     RunRecord,
 )
 from engine.spec import NetworkSpec
-from engine.store import RunStore, write_atomic
+from engine.storage import open_folder
+from engine.store import RunStore
 
 
 def run_search(
     recipe: Recipe,
-    directory: Path,
+    location: Path | str,
     recipe_name: str = "",
     address: str | None = None,
     console: Console | None = None,
 ) -> RunRecord:
     """Runs a search, or goes on with one, and writes ``result.json`` and ``report.html``.
 
-    Everything that the run directory knows already is used and not done again.
+    Everything that the run knows already is used and not done again.
 
     Args:
         recipe: what to do.
-        directory: of the run.
+        location: of the run, a directory or a URI.
         recipe_name: for the report.
         address: of a Ray cluster; None starts a private session on this machine.
         console: where progress is shown; None for standard output.
@@ -47,31 +48,31 @@ def run_search(
         UserError: something the user can mend.
         KeyboardInterrupt: stopped in order; call again to go on.
     """
-    store = RunStore(directory)
+    store = RunStore(location)
     with (
         store.lock(),
         Progress(console or Console()) as progress,
         session(address, store.logs) as ray_session,
     ):
-        store.write_info(run_info(directory.name, recipe_name, recipe))
+        store.write_info(run_info(store.folder.name, recipe_name, recipe))
         search = Search(recipe=recipe, store=store, session=ray_session, progress=progress)
         record = _run_stages(search)
-        write_results(record, directory)
+        write_results(record, location)
         return record
 
 
-def read_run(directory: Path) -> RunRecord:
+def read_run(location: Path | str) -> RunRecord:
     """Returns the record of a finished run; nothing is computed.
 
     Raises:
         UserError: there is no such run, or it is not finished.
     """
-    return _run_stages(known_search(directory))
+    return _run_stages(known_search(location))
 
 
-def known_search(directory: Path) -> Search:
+def known_search(location: Path | str) -> Search:
     """Returns the search of a run whose stages may be read but not run."""
-    store = RunStore(directory, read_only=True)
+    store = RunStore(location, read_only=True)
     return Search(
         recipe=store.info().recipe,
         store=store,
@@ -80,10 +81,11 @@ def known_search(directory: Path) -> Search:
     )
 
 
-def write_results(record: RunRecord, directory: Path) -> None:
+def write_results(record: RunRecord, location: Path | str) -> None:
     """Writes ``result.json`` and ``report.html``."""
-    write_atomic(directory / "result.json", pretty(record.result))
-    write_report(record, directory / "report.html")
+    folder = open_folder(location)
+    folder.write("result.json", pretty(record.result))
+    folder.write("report.html", render_report(record).encode())
 
 
 def _run_stages(search: Search) -> RunRecord:
@@ -126,7 +128,7 @@ def _run_stages(search: Search) -> RunRecord:
         recipe_key=digest(recipe),
     )
     return RunRecord(
-        name=store.directory.name,
+        name=store.folder.name,
         recipe=pretty(recipe).decode(),
         data=search.facts,
         baseline=baseline,
@@ -144,13 +146,13 @@ def _run_stages(search: Search) -> RunRecord:
     )
 
 
-def reallocate(directory: Path, limits: Limits) -> tuple[NetworkSpec, Allocation]:
+def reallocate(location: Path | str, limits: Limits) -> tuple[NetworkSpec, Allocation]:
     """Answers other limits from an existing run: the base network and the widths, untrained.
 
     Raises:
         UserError: the run has no allocation of its own yet, or the baseline breaks a limit.
     """
-    search = known_search(directory)
+    search = known_search(location)
     recipe = search.recipe
     baseline = search.baseline()
     usage = Usage(latency_ms=baseline.latency.ms, params=baseline.params)

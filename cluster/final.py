@@ -13,6 +13,7 @@ from engine.recipe import Cluster
 from engine.results import Trained
 from engine.rows import Row, TrainingTask
 from engine.store import RunStore
+from engine.trained_weights import has_weights
 from trainables.data import ImageData
 from trainables.final import FinalTraining, train_final
 
@@ -31,9 +32,9 @@ def run_final(
     Raises:
         UserError: the training failed.
     """
-    weights = store.weights / f"{task.id}.safetensors"
+    weights = f"{task.id}.safetensors"
     row = store.ledger.find(task.id)
-    if row is None or (row.status == "done" and not weights.exists()):
+    if row is None or (row.status == "done" and not has_weights(store.weights, weights)):
         row = _train(task, store, data, resources, progress)
     if row.status != "done" or row.test_accuracy is None:
         raise UserError(
@@ -45,7 +46,7 @@ def run_final(
         val_accuracy=row.last.val_accuracy,
         test_accuracy=row.test_accuracy,
         history=row.history,
-        weights=str(weights.relative_to(store.directory)),
+        weights=f"{store.weights.name}/{weights}",
     )
 
 
@@ -69,7 +70,7 @@ def _train(
         ),
         run_config=train.RunConfig(
             name=task.id,
-            storage_path=str(store.logs.absolute() / "train"),
+            storage_path=str(store.logs / "train"),
             failure_config=train.FailureConfig(max_failures=resources.retries),
         ),
     )

@@ -40,6 +40,7 @@ from engine.rows import Row, TrainingTask
 from engine.scaling import feasible_resolutions, scale_for_alpha
 from engine.spec import ModelRef, NetworkSpec
 from engine.store import RunStore
+from engine.trained_weights import has_weights
 from engine.widening import NetworkWidening
 from searchers.alpha import AlphaSearcher
 from searchers.widths import sampled_spec
@@ -127,7 +128,7 @@ class Search:
         data = self._load_data()
         if data.digest != self.facts.digest:
             raise UserError(
-                f"{self.recipe.data.source} has changed since the run {self.store.directory} "
+                f"{self.recipe.data.source} has changed since the run {self.store.location} "
                 "began; give another --name to start a new one"
             )
         self._start_ray()
@@ -232,7 +233,7 @@ class Search:
             searcher = AlphaSearcher(
                 settings=settings,
                 seed=self.recipe.seed,
-                journal=self.store.directory / "studies" / f"{digest(uses)}.journal",
+                journal=self.store.scratch / "studies" / f"{digest(uses)}.journal",
                 candidate=candidate,
                 tasks_of=tasks_of,
                 finished=self.store.ledger.find,
@@ -387,7 +388,7 @@ class Search:
             lambda: self._train(task),
             lambda out: f"{out.test_accuracy:.1%} on the test split",
         )
-        if not (self.store.read_only or (self.store.directory / trained.weights).exists()):
+        if not (self.store.read_only or has_weights(self.store.folder, trained.weights)):
             self.progress.begin("train")
             trained = self._train(task)
             self.progress.end("its weights were lost and are there again")

@@ -16,6 +16,7 @@ from engine.codec import canonical, decode, jsonable
 from engine.recipe import Cluster
 from engine.rows import Epoch, Row, TrainingTask
 from engine.store import RunStore
+from trainables.checkpoint import checkpoint_name
 from trainables.data import ImageData
 from trainables.trial import TrainingTrial
 
@@ -96,7 +97,7 @@ class TrialRunner:
             tune_config=config,
             run_config=tune.RunConfig(
                 name=stage,
-                storage_path=str(self.store.logs.absolute() / "tune"),
+                storage_path=str(self.store.logs / "tune"),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 failure_config=tune.FailureConfig(max_failures=self.resources.retries),
                 callbacks=[watcher],
@@ -157,7 +158,7 @@ class _Watcher(tune.Callback):
             row = Row(task=task, status=status, history=epochs, error=error)
             self._store.ledger.add(row)
             if status == "stopped":
-                (self._store.checkpoints / f"{task.id}.pt").unlink(missing_ok=True)
+                self._store.checkpoints.delete(checkpoint_name(task.id))
         self._progress.trial_ended(trial.trial_id, row)
 
 

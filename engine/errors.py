@@ -1,4 +1,4 @@
-"""The two errors of the program: one that the user can mend, one that ends a row."""
+"""The errors of the program: those that the user can mend, and one that ends a row."""
 
 import difflib
 from collections.abc import Iterable
@@ -9,6 +9,10 @@ class UserError(Exception):
 
     The command line prints it without a traceback and exits with code 2.
     """
+
+
+class StorageError(UserError):
+    """Where the run is kept cannot be read or written; no fault of the work that was to be kept."""
 
 
 class Unfinished(UserError):

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor, fx
 
 from engine.codec import STRICT, canonical, decode, pretty
@@ -26,12 +25,14 @@ from engine.export_formats import (
 )
 from engine.graph import load_graph
 from engine.limits import Limits
+from engine.local_folder import write_atomic
 from engine.model_source import all_weights, model_source, plain_network
 from engine.provenance import package_version
 from engine.recipe import Recipe
 from engine.results import Latency, Result, RunRecord
 from engine.spec import ModelRef
-from engine.store import RunInfo, RunStore, write_atomic
+from engine.store import RunInfo, RunStore
+from engine.trained_weights import parse_weights
 
 SAME = 1e-6
 CLOSE = 1e-4
@@ -137,7 +138,7 @@ class _Earlier:
     files: dict[str, str]
 
 
-def export_run(record: RunRecord, directory: Path, out: Path) -> ExportSpec:
+def export_run(record: RunRecord, location: Path | str, out: Path) -> ExportSpec:
     """Writes the trained network of a finished run into ``out``.
 
     The files are ``model.py``, ``weights.safetensors``, ``model.onnx``, ``model.pt2`` and, last,
@@ -146,7 +147,7 @@ def export_run(record: RunRecord, directory: Path, out: Path) -> ExportSpec:
 
     Args:
         record: of the run.
-        directory: of the run.
+        location: of the run, a directory or a URI.
         out: a new or empty directory, or that of an earlier export, whose files are replaced.
 
     Returns:
@@ -158,7 +159,8 @@ def export_run(record: RunRecord, directory: Path, out: Path) -> ExportSpec:
     """
     require_tools()
     _prepare(out)
-    info = RunStore(directory, read_only=True).info()
+    store = RunStore(location, read_only=True)
+    info = store.info()
     facts, spec = record.data, record.allocate.spec
     taken = Input(
         channels=facts.channels,
@@ -167,7 +169,7 @@ def export_run(record: RunRecord, directory: Path, out: Path) -> ExportSpec:
         # As in training, a channel without spread is centred, not scaled up.
         std=tuple(deviation if deviation >= 1 / 255 else 1.0 for deviation in facts.std),
     )
-    trained = _trained(record, directory)
+    trained = _trained(record, store)
     plain = plain_network(trained)
     source = model_source(
         plain,
@@ -228,20 +230,18 @@ def _provenance(record: RunRecord, info: RunInfo) -> Provenance:
     )
 
 
-def _trained(record: RunRecord, directory: Path) -> fx.GraphModule:
+def _trained(record: RunRecord, store: RunStore) -> fx.GraphModule:
     """The result's network with its trained weights, in evaluation mode."""
-    spec, path = record.allocate.spec, directory / record.trained.weights
+    spec, path = record.allocate.spec, store.folder.path(record.trained.weights)
     network = load_graph(spec.model, spec.resolution).build(spec, seed=0)
-    remedy = (
-        f"remove it, if it is there, and {directory}/train-*, then `hacscale resume {directory}` "
-        "trains the network again"
-    )
+    remedy = f"`hacscale resume {store.location}` trains the network again"
+    data = store.folder.read(record.trained.weights)
+    if data is None:
+        raise UserError(f"there are no weights at {path}; {remedy}")
     try:
-        network.load_state_dict(load(path.read_bytes()))
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}; {remedy}") from None
-    except SafetensorError as error:
-        raise UserError(f"{path} is damaged ({error}); {remedy}") from None
+        network.load_state_dict(parse_weights(data))
+    except UserError as error:
+        raise UserError(f"{path} is {error}; {remedy}") from None
     except RuntimeError:
         raise UserError(f"{path} does not hold the weights of this network; {remedy}") from None
     return network.eval()

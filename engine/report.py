@@ -9,8 +9,8 @@ from markupsafe import Markup
 
 from engine import display
 from engine.figures import ACCENT, FAINT, INK, MUTED, PAPER, Panel, draw_figures, svg, winning
+from engine.local_folder import write_atomic
 from engine.results import RunRecord
-from engine.store import write_atomic
 
 _VARIABLES = {INK: "ink", MUTED: "muted", FAINT: "faint", PAPER: "paper", ACCENT: "accent"}
 _COLOUR = re.compile("|".join(_VARIABLES))

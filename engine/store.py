@@ -1,94 +1,44 @@
-"""A run directory: the truth of a run. Whatever executes it only reads and adds.
+"""A run: the truth of it. Whatever executes it only reads and adds.
 
     run.json                     recipe, versions, hardware
-    ledger/TASK.json             one finished training
+    ledger/…                     the finished trainings; see `engine.ledger`
     STAGE-KEY/output.json        what a stage came to
     STAGE-KEY/manifest.json      written last: with it the stage is complete, and then immutable
     checkpoints/TASK.pt          the last epoch of a training that is not finished
     weights/TASK.safetensors     weights of the baseline and of the result
-    logs/                        what Ray and the workers have to say
+    result.json, report.html     what the run has found
+    logs/, studies/              scratch: what Ray and the workers have to say, Optuna's journal
 
-Every file is written under another name and renamed, so it is whole or absent. Readers trust
-nothing: a file that is damaged all the same is put aside and its work done again.
+A run is kept in a folder on a file system or in an object store; see `engine.storage`. Every file
+is whole or absent. Readers trust nothing: a file that is damaged all the same is put aside and its
+work done again. Scratch is never read for a result; it stays on a local disk.
 """
 
-import errno
 import hashlib
-import logging
 import os
 import shlex
 import socket
 import time
-import uuid
-from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
-from engine.codec import STRICT, canonical, decode, digest, pretty
+from engine.codec import STRICT, decode, digest, pretty
 from engine.errors import Unfinished, UserError
+from engine.lease import lease
+from engine.ledger import Ledger
+from engine.local_folder import LocalFolder, storage_error
 from engine.recipe import Recipe
-from engine.rows import Row
+from engine.storage import open_folder
 
 T = TypeVar("T")
 
 FORMAT = 1
 """Version of the layout. A program refuses a directory with a higher one."""
-
-log = logging.getLogger("hacscale")
-
-_TEMPORARY = ".tmp"
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Writes a file that is whole or absent, whatever happens meanwhile.
-
-    Raises:
-        UserError: no space, or no permission.
-    """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{_TEMPORARY}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise _storage_error(error, path) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
-def _storage_error(error: OSError, path: Path) -> UserError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return UserError(f"no space left for {path}; free some, then resume: nothing is lost")
-    return UserError(f"cannot write {path}: {error.strerror or error}; give another --runs-dir")
-
-
-def _read(path: Path) -> bytes | None:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}; mend that first") from None
-
-
-def _put_aside(why: str, *paths: Path) -> None:
-    """Renames the files of one thing that is damaged, as far as they are there."""
-    for path in paths:
-        try:
-            path.replace(path.with_name(f"{path.name}.damaged"))
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            raise _storage_error(error, path) from error
-    log.warning("%s is damaged (%s): kept as *.damaged, and done again", paths[0], why)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,75 +73,39 @@ class _Manifest:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Entry:
-    """A file of the ledger; the digest tells a row that was changed from one that was written."""
-
-    __pydantic_config__ = STRICT
-
-    digest: str
-    row: Row
-
-
-@dataclass(frozen=True, slots=True)
-class Ledger:
-    """The finished trainings of a run, one file each, by task id.
-
-    Attributes:
-        read_only: whether a damaged row stays where it is; it counts as missing in any case.
-    """
-
-    directory: Path
-    read_only: bool = False
-
-    def find(self, task_id: str) -> Row | None:
-        """Returns the row of a task, None if it is not finished."""
-        path = self.directory / f"{task_id}.json"
-        data = _read(path)
-        if data is None:
-            return None
-        try:
-            entry = decode(_Entry, data, path.name)
-            if digest(entry.row) != entry.digest:
-                raise UserError("the row is not the one that was written")
-            if entry.row.task.id != task_id:
-                raise UserError("it holds another row")
-        except UserError as error:
-            if not self.read_only:
-                _put_aside(str(error), path)
-            return None
-        return entry.row
-
-    def add(self, row: Row) -> None:
-        """Adds a finished row. A row that is there stands: the same task gives the same row."""
-        path = self.directory / f"{row.task.id}.json"
-        if not path.exists():
-            write_atomic(path, canonical(_Entry(digest=digest(row), row=row)))
-
-    def rows(self) -> Iterator[Row]:
-        """All rows."""
-        for path in sorted(self.directory.glob("*.json")):
-            row = self.find(path.stem)
-            if row is not None:
-                yield row
-
-
 class RunStore:
-    """One run directory.
+    """One run. It travels to workers as its location.
 
     Args:
-        directory: of the run.
+        location: directory of the run, or its URI.
         read_only: whether a stage that is not complete is an error instead of work to do.
+
+    Attributes:
+        folder: of the run.
+        scratch: local directory for what need not last: the run's own if it is local.
+
+    Raises:
+        UserError: the URI cannot be used.
     """
 
-    def __init__(self, directory: Path, read_only: bool = False) -> None:
-        # Absolute, because Ray Train's workers have working directories of their own.
-        self.directory = directory = directory.absolute()
+    def __init__(self, location: Path | str, read_only: bool = False) -> None:
+        self.folder = folder = open_folder(location)
         self.read_only = read_only
-        self.ledger = Ledger(directory / "ledger", read_only)
-        self.checkpoints = directory / "checkpoints"
-        self.weights = directory / "weights"
-        self.logs = directory / "logs"
+        self.ledger = Ledger(folder / "ledger", read_only)
+        self.checkpoints = folder / "checkpoints"
+        self.weights = folder / "weights"
+        self.scratch = _scratch(folder.location)
+        if isinstance(folder, LocalFolder):
+            self.scratch = folder.directory
+        self.logs = self.scratch / "logs"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RunStore, (self.location, self.read_only)
+
+    @property
+    def location(self) -> str:
+        """Absolute path or URI."""
+        return self.folder.location
 
     def info(self) -> RunInfo:
         """Reads ``run.json``.
@@ -199,17 +113,16 @@ class RunStore:
         Raises:
             UserError: no run there, a newer format, or a damaged file.
         """
-        path = self.directory / "run.json"
-        data = _read(path)
+        data = self.folder.read("run.json")
         if data is None:
-            raise UserError(f"there is no run at {self.directory}; see `hacscale run --help`")
+            raise UserError(f"there is no run at {self.location}; see `hacscale run --help`")
         self._refuse_newer(data)
         try:
-            return decode(RunInfo, data, str(path))
+            return decode(RunInfo, data, self.folder.path("run.json"))
         except UserError as error:
             raise UserError(
-                f"{error}; repeat `hacscale run RECIPE --name {self.directory.name} --runs-dir "
-                f"{shlex.quote(str(self.directory.parent))}`: finished work is kept"
+                f"{error}; repeat `hacscale run RECIPE --name {self.folder.name} --runs-dir "
+                f"{shlex.quote(self.folder.parent)}`: finished work is kept"
             ) from None
 
     def write_info(self, info: RunInfo) -> None:
@@ -218,15 +131,14 @@ class RunStore:
         Raises:
             UserError: a newer version has written there, or it cannot be written.
         """
-        path = self.directory / "run.json"
-        data = _read(path)
+        data = self.folder.read("run.json")
         if data is not None:
             self._refuse_newer(data)
             try:
-                decode(RunInfo, data, path.name)
+                decode(RunInfo, data, "run.json")
             except UserError as error:
-                _put_aside(str(error), path)
-        write_atomic(path, pretty(info))
+                self.folder.set_aside(str(error), "run.json")
+        self.folder.write("run.json", pretty(info))
 
     def _refuse_newer(self, data: bytes) -> None:
         try:
@@ -235,7 +147,7 @@ class RunStore:
             return
         if found > FORMAT:
             raise UserError(
-                f"{self.directory} was written by a newer hacscale (format {found}, this one "
+                f"{self.location} was written by a newer hacscale (format {found}, this one "
                 f"knows {FORMAT}); update hacscale"
             )
 
@@ -243,36 +155,19 @@ class RunStore:
     def lock(self) -> Generator[None]:
         """Holds the run for one driver. The lock of a driver that died is free.
 
-        Raises:
-            UserError: another driver holds it, or the directory cannot be written.
-        """
-        try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.directory / ".lock")
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise UserError(
-                f"another process drives the run {self.directory}; wait for it, stop it, or "
-                "give another --name"
-            ) from None
-        except NotImplementedError as error:
-            raise UserError(
-                f"cannot lock {self.directory}: {error}; give a --runs-dir on another file system"
-            ) from error
-        except OSError as error:
-            raise _storage_error(error, self.directory) from error
-        try:
-            self._remove_temporaries()
-            yield
-        finally:
-            lock.release()
+        On a file system it is the kernel's lock, which ends with the process; over NFS it holds
+        for all machines, as far as the server has locks. In an object store it is a `lease`.
 
-    def _remove_temporaries(self) -> None:
-        """Removes what writers left that were killed."""
-        for pattern in (f".*{_TEMPORARY}", f"*/.*{_TEMPORARY}"):
-            for path in self.directory.glob(pattern):
-                with suppress(OSError):
-                    path.unlink()
+        Raises:
+            UserError: another driver holds it, or the run cannot be written.
+        """
+        if isinstance(self.folder, LocalFolder):
+            with _locked(self.folder.directory):
+                self.folder.remove_temporaries()
+                yield
+        else:
+            with lease(self.folder / "lock"):
+                yield
 
     def record_epoch(self, task_id: str, epoch: int) -> None:
         """Notes in ``logs/epochs.log`` that a worker has trained one epoch of a task.
@@ -286,11 +181,12 @@ class RunStore:
             with path.open("a") as file:
                 file.write(line)
         except OSError as error:
-            raise _storage_error(error, path) from error
+            raise storage_error(error, path) from error
 
     def epochs_of(self, task_id: str) -> int:
         """Returns the last epoch of a task that was noted, 0 if there is none."""
-        lines = (_read(self.logs / "epochs.log") or b"").decode(errors="replace").splitlines()
+        path = self.logs / "epochs.log"
+        lines = path.read_text(errors="replace").splitlines() if path.exists() else []
         epochs = [line.split()[-1] for line in lines if f" {task_id} " in line]
         return int(epochs[-1]) if epochs and epochs[-1].isdigit() else 0
 
@@ -307,35 +203,32 @@ class RunStore:
             Unfinished: the store is read-only and the stage not complete.
             UserError: the output cannot be written.
         """
-        directory = self._stage_directory(name, uses)
-        known = self._committed(directory, kind)
+        stage = _stage_name(name, uses)
+        known = self._committed(stage, kind)
         if known is not None:
             return known
         if self.read_only:
             raise Unfinished(
-                f"the {name} stage of {self.directory} is not complete; "
-                f"`hacscale resume {shlex.quote(str(self.directory))}` goes on with it",
+                f"the {name} stage of {self.location} is not complete; "
+                f"`hacscale resume {shlex.quote(self.location)}` goes on with it",
                 stage=name,
             )
         began = time.monotonic()
         output = run()
         data = pretty(output)
-        write_atomic(directory / "output.json", data)
+        self.folder.write(f"{stage}/output.json", data)
         manifest = _Manifest(
             stage=name,
-            key=directory.name,
+            key=stage,
             sha256=hashlib.sha256(data).hexdigest(),
             seconds=time.monotonic() - began,
         )
-        write_atomic(directory / "manifest.json", pretty(manifest))
+        self.folder.write(f"{stage}/manifest.json", pretty(manifest))
         return output
 
     def is_committed(self, name: str, uses: object) -> bool:
         """Whether a stage is complete for these ``uses``."""
-        return (self._stage_directory(name, uses) / "manifest.json").exists()
-
-    def _stage_directory(self, name: str, uses: object) -> Path:
-        return self.directory / f"{name}-{digest([FORMAT, name, uses])}"
+        return self.folder.exists(f"{_stage_name(name, uses)}/manifest.json")
 
     def forget_failures(self, stages: Iterable[str]) -> None:
         """Removes failed rows, so that they are tried again.
@@ -343,39 +236,76 @@ class RunStore:
         Args:
             stages: those that are complete in spite of failed rows; they are open again.
         """
-        failed = [row for row in self.ledger.rows() if row.status == "failed"]
-        opened = [
-            path for name in stages for path in self.directory.glob(f"{name}-*/manifest.json")
-        ]
-        try:
-            for path in opened if failed else ():
-                path.unlink(missing_ok=True)
-            for row in failed:
-                (self.ledger.directory / f"{row.task.id}.json").unlink(missing_ok=True)
-        except OSError as error:
-            raise _storage_error(error, self.directory) from error
+        failed = [row.task.id for row in self.ledger.rows() if row.status == "failed"]
+        if failed:
+            opened = self._committed_under(set(stages))
+            self.folder.delete(*(f"{stage}/manifest.json" for stage in opened))
+            self.ledger.discard(failed)
 
     def committed_stages(self) -> list[str]:
         """Names of the stages that are complete, for some recipe."""
-        found = self.directory.glob("*-*/manifest.json")
-        return sorted({path.parent.name.rpartition("-")[0] for path in found})
+        return sorted({stage.rpartition("-")[0] for stage in self._committed_under(None)})
 
-    def _committed(self, directory: Path, kind: type[T]) -> T | None:
-        paths = [directory / "manifest.json", directory / "output.json"]
-        data, output = map(_read, paths)
+    def _committed_under(self, names: set[str] | None) -> list[str]:
+        """Stages with their keys that are complete; those of some names, or all."""
+        found = [entry.name for entry in self.folder.entries() if entry.is_folder]
+        return [
+            stage
+            for stage in found
+            if "-" in stage
+            and (names is None or stage.rpartition("-")[0] in names)
+            and self.folder.exists(f"{stage}/manifest.json")
+        ]
+
+    def _committed(self, stage: str, kind: type[T]) -> T | None:
+        names = f"{stage}/manifest.json", f"{stage}/output.json"
+        data, output = (self.folder.read(name) for name in names)
         if data is None:
             return None
         try:
             manifest = decode(_Manifest, data, "manifest.json")
-            if manifest.key != directory.name:
+            if manifest.key != stage:
                 raise UserError("manifest.json is that of another stage")
             if output is None or manifest.sha256 != hashlib.sha256(output).hexdigest():
                 raise UserError("output.json is not the one that was committed")
             return decode(kind, output, "output.json")
         except UserError as error:
             if not self.read_only:
-                _put_aside(str(error), *paths)
+                self.folder.set_aside(str(error), *names)
             return None
+
+
+def _stage_name(name: str, uses: object) -> str:
+    return f"{name}-{digest([FORMAT, name, uses])}"
+
+
+def _scratch(location: str) -> Path:
+    """The place on this machine for the scratch of a run that is kept elsewhere."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "hacscale" / digest(location)
+
+
+@contextmanager
+def _locked(directory: Path) -> Generator[None]:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(directory / ".lock")
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(
+            f"another process drives the run {directory}; wait for it, stop it, or "
+            "give another --name"
+        ) from None
+    except NotImplementedError as error:
+        raise UserError(
+            f"cannot lock {directory}: {error}; give a --runs-dir on another file system"
+        ) from error
+    except OSError as error:
+        raise storage_error(error, directory) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @dataclass(frozen=True, slots=True)

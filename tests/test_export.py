@@ -37,7 +37,9 @@ from engine.provenance import run_info
 from engine.recipes import RECIPES
 from engine.results import RunRecord
 from engine.spec import ModelRef, NetworkSpec
+from engine.storage import open_folder
 from engine.store import RunStore
+from engine.trained_weights import write_weights
 from trainables.augment import to_batch
 from trainables.data import ImageData
 from trainables.tensors import TensorData
@@ -127,9 +129,9 @@ def finished_run(
     facts = replace(record.data, classes=spec.model.classes, mean=(0.5, 0.4, 0.3), std=(0.25,) * 3)
     if data is not None:
         facts = replace(facts, mean=data.mean, std=data.std, digest=data.digest)
-    (directory / "weights").mkdir(parents=True)
-    save_file(weights, directory / "weights" / f"{row}.safetensors")
-    RunStore(directory).write_info(run_info(directory.name, "a", RECIPES["digits-vgg11"]()))
+    store = RunStore(directory)
+    write_weights(store.weights, f"{row}.safetensors", weights)
+    store.write_info(run_info(directory.name, "a", RECIPES["digits-vgg11"]()))
     return replace(
         record,
         name=directory.name,
@@ -376,16 +378,19 @@ def test_weights_must_be_whole_and_of_this_network(tmp_path: Path, vgg: tuple[Ru
     path = tmp_path / record.trained.weights
     out = tmp_path / "out"
     out.mkdir()
-    refused(record, tmp_path, out, r"cannot read .*No such file.*hacscale resume")
+    refused(record, tmp_path, out, "there are no weights at .*hacscale resume")
     whole = (source / record.trained.weights).read_bytes()
     for damaged in (b"", whole[:-8], whole[:40], b"\xff" * 100, b"\x80\x04N."):
         path.write_bytes(damaged)
         refused(record, tmp_path, out, "is damaged .*hacscale resume")
     state = load_file(source / record.trained.weights)
-    save_file({**state, "more": torch.zeros(1)}, path)
+    save_file(state, path)
+    refused(record, tmp_path, out, "is damaged .*not the one that was written.*hacscale resume")
+    folder = open_folder(tmp_path)
+    write_weights(folder, record.trained.weights, {**state, "more": torch.zeros(1)})
     refused(record, tmp_path, out, "does not hold the weights of this network")
     state["classifier.weight"] = torch.zeros(10, 3)
-    save_file(state, path)
+    write_weights(folder, record.trained.weights, state)
     refused(record, tmp_path, out, "does not hold the weights of this network")
 
 
@@ -481,8 +486,8 @@ def test_the_command(
     main(["export", str(directory)])
     main(["export", directory.name, "--runs-dir", str(directory.parent), "--out", "elsewhere"])
     assert calls == [
-        (record, directory, directory / "export"),
-        (record, directory, Path("elsewhere")),
+        (record, str(directory), directory / "export"),
+        (record, str(directory), Path("elsewhere")),
     ]
     assert "model.onnx: logits off by" in capsys.readouterr().out
 

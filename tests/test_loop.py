@@ -387,14 +387,14 @@ def test_a_damaged_checkpoint_is_named_and_the_training_begins_anew(
     whole = train(task, tmp_path / "whole")
     store = RunStore(tmp_path / "damaged")
     NetworkTraining(task, tensors(), store).run_epoch()
-    file = store.checkpoints / f"{task.id}.pt"
+    file = Path(store.checkpoints.path(f"{task.id}.pt"))
     file.write_bytes(damage(file.read_bytes()))
     with caplog.at_level(logging.WARNING, "hacscale"):
         training = NetworkTraining(task, tensors(), store)
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert f"{task.id}.pt is damaged" in caplog.text
     assert training.history == ()
-    again = train(task, store.directory)
+    again = train(task, Path(store.location))
     assert facts(again.result()) == facts(whole.result())
     assert equal_states(again.state_dict(), whole.state_dict())
 
@@ -407,7 +407,7 @@ def test_a_checkpoint_of_another_task_is_never_taken(
     NetworkTraining(one, tensors(), store).run_epoch()
     assert NetworkTraining(other, tensors(), store).history == ()
     assert not caplog.records
-    (store.checkpoints / f"{one.id}.pt").rename(store.checkpoints / f"{other.id}.pt")
+    store.checkpoints.rename(f"{one.id}.pt", f"{other.id}.pt")
     assert NetworkTraining(other, tensors(), store).history == ()
     assert "of another training" in caplog.text
 

@@ -113,7 +113,7 @@ def test_a_killed_final_worker_repeats_one_epoch_at_most(
     assert len(trained.history) == 30
     assert len(workers_of(runner.store, victim)) == 2
     assert len(epochs_of(runner.store, victim)) <= 31
-    assert (runner.store.directory / trained.weights).exists()
+    assert runner.store.folder.exists(trained.weights)
     row = runner.store.ledger.find(victim.id)
     assert row is not None
     assert row.test_accuracy == trained.test_accuracy

@@ -6,11 +6,11 @@ import ray
 import ray.train
 import torch
 from ray.train.torch import get_device
-from safetensors.torch import save
 
 from engine.errors import TrainingFailed
 from engine.rows import Row, TrainingTask
-from engine.store import RunStore, write_atomic
+from engine.store import RunStore
+from engine.trained_weights import write_weights
 from trainables.data import ImageData
 from trainables.loop import NetworkTraining
 from trainables.tensors import TensorData
@@ -49,7 +49,7 @@ def train_final(config: dict[str, FinalTraining]) -> None:
         row = Row(task=final.task, status="failed", history=training.history, error=str(error))
     if rank == 0:
         if row.status == "done":
-            path = final.store.weights / f"{final.task.id}.safetensors"
-            write_atomic(path, save(training.state_dict()))
+            name = f"{final.task.id}.safetensors"
+            write_weights(final.store.weights, name, training.state_dict())
         final.store.ledger.add(row)
         training.discard_checkpoint()

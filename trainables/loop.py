@@ -5,7 +5,6 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,7 +18,7 @@ from engine.importance import ImportanceMeter
 from engine.rows import Epoch, Row, TrainingTask
 from engine.store import RunStore
 from trainables.augment import augment, mixup, to_batch
-from trainables.checkpoint import load_checkpoint, save_checkpoint
+from trainables.checkpoint import checkpoint_name, load_checkpoint, save_checkpoint
 from trainables.data import batches
 from trainables.objective import make_objective
 from trainables.schedule import learning_rate
@@ -160,7 +159,7 @@ class NetworkTraining:
 
     def discard_checkpoint(self) -> None:
         """Removes the checkpoint of a training whose row is written."""
-        self._checkpoint.unlink(missing_ok=True)
+        self._store.checkpoints.delete(checkpoint_name(self.task.id))
 
     # One epoch -------------------------------------------------------------------------------
 
@@ -291,10 +290,6 @@ class NetworkTraining:
 
     # Checkpoints -----------------------------------------------------------------------------
 
-    @property
-    def _checkpoint(self) -> Path:
-        return self._store.checkpoints / f"{self.task.id}.pt"
-
     def _save_checkpoint(self) -> None:
         state = {
             "history": json.dumps([asdict(epoch) for epoch in self.history]),
@@ -303,11 +298,11 @@ class NetworkTraining:
             "average": self._average.state_dict() if self._average else None,
             "meter": self._meter.state() if self._meter else None,
         }
-        save_checkpoint(self._checkpoint, self.task.id, state)
+        save_checkpoint(self._store.checkpoints, self.task.id, state)
         self._store.record_epoch(self.task.id, len(self.history))
 
     def _load_checkpoint(self) -> None:
-        state = load_checkpoint(self._checkpoint, self.task.id, self._device)
+        state = load_checkpoint(self._store.checkpoints, self.task.id, self._device)
         if state is None:
             return
         self.network.load_state_dict(state["network"])

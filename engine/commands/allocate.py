@@ -18,11 +18,11 @@ def add(commands: Commands) -> None:
 
 
 def _allocate(arguments: argparse.Namespace, console: Console) -> None:
-    directory = run_directory(arguments)
-    recipe = with_limits(RunStore(directory, read_only=True).info().recipe, arguments)
+    location = run_directory(arguments)
+    recipe = with_limits(RunStore(location, read_only=True).info().recipe, arguments)
     from cluster.driver import reallocate
 
-    baseline, allocation = reallocate(directory, recipe.limits)
+    baseline, allocation = reallocate(location, recipe.limits)
     table = Table(title="widths (predicted, not trained)", title_justify="left")
     table.add_column("group")
     for column in ("base", "scaled"):

@@ -1,6 +1,7 @@
 """Options that several commands share, and what they stand for."""
 
 import argparse
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
@@ -8,6 +9,7 @@ from typing import TypeAlias
 from engine.errors import UserError, nearest
 from engine.recipe import Recipe, load_recipe
 from engine.recipes import RECIPES
+from engine.storage import open_folder
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # pyright: ignore[reportPrivateUsage]
 """Where a command is added."""
@@ -23,14 +25,14 @@ def add_limits(parser: argparse.ArgumentParser) -> None:
 
 def add_run(parser: argparse.ArgumentParser) -> None:
     """Adds the name of a run."""
-    parser.add_argument("run", metavar="RUN", help="name of a run, or its directory")
+    parser.add_argument("run", metavar="RUN", help="name of a run, or where it is")
     add_runs_dir(parser)
 
 
 def add_runs_dir(parser: argparse.ArgumentParser) -> None:
     """Adds the directory of the runs."""
     parser.add_argument(
-        "--runs-dir", type=Path, default=Path("runs"), metavar="D", help="default: runs"
+        "--runs-dir", default="runs", metavar="D", help="a directory, or s3://…; default: runs"
     )
 
 
@@ -62,19 +64,19 @@ def with_limits(recipe: Recipe, arguments: argparse.Namespace) -> Recipe:
     return replace(recipe, limits=limits)
 
 
-def run_directory(arguments: argparse.Namespace) -> Path:
-    """Returns the directory of the run that the arguments name.
+def run_directory(arguments: argparse.Namespace) -> str:
+    """Returns the directory of the run that the arguments name, or its URI.
 
     Raises:
         UserError: there is no such run.
     """
-    candidates = (Path(arguments.run), arguments.runs_dir / arguments.run)
-    try:
-        for directory in candidates:
-            if (directory / "run.json").is_file():
-                return directory
-    except OSError as error:
-        raise UserError(f"cannot look for a run at {error.filename}: {error.strerror}") from None
-    known = [path.parent.name for path in arguments.runs_dir.glob("*/run.json")]
+    runs = open_folder(arguments.runs_dir)
+    candidates = [open_folder(arguments.run)]
+    with suppress(UserError):  # a path that leads elsewhere is no name
+        candidates.append(runs / arguments.run)
+    for folder in candidates:
+        if folder.exists("run.json"):
+            return folder.location
+    known = [entry.name for entry in runs.entries() if (runs / entry.name).exists("run.json")]
     hint = nearest(arguments.run, known) if known else "; `hacscale run` begins one"
     raise UserError(f"there is no run {arguments.run!r} in {arguments.runs_dir}{hint}")

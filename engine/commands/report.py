@@ -7,6 +7,7 @@ from rich.console import Console
 
 from engine.commands.options import Commands, add_run, run_directory
 from engine.errors import UserError
+from engine.storage import open_folder
 
 
 def add(commands: Commands) -> None:
@@ -18,17 +19,17 @@ def add(commands: Commands) -> None:
 
 
 def _report(arguments: argparse.Namespace, console: Console) -> None:
-    directory = run_directory(arguments)
+    location = run_directory(arguments)
     from cluster.driver import read_run, write_results
     from engine.figures import write_figures
     from engine.summary import render_summary
 
-    record = read_run(directory)
+    record = read_run(location)
     try:
-        write_results(record, directory)
+        write_results(record, location)
         if arguments.figures:
             write_figures(record, arguments.figures)
     except OSError as error:
         raise UserError(f"cannot write {error.filename}: {error.strerror}") from error
     console.print(render_summary(record))
-    console.print(f"report: {(directory / 'report.html').resolve()}", soft_wrap=True)
+    console.print(f"report: {open_folder(location).path('report.html')}", soft_wrap=True)

@@ -5,7 +5,6 @@ import re
 import shlex
 import signal
 import sys
-from pathlib import Path
 
 from rich.console import Console
 
@@ -20,6 +19,7 @@ from engine.commands.options import (
 )
 from engine.errors import UserError
 from engine.recipe import Recipe, override
+from engine.storage import open_folder
 from engine.store import RunStore
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -67,18 +67,19 @@ def _run(arguments: argparse.Namespace, console: Console) -> None:
             "the name of a run has at most 100 letters, digits, '.', '_' and '-' and begins with "
             f"a letter or digit; {name!r} does not: give another --name"
         )
-    _drive(recipe, arguments.runs_dir / name, default_name, arguments, console)
+    location = (open_folder(arguments.runs_dir) / name).location
+    _drive(recipe, location, default_name, arguments, console)
 
 
 def _resume(arguments: argparse.Namespace, console: Console) -> None:
-    directory = run_directory(arguments)
-    info = RunStore(directory).info()
-    _drive(info.recipe, directory, info.recipe_name, arguments, console)
+    location = run_directory(arguments)
+    info = RunStore(location).info()
+    _drive(info.recipe, location, info.recipe_name, arguments, console)
 
 
 def _drive(
     recipe: Recipe,
-    directory: Path,
+    location: str,
     recipe_name: str,
     arguments: argparse.Namespace,
     console: Console,
@@ -90,14 +91,14 @@ def _drive(
         # Whoever handles Ctrl-C at that moment handles these: Tune while it runs trials.
         signal.signal(stop, lambda *_: signal.raise_signal(signal.SIGINT))
     if arguments.retry_failed:
-        store = RunStore(directory)
+        store = RunStore(location)
         with store.lock():
             store.forget_failures(_FORGIVING)
     try:
-        record = run_search(recipe, directory, recipe_name, arguments.address, console)
+        record = run_search(recipe, location, recipe_name, arguments.address, console)
     except KeyboardInterrupt:
-        command = f"hacscale resume {shlex.quote(str(directory))}"
+        command = f"hacscale resume {shlex.quote(location)}"
         console.print(f"stopped; nothing is lost. Go on with:\n  {command}", soft_wrap=True)
         sys.exit(130)
     console.print(render_summary(record))
-    console.print(f"report: {(directory / 'report.html').resolve()}", soft_wrap=True)
+    console.print(f"report: {open_folder(location).path('report.html')}", soft_wrap=True)

@@ -22,13 +22,13 @@ def add(commands: Commands) -> None:
 
 
 def _status(arguments: argparse.Namespace, console: Console) -> None:
-    directory = run_directory(arguments)
-    store = RunStore(directory, read_only=True)
+    location = run_directory(arguments)
+    store = RunStore(location, read_only=True)
     info = store.info()
     from cluster.driver import read_run
 
     try:
-        read_run(directory)
+        read_run(location)
         complete = len(_STAGES)
     except Unfinished as error:
         # A stage of an older recipe is not found by this one, so the order is all that is needed.
@@ -41,7 +41,7 @@ def _status(arguments: argparse.Namespace, console: Console) -> None:
     console.print(table)
     rows = list(store.ledger.rows())
     count = {state: sum(r.status == state for r in rows) for state in ("done", "stopped", "failed")}
-    count["begun"] = sum(1 for _ in store.checkpoints.glob("*.pt"))
+    count["begun"] = len(store.checkpoints.files(".pt"))
     console.print("trainings:", ", ".join(f"{n} {state}" for state, n in count.items()))
     for row in rows:
         if row.status == "failed":

@@ -13,7 +13,9 @@ import torch
 
 from engine.allocation import allocate
 from engine.graph import load_graph
-from engine.latency import Box, LatencyModel, fit_latency, profile_specs
+from engine.hardware.contract import Box, LatencyModel
+from engine.hardware.models import fit_latency
+from engine.latency import profile_specs
 from engine.limits import Usage
 from engine.measure import time_networks
 from engine.recipe import Allocate, Device, Profile
@@ -32,7 +34,9 @@ def fitted(name: str, resolution: int) -> tuple[NetworkSpec, LatencyModel]:
     timings = time_networks(
         graph, specs, base, Device(runtime="synthetic"), calls=3, rounds=1, per_layer=True
     )
-    return base, fit_latency(graph, timings, Box.around(graph, base, [resolution], profile))
+    return base, fit_latency(
+        "insitu", graph, timings, Box.around(graph, base, [resolution], profile)
+    )
 
 
 def main() -> None:

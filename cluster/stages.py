@@ -19,7 +19,9 @@ from engine.alpha import rank_candidates
 from engine.codec import digest
 from engine.errors import UserError
 from engine.graph import NetworkGraph, load_graph
-from engine.latency import Box, LatencyModel, fit_latency, judge, profile_specs
+from engine.hardware.contract import Box, LatencyModel
+from engine.hardware.models import fit_latency, load_latency
+from engine.latency import judge, profile_specs
 from engine.limits import Usage
 from engine.predictors import fit_predictors
 from engine.recipe import Recipe
@@ -185,7 +187,7 @@ class Search:
                 reference_ms=baseline.latency.ms,
             )
             box = Box.around(self.graph, self.base, resolutions, settings)
-            model = fit_latency(self.graph, timings[: len(fitted)], box)
+            model = fit_latency(settings.model, self.graph, timings[: len(fitted)], box)
             return ProfileResult(
                 model=model.to_json(),
                 quality=judge(model, self.graph, timings[len(fitted) :]),
@@ -408,7 +410,7 @@ class Search:
 
     def latency_model(self, profile: ProfileResult, baseline: BaselineResult) -> LatencyModel:
         """The profile's model, made right for the base network, where the truth is known."""
-        model = LatencyModel.from_json(profile.model)
+        model = load_latency(profile.model)
         return model.rescaled(baseline.latency.ms / model.predict(self.graph.cost(self.base)))
 
     def widths_within(

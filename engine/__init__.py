@@ -12,9 +12,10 @@ if TYPE_CHECKING:
     from engine.errors import UserError as UserError
     from engine.graph import NetworkGraph as NetworkGraph
     from engine.graph import load_graph as load_graph
+    from engine.hardware.contract import LatencyModel as LatencyModel
+    from engine.hardware.models import fit_latency as fit_latency
+    from engine.hardware.models import load_latency as load_latency
     from engine.importance import ImportanceMeter as ImportanceMeter
-    from engine.latency import LatencyModel as LatencyModel
-    from engine.latency import fit_latency as fit_latency
     from engine.latency import profile_specs as profile_specs
     from engine.limits import Limits as Limits
     from engine.limits import Usage as Usage
@@ -44,8 +45,9 @@ _MODULES = {
     "NetworkGraph": "graph",
     "load_graph": "graph",
     "ImportanceMeter": "importance",
-    "LatencyModel": "latency",
-    "fit_latency": "latency",
+    "LatencyModel": "hardware.contract",
+    "fit_latency": "hardware.models",
+    "load_latency": "hardware.models",
     "profile_specs": "latency",
     "Limits": "limits",
     "Usage": "limits",

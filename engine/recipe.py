@@ -126,6 +126,8 @@ class Profile:
     """How the latency model is made.
 
     Attributes:
+        model: its kind. ``insitu`` is the most accurate on a device that can be timed op by op;
+            docs/latency.md says what the others are for.
         networks: random networks timed for the fit.
         held_out: further ones that only judge it.
         min_width, max_width: bounds of the networks' width multipliers, which are log-uniform.
@@ -136,6 +138,7 @@ class Profile:
 
     __pydantic_config__ = STRICT
 
+    model: Literal["insitu"] = "insitu"
     networks: int = 24
     held_out: int = 8
     min_width: float = 0.5

@@ -112,7 +112,7 @@ class ProfileResult:
     """A latency model of one device for one network, and how far to trust it.
 
     Attributes:
-        model: the latency model's own canonical JSON (`engine.latency`).
+        model: the latency model's own canonical JSON (`engine.hardware.models`).
         environment: what was measured on: device, versions, threads.
     """
 

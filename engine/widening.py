@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from engine.graph import NetworkGraph
-from engine.latency import LatencyModel
+from engine.hardware.contract import LatencyModel
 from engine.limits import Usage
 from engine.spec import NetworkSpec
 

@@ -10,16 +10,10 @@ from scipy.stats import rankdata
 from engine.costs import LayerCost
 from engine.errors import UserError
 from engine.graph import NetworkGraph, load_graph
-from engine.latency import (
-    SWITCH,
-    Box,
-    LatencyModel,
-    OpModel,
-    fit_latency,
-    judge,
-    op_class,
-    profile_specs,
-)
+from engine.hardware.contract import Box, op_class
+from engine.hardware.insitu import SWITCH, InSitu, OpModel, fit
+from engine.hardware.models import load_latency
+from engine.latency import judge, profile_specs
 from engine.measure import Timing, time_networks
 from engine.recipe import Device, Profile
 from engine.spec import ModelRef, NetworkSpec
@@ -40,7 +34,7 @@ def timed(specs: list[NetworkSpec], graph: NetworkGraph = VGG, batch: int = 1) -
 
 TRAINING, HELD_OUT = profile_specs(VGG, BASE, RESOLUTIONS, PROFILE)
 TIMINGS = timed(TRAINING)
-MODEL = fit_latency(VGG, TIMINGS, BOX)
+MODEL = fit(VGG, TIMINGS, BOX)
 
 
 def specs_in(graph: NetworkGraph, box: Box):
@@ -60,7 +54,7 @@ op_models = st.builds(
     OpModel, granularity=st.sampled_from((8, 16, 32)), below=coefficients, above=coefficients
 )
 models = st.builds(
-    LatencyModel,
+    InSitu,
     box=st.just(BOX),
     ops=st.fixed_dictionaries({name: op_models for name in MODEL.ops}),
     scale=st.floats(0, 10),
@@ -85,7 +79,7 @@ def test_the_staircase_of_a_known_device_is_found():
 
 
 def test_the_fit_takes_the_batch_it_was_measured_with():
-    model = fit_latency(VGG, timed(TRAINING, batch=4), BOX)
+    model = fit(VGG, timed(TRAINING, batch=4), BOX)
     for timing in timed(HELD_OUT, batch=4):
         assert model.predict(VGG.cost(timing.spec)) == pytest.approx(timing.latency.ms, rel=1e-6)
 
@@ -94,7 +88,7 @@ def test_sums_of_ops_are_calibrated_to_whole_networks():
     def whole(timing: Timing) -> Timing:
         return replace(timing, latency=replace(timing.latency, ms=1.3 * timing.latency.ms + 0.5))
 
-    model = fit_latency(VGG, [whole(t) for t in TIMINGS], BOX)
+    model = fit(VGG, [whole(t) for t in TIMINGS], BOX)
     assert model.scale == pytest.approx(1.3)
     for timing in map(whole, timed(HELD_OUT)):
         assert model.predict(VGG.cost(timing.spec)) == pytest.approx(timing.latency.ms, rel=1e-6)
@@ -109,7 +103,7 @@ def test_an_algorithm_switch_is_found_where_there_is_one():
         latency = replace(timing.latency, ms=sum(layers.values()))
         return replace(timing, layer_ms=layers, latency=latency)
 
-    model = fit_latency(VGG, [switching(t) for t in TIMINGS], BOX)
+    model = fit(VGG, [switching(t) for t in TIMINGS], BOX)
     assert any(model.ops["conv 3x3"].above)
     assert max(MODEL.ops["conv 3x3"].above) < 1e-12
     for timing in map(switching, timed(HELD_OUT)):
@@ -124,7 +118,7 @@ def test_noise_does_not_break_the_fit():
         layers = {name: ms * float(rng.normal(1, 0.1)) for name, ms in timing.layer_ms.items()}
         return replace(timing, layer_ms=layers)
 
-    model = fit_latency(VGG, [noisy(t) for t in TIMINGS], BOX)
+    model = fit(VGG, [noisy(t) for t in TIMINGS], BOX)
     assert judge(model, VGG, timed(HELD_OUT)).mape < 0.05
 
 
@@ -133,15 +127,15 @@ def test_ops_without_a_measurable_time_are_taken_for_very_short():
         assert timing.layer_ms is not None
         return replace(timing, layer_ms={**timing.layer_ms, "flatten": 0.0})
 
-    model = fit_latency(VGG, [blind(t) for t in TIMINGS], BOX)
+    model = fit(VGG, [blind(t) for t in TIMINGS], BOX)
     assert judge(model, VGG, timed(HELD_OUT)).mape < 0.01
 
 
 def test_a_fit_needs_several_networks_timed_op_by_op():
     with pytest.raises(UserError, match=r"at least 2 .* not 1"):
-        fit_latency(VGG, TIMINGS[:1], BOX)
+        fit(VGG, TIMINGS[:1], BOX)
     with pytest.raises(UserError, match="per_layer"):
-        fit_latency(VGG, [*TIMINGS[:5], replace(TIMINGS[5], layer_ms=None)], BOX)
+        fit(VGG, [*TIMINGS[:5], replace(TIMINGS[5], layer_ms=None)], BOX)
 
 
 # Predictions -----------------------------------------------------------------------------------
@@ -149,7 +143,7 @@ def test_a_fit_needs_several_networks_timed_op_by_op():
 
 @settings(max_examples=60, deadline=None)
 @given(data=st.data(), model=models)
-def test_no_prediction_falls_when_a_group_gets_wider(data: st.DataObject, model: LatencyModel):
+def test_no_prediction_falls_when_a_group_gets_wider(data: st.DataObject, model: InSitu):
     spec = data.draw(specs_in(VGG, BOX))
     group = data.draw(st.sampled_from(VGG.groups)).name
     wider = spec.with_widths({group: data.draw(st.integers(spec.width_of[group], 600))})
@@ -160,7 +154,7 @@ def test_no_prediction_falls_when_a_group_gets_wider(data: st.DataObject, model:
 @settings(max_examples=30, deadline=None)
 @given(spec=specs_in(VGG, BOX), model=models, factor=st.floats(0.1, 10))
 def test_layers_and_offset_make_the_network_and_rescaling_is_exact(
-    spec: NetworkSpec, model: LatencyModel, factor: float
+    spec: NetworkSpec, model: InSitu, factor: float
 ):
     cost = VGG.cost(spec)
     total = model.offset_ms + sum(model.layer_ms(layer) for layer in cost.layers)
@@ -291,12 +285,12 @@ def test_quality_without_an_order_or_without_networks():
 
 @settings(max_examples=30, deadline=None)
 @given(model=models)
-def test_json_round_trip(model: LatencyModel):
-    assert LatencyModel.from_json(model.to_json()) == model
+def test_json_round_trip(model: InSitu):
+    assert load_latency(model.to_json()) == model
 
 
 def test_json_of_a_fitted_model_predicts_the_same():
-    read = LatencyModel.from_json(MODEL.to_json())
+    read = load_latency(MODEL.to_json())
     assert read.predict(VGG.cost(BASE)) == MODEL.predict(VGG.cost(BASE))
 
 
@@ -322,21 +316,21 @@ def test_damaged_json_is_refused(path: tuple[str, ...], value: object, message: 
         node = node[parent]
     node[leaf] = value
     with pytest.raises(UserError, match="the latency model: ") as refusal:
-        LatencyModel.from_json(json.dumps(tree))
+        load_latency(json.dumps(tree))
     assert message in str(refusal.value)
 
 
 def test_json_of_something_else_is_refused():
     for text in ("", "[]", "{}", MODEL.to_json().replace('"scale":', '"scale":NaN,"x":')):
         with pytest.raises(UserError, match="the latency model"):
-            LatencyModel.from_json(text)
+            load_latency(text)
 
 
 # Widening --------------------------------------------------------------------------------------
 
 RESNET_BASE = RESNET.spec(64, 0.25)
 RESNET_BOX = Box.around(RESNET, RESNET_BASE, [64], Profile())
-RESNET_MODEL = fit_latency(
+RESNET_MODEL = fit(
     RESNET, timed(profile_specs(RESNET, RESNET_BASE, [64], Profile())[0], RESNET), RESNET_BOX
 )
 
@@ -347,7 +341,7 @@ RESNET_MODEL = fit_latency(
 @settings(max_examples=20, deadline=None)
 @given(data=st.data())
 def test_widening_agrees_with_predicting_the_whole_network(
-    graph: NetworkGraph, model: LatencyModel, base: NetworkSpec, data: st.DataObject
+    graph: NetworkGraph, model: InSitu, base: NetworkSpec, data: st.DataObject
 ):
     widening = NetworkWidening(graph, model, base)
     spec = base

@@ -1,0 +1,1 @@
+"""Models of latency, utilisation and energy of a device, behind one contract."""

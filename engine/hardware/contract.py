@@ -1,0 +1,154 @@
+"""What every latency model can do, and the networks that it holds for."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, Self
+
+from engine.codec import STRICT
+from engine.costs import LayerCost, NetworkCost
+from engine.errors import UserError, nearest
+from engine.graph import NetworkGraph
+from engine.recipe import Profile
+from engine.spec import ModelRef, NetworkSpec
+
+
+class LatencyModel(Protocol):
+    """Predicts latency on one device as a sum over ops, so that one change asks few of them.
+
+    `predict` is ``offset_ms`` plus `layer_ms` of every op. No prediction falls when a width or the
+    resolution grows. Equal questions have equal answers, also of a model that was read back.
+    `engine.hardware.models` makes models and reads them. The latency after a change of one group
+    is `engine.widening.NetworkWidening.after`.
+    """
+
+    @property
+    def kind(self) -> str:
+        """Its name in ``profile.model``."""
+        ...
+
+    @property
+    def box(self) -> "Box":
+        """The networks that it holds for."""
+        ...
+
+    @property
+    def offset_ms(self) -> float:
+        """Latency that belongs to no single op."""
+        ...
+
+    def layer_ms(self, cost: LayerCost) -> float:
+        """Returns what one op adds to the network's latency beyond ``offset_ms``.
+
+        Raises:
+            UserError: the model knows no op of that class; the message names the op.
+        """
+        ...
+
+    def predict(self, cost: NetworkCost) -> float:
+        """Returns the latency of a whole network in ms. `check` its spec first.
+
+        Raises:
+            UserError: like `layer_ms`.
+        """
+        ...
+
+    def granularity(self, cost: LayerCost) -> int:
+        """Returns how many output channels the device computes together; 1 if none was found."""
+        ...
+
+    def check(self, spec: NetworkSpec) -> None:
+        """Raises a UserError if ``spec`` lies outside the box."""
+        ...
+
+    def rescaled(self, factor: float) -> Self:
+        """Returns the model with every prediction multiplied by ``factor``."""
+        ...
+
+    def to_json(self) -> str:
+        """Returns canonical JSON, which holds ``kind``."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Box:
+    """The networks that a model was fitted on; it is not extrapolated.
+
+    Attributes:
+        widths: (fewest, most) channels by group.
+        resolutions: (lowest, highest), in pixels.
+    """
+
+    __pydantic_config__ = STRICT
+
+    model: ModelRef
+    widths: dict[str, tuple[int, int]]
+    resolutions: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        for low, high in (self.resolutions, *self.widths.values()):
+            if not 1 <= low <= high:
+                raise ValueError(f"a range must satisfy 1 <= low <= high, not {(low, high)}")
+
+    @classmethod
+    def around(
+        cls, graph: NetworkGraph, base: NetworkSpec, resolutions: Sequence[int], profile: Profile
+    ) -> "Box":
+        """Returns the box of ``profile`` around ``base``, at its resolution and ``resolutions``."""
+        pixels = (base.resolution, *resolutions)
+        return cls(
+            model=base.model,
+            widths={
+                group: (
+                    graph.round_width(group, width * profile.min_width),
+                    graph.round_width(group, width * profile.max_width),
+                )
+                for group, width in base.widths
+            },
+            resolutions=(min(pixels), max(pixels)),
+        )
+
+    def check(self, spec: NetworkSpec) -> None:
+        """Raises a UserError if ``spec`` lies outside."""
+        if spec.model != self.model:
+            raise UserError(
+                f"the latency model is of {self.model.name!r} with {self.model.classes} classes "
+                f"and {self.model.channels} channels, not of {spec.model.name!r} with "
+                f"{spec.model.classes} and {spec.model.channels}; profile that network"
+            )
+        low, high = self.resolutions
+        if not low <= spec.resolution <= high:
+            raise UserError(
+                f"the latency model was fitted at {low} to {high} px, not at {spec.resolution} px; "
+                "profile that resolution too"
+            )
+        for group, width in spec.widths:
+            self.check_width(group, width)
+
+    def check_width(self, group: str, width: int) -> None:
+        """Raises a UserError if the box does not reach ``width`` channels of ``group``."""
+        if group not in self.widths:
+            raise UserError(
+                f"the latency model has no width group {group!r}{nearest(group, self.widths)}"
+            )
+        low, high = self.widths[group]
+        if not low <= width <= high:
+            raise UserError(
+                f"the latency model was fitted with {low} to {high} channels of {group}, "
+                f"not {width}; widen profile.min_width or profile.max_width"
+            )
+
+
+def op_class(cost: LayerCost) -> str:
+    """Returns which ops share coefficients: the kind, convolutions by kernel and grouping."""
+    if cost.kind != "conv":
+        return cost.kind
+    grouped = " grouped" if cost.groups > 1 else ""
+    return f"conv {cost.kernel[0]}x{cost.kernel[1]}{grouped}"
+
+
+def unknown_op(cost: LayerCost, known: Iterable[str]) -> UserError:
+    """Returns the error for an op of a class that is not among ``known``."""
+    return UserError(
+        f"the latency model knows no op like {cost.name!r} ({op_class(cost)})"
+        f"{nearest(op_class(cost), known)}; profile the network again"
+    )

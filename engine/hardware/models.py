@@ -1,0 +1,67 @@
+"""Latency models by kind: made from measurements, or read from their JSON."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from engine.codec import decode
+from engine.errors import UserError, nearest
+from engine.graph import NetworkGraph
+from engine.hardware import insitu
+from engine.hardware.contract import Box, LatencyModel
+from engine.measure import Timing
+
+_Fit = Callable[[NetworkGraph, Sequence[Timing], Box], LatencyModel]
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    model: type[LatencyModel]
+    fit: _Fit
+
+
+KINDS: dict[str, _Kind] = {"insitu": _Kind(insitu.InSitu, insitu.fit)}
+"""By ``profile.model``."""
+
+
+def fit_latency(
+    kind: str, graph: NetworkGraph, timings: Sequence[Timing], box: Box
+) -> LatencyModel:
+    """Makes a latency model of one device for one graph.
+
+    Args:
+        kind: as in ``profile.model``.
+        graph: of the timed networks.
+        timings: networks from ``box``, timed op by op.
+        box: what the model is to hold for.
+
+    Raises:
+        UserError: no such kind, or measurements that it cannot be made from.
+    """
+    return _kind(kind).fit(graph, timings, box)
+
+
+def load_latency(text: str) -> LatencyModel:
+    """Reads what ``to_json`` of any latency model wrote.
+
+    Raises:
+        UserError: it is something else.
+    """
+    try:
+        tree: Any = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"the latency model: not valid JSON ({error})") from None
+    kind = tree.get("kind") if isinstance(tree, dict) else None
+    if not isinstance(kind, str):
+        raise UserError("the latency model: it must be a JSON object with a kind")
+    return decode(_kind(kind).model, text, "the latency model")
+
+
+def _kind(name: str) -> _Kind:
+    if name not in KINDS:
+        raise UserError(
+            f"unknown latency model {name!r}{nearest(name, KINDS)}; it must be one of "
+            f"{', '.join(KINDS)}"
+        )
+    return KINDS[name]

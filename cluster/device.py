@@ -1,12 +1,12 @@
 """Measurements of the device, in a worker of their own with nothing else running beside it."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import ray
 
+from engine.environment import environment
 from engine.graph import load_graph
-from engine.measure import Timing, environment, time_networks
+from engine.measure import Timing, time_networks
 from engine.recipe import Device
 from engine.spec import NetworkSpec
 
@@ -36,18 +36,8 @@ def measure(
         worker.remote(list(specs), reference, device, calls, rounds, per_layer)
     )
     if reference_ms is not None:
-        timings = [_scaled(timing, reference_ms / timing.reference_ms) for timing in timings]
+        timings = [timing.rescaled(reference_ms / timing.reference_ms) for timing in timings]
     return timings, environment
-
-
-def _scaled(timing: Timing, factor: float) -> Timing:
-    layer_ms = timing.layer_ms
-    return replace(
-        timing,
-        latency=replace(timing.latency, ms=timing.latency.ms * factor),
-        layer_ms=layer_ms and {name: ms * factor for name, ms in layer_ms.items()},
-        reference_ms=timing.reference_ms * factor,
-    )
 
 
 @ray.remote(max_retries=2)

@@ -102,23 +102,60 @@ class Device:
     """Where latency counts. A profile is valid for one such combination only.
 
     Attributes:
-        runtime: ``eager`` (PyTorch) or ``synthetic`` (a device with a known formula and no
-            noise, for tests and dry runs).
+        runtime: ``eager`` or ``compile`` (PyTorch, inductor), ``cuda-graph`` (PyTorch, captured
+            once), ``onnxruntime``, or ``synthetic`` (a device with a known formula and no noise,
+            for tests and dry runs).
         accelerator: ``cpu`` or ``cuda``.
+        layout: of activations and weights in memory, ``contiguous`` or ``channels_last``.
         threads: intra-op threads of the CPU.
         batch: images per forward.
+        place: ``here``; ``node:RESOURCE``, a Ray node that was started with that custom resource;
+            or ``offline``, a device that Ray does not reach: files go there and come back.
     """
 
     __pydantic_config__ = STRICT
 
-    runtime: Literal["eager", "synthetic"] = "eager"
+    runtime: Literal["eager", "compile", "cuda-graph", "onnxruntime", "synthetic"] = "eager"
     accelerator: Literal["cpu", "cuda"] = "cpu"
+    layout: Literal["contiguous", "channels_last"] = "contiguous"
     threads: int = 1
     batch: int = 1
+    place: str = "here"
 
     def __post_init__(self) -> None:
         _require(self.threads >= 1, "threads must be at least 1", self.threads)
         _require(self.batch >= 1, "batch must be at least 1", self.batch)
+        _require(
+            self.runtime != "cuda-graph" or self.accelerator == "cuda",
+            "runtime cuda-graph needs accelerator cuda",
+            self.accelerator,
+        )
+        _require(
+            self.runtime not in ("onnxruntime", "synthetic") or self.accelerator == "cpu",
+            f"runtime {self.runtime} needs accelerator cpu",
+            self.accelerator,
+        )
+        _require(
+            self.runtime not in ("onnxruntime", "synthetic") or self.layout == "contiguous",
+            f"runtime {self.runtime} chooses its layout itself: layout must be contiguous",
+            self.layout,
+        )
+        _require(
+            self.place in ("here", "offline") or bool(self.node_resource),
+            "place must be here, offline or node:RESOURCE",
+            self.place,
+        )
+        _require(
+            self.place != "offline" or self.runtime == "eager",
+            "a device that is offline is measured with runtime eager: it needs PyTorch alone",
+            self.runtime,
+        )
+
+    @property
+    def node_resource(self) -> str:
+        """The custom resource of the Ray node that is the device; empty where it is none."""
+        kind, _, resource = self.place.partition(":")
+        return resource if kind == "node" else ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -57,11 +57,18 @@ class Latency:
     """Measured latency of one network.
 
     Attributes:
-        ms: the figure that counts: the median over rounds of each round's minimum, corrected by
-            the drift of the reference network that was timed in the same rounds.
+        ms: the figure that counts: the median over all rounds of each round's minimum over the
+            reference network beside it, times the reference's own median. By CPU time of the
+            thread with one thread, by CUDA events on a GPU, else by the wall clock.
         wall_ms_min, wall_ms_median, wall_ms_p95: wall clock, uncorrected.
         wall_ms_mean50: the paper's statistic, mean of 50 calls (fewer where fewer were made).
-        noise_floor: relative spread (max − min) / median of ``ms`` over rounds.
+        noise_floor: two standard errors of ``ms`` over ``ms``, from the spread of all rounds,
+            also those that were repeated; see `engine.measure.noise_floor`. It is what one session
+            can tell: a device that is slower tomorrow, against the reference as well, is not in it.
+        cpu_ms: CPU time of the thread, uncorrected, the median of all calls; None on a GPU.
+        energy_mj: energy of one forward as a sensor of the device measured it, all that the device
+            used meanwhile; None where no sensor answers, and the environment says why.
+        idle_mw: power of the device right before, with nothing to do; None with ``energy_mj``.
     """
 
     __pydantic_config__ = STRICT
@@ -72,6 +79,9 @@ class Latency:
     wall_ms_p95: float
     wall_ms_mean50: float
     noise_floor: float
+    cpu_ms: float | None = None
+    energy_mj: float | None = None
+    idle_mw: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

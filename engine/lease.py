@@ -15,10 +15,11 @@ it notices, both work, and do no harm but double work: what a run keeps is the s
 writes it.
 """
 
-import _thread
 import os
+import signal
 import socket
 import threading
+import time
 import uuid
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -114,25 +115,25 @@ class _Heart(threading.Thread):
             ) from None
 
     def run(self) -> None:
+        renewed = time.monotonic()
         while not self._stopped.wait(HEARTBEAT_S):
+            began = time.monotonic()
             try:
-                # Not if another driver has removed it: it would think that two hold the run.
-                if self._folder.exists(self._name):
-                    self._folder.write(self._name, self._claim)
-                self.lost_to = _other(self._folder, self._name)
-                if self.lost_to:
-                    _thread.interrupt_main()
-                    return
-                if not self._folder.exists(self._name):
-                    self._folder.write(self._name, self._claim)
+                self._folder.write(self._name, self._claim)
+                if began - renewed > EXPIRY_S - HEARTBEAT_S:  # somebody may have taken over
+                    self.lost_to = _other(self._folder, self._name)
             except StorageError:
                 continue  # the driver meets the same trouble, and says so
+            if self.lost_to:
+                os.kill(os.getpid(), signal.SIGINT)
+                return
+            renewed = began
 
 
 def _other(folder: Folder, own: str) -> str | None:
     """Returns who else holds the run; claims that are dead are removed."""
     entries = {entry.name: entry for entry in folder.entries() if entry.name.endswith(".json")}
-    # The newest was written just now, by us if nobody has taken over: the time of the store.
+    # Ours was written just now: that is the time of the store.
     now = max((entry.modified for entry in entries.values()), default=0.0)
     for name, entry in entries.items():
         data = None if name == own else folder.read(name)

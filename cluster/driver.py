@@ -4,6 +4,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from cluster.hours import MaxHours, stopped_after
 from cluster.progress import Progress
 from cluster.session import Session, session
 from cluster.stages import Search
@@ -32,6 +33,7 @@ def run_search(
     recipe_name: str = "",
     address: str | None = None,
     console: Console | None = None,
+    max_hours: MaxHours | None = None,
 ) -> RunRecord:
     """Runs a search, or goes on with one, and writes ``result.json`` and ``report.html``.
 
@@ -43,6 +45,7 @@ def run_search(
         recipe_name: for the report.
         address: of a Ray cluster; None starts a private session on this machine.
         console: where progress is shown; None for standard output.
+        max_hours: stop in order once so much has been used.
 
     Raises:
         UserError: something the user can mend.
@@ -52,6 +55,7 @@ def run_search(
     with (
         store.lock(),
         Progress(console or Console()) as progress,
+        stopped_after(max_hours, store, recipe.cluster, progress),
         session(address, store.logs) as ray_session,
     ):
         store.write_info(run_info(store.folder.name, recipe_name, recipe))

@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from engine.commands.options import Commands, add_run, run_directory
+from engine.commands.submit import add_job_server, show_job
 from engine.errors import Unfinished
 from engine.store import RunStore
 
@@ -16,12 +17,16 @@ _STAGES = (
 
 def add(commands: Commands) -> None:
     """Adds the command."""
-    status = commands.add_parser("status", help="what a run has done")
+    status = commands.add_parser("status", help="what a run or a job has done")
     add_run(status)
+    add_job_server(status, required=False)
     status.set_defaults(command=_status)
 
 
 def _status(arguments: argparse.Namespace, console: Console) -> None:
+    if arguments.address is not None:
+        show_job(arguments.run, arguments.address, console)
+        return
     location = run_directory(arguments)
     store = RunStore(location, read_only=True)
     info = store.info()

@@ -14,8 +14,9 @@ from cluster.final import run_final
 from cluster.progress import Progress
 from cluster.session import Session
 from cluster.trials import TrialRunner
-from engine.allocation import allocate
 from engine.alpha import rank_candidates
+from engine.budgets import Budgets
+from engine.closed_loop import best, close_loop
 from engine.codec import digest
 from engine.errors import UserError
 from engine.graph import NetworkGraph, load_graph
@@ -23,11 +24,11 @@ from engine.hardware.contract import Box, LatencyModel
 from engine.hardware.models import fit_latency, load_latency
 from engine.latency import judge, profile_specs
 from engine.limits import Usage
+from engine.memory import memory_bytes
 from engine.predictors import fit_predictors
 from engine.recipe import Recipe
 from engine.results import (
     AllocateResult,
-    Allocation,
     AlphaResult,
     BaselineResult,
     DataFacts,
@@ -43,15 +44,11 @@ from engine.scaling import feasible_resolutions, scale_for_alpha
 from engine.spec import ModelRef, NetworkSpec
 from engine.store import RunStore
 from engine.trained_weights import has_weights
-from engine.widening import NetworkWidening
 from searchers.alpha import AlphaSearcher
 from searchers.widths import sampled_spec
 from trainables.data import ImageData, load_data
 
 T = TypeVar("T")
-
-_MARGIN = 0.05
-"""At most this share of the latency limit is left free for the noise of the next measurement."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,6 +150,7 @@ class Search:
                 spec=self.base,
                 macs=cost.macs,
                 params=cost.params,
+                memory_bytes=self.memory_bytes(self.base),
                 latency=self._measure(self.base),
                 trained=self._train(task),
             )
@@ -322,44 +320,27 @@ class Search:
         resolution: int,
         baseline: BaselineResult,
     ) -> AllocateResult:
-        """Allocates widths (Algorithm 1), measures the winner, and corrects the latency model.
-
-        The measured latency must keep the limit with room for the noise of one more measurement,
-        at most 5 %. The model is rescaled by what was measured, both where the limit is missed
-        and where more than that room is left unused. Of all rounds, the network that uses most of
-        the limit without breaking it is returned; if none keeps it, the one that comes closest,
-        and the result says so.
-        """
-        settings = self.recipe.allocate
+        """Allocates widths (Algorithm 1) with the device in the loop (`engine.closed_loop`)."""
         start = self.base.at(resolution)
 
         def run() -> AllocateResult:
-            model = self.latency_model(profile, baseline)
-            factors = [1.0]
-            rounds: list[tuple[Allocation, Latency]] = []
-            while True:
-                rescaled = model.rescaled(factors[-1])
-                allocation = self.widths_within(limit, rescaled, fit, resolution)
-                latency = self._measure(start.with_widths(allocation.widths), baseline.latency.ms)
-                rounds.append((allocation, latency))
-                room = 1.0 + min(latency.noise_floor, _MARGIN)
-                used = latency.ms * room / limit.latency_ms
-                bound = "latency" in allocation.closed.values()
-                if len(rounds) == settings.rounds or 1.0 - _MARGIN <= used <= 1.0:
-                    break
-                if used < 1.0 and not bound:
-                    break
-                factors.append(factors[-1] * latency.ms * room / allocation.usage.latency_ms)
-            allocation, latency = min(rounds, key=lambda r: _miss(r[1], limit))
-            spec = start.with_widths(allocation.widths)
+            budgets = self.budgets(fit, profile, resolution, baseline)
+            rounds = close_loop(
+                lambda factor: budgets.allocate(limit, factor),
+                lambda widths: self._measure(start.with_widths(widths), baseline.latency.ms),
+                limit.latency_ms,
+                self.recipe.allocate.rounds,
+            )
+            chosen = best(rounds, limit.latency_ms)
+            spec = start.with_widths(rounds[chosen].allocation.widths)
             cost = self.graph.cost(spec)
             return AllocateResult(
                 spec=spec,
                 macs=cost.macs,
                 params=cost.params,
-                allocation=allocation,
-                latency=latency,
-                rescaled=tuple(factors),
+                memory_bytes=self.memory_bytes(spec),
+                rounds=rounds,
+                chosen=chosen,
             )
 
         uses = (
@@ -367,7 +348,7 @@ class Search:
             profile.model,
             limit,
             start,
-            settings,
+            self.recipe.allocate,
             self.recipe.device,
             self._timing,
             baseline.latency.ms,
@@ -413,18 +394,23 @@ class Search:
         model = load_latency(profile.model)
         return model.rescaled(baseline.latency.ms / model.predict(self.graph.cost(self.base)))
 
-    def widths_within(
-        self, limit: Usage, model: LatencyModel, fit: FitResult, resolution: int
-    ) -> Allocation:
-        """Runs Algorithm 1 from the base widths; nothing is measured or trained."""
-        return allocate(
-            NetworkWidening(self.graph, model, self.base.at(resolution)),
-            fit.predictors,
-            limit,
-            self.recipe.allocate,
-            base=self.base.width_of,
-            multiples={group.name: group.multiple for group in self.graph.groups},
+    def budgets(
+        self, fit: FitResult, profile: ProfileResult, resolution: int, baseline: BaselineResult
+    ) -> Budgets:
+        """All that Algorithm 1 needs, from the base widths at ``resolution``."""
+        return Budgets(
+            base=self.base,
+            formula=self.graph.formula(self.base.at(resolution)),
+            predictors=fit.predictors,
+            model=self.latency_model(profile, baseline).to_json(),
+            settings=self.recipe.allocate,
+            baseline=baseline.usage,
+            batch=self.recipe.device.batch,
         )
+
+    def memory_bytes(self, spec: NetworkSpec) -> int:
+        """Memory of a network on the device."""
+        return memory_bytes(self.graph.formula(spec), spec, self.recipe.device.batch)
 
     def _stage(
         self,
@@ -487,17 +473,25 @@ class Search:
         return timings[0].latency
 
     def _largest_affordable(self, model: LatencyModel, limit: Usage) -> int:
-        """The largest resolution at which the base widths keep the latency limit.
+        """The largest resolution at which the base widths keep the limits of latency and memory.
 
-        The paper lets α choose any resolution; one that leaves no latency for any width would
-        end the search without a network.
+        The paper lets α choose any resolution; one that leaves no room for any width would end
+        the search without a network.
         """
         affordable = [
             resolution
             for resolution in self._resolutions
-            if model.predict(self.graph.cost(self.base.at(resolution))) <= limit.latency_ms
+            if self._predicted(model, self.base.at(resolution)).within(limit)
         ]
         return max(affordable, default=self.base.resolution)
+
+    def _predicted(self, model: LatencyModel, spec: NetworkSpec) -> Usage:
+        cost = self.graph.cost(spec)
+        return Usage(
+            latency_ms=model.predict(cost),
+            params=cost.params,
+            memory_bytes=self.memory_bytes(spec),
+        )
 
     def _rows(self, tasks: Iterable[TrainingTask]) -> list[Row]:
         unique = {task.id: task for task in tasks}
@@ -523,9 +517,3 @@ def _sample(index: int, row: Row) -> ImportanceSample:
         val_loss=row.last.val_loss,
         val_accuracy=row.last.val_accuracy,
     )
-
-
-def _miss(latency: Latency, limit: Usage) -> tuple[bool, float]:
-    """Orders measured networks: those that keep the limit first, then by distance to it."""
-    over = latency.ms * (1.0 + min(latency.noise_floor, _MARGIN)) - limit.latency_ms
-    return over > 0, abs(over)

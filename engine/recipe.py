@@ -276,7 +276,10 @@ class Allocate:
     Attributes:
         mode: ``greedy`` (a group whose next step does not fit is closed and the others go on) or
             ``paper`` (the printed loop: it ends at the first step that does not fit).
-        stride: channels added per step.
+        stride: channels of a step. With null, ``greedy`` steps from one plateau of the device's
+            latency to the next, as the latency model found them, and ``paper`` adds 10 channels.
+        choice: the group that is widened is the one of greatest predicted ``importance``, the
+            paper's rule, or of most importance added ``per-ms`` or ``per-param``.
         max_width: widest multiple of a group's base width.
         rounds: how often the winner may be measured and the latency model rescaled.
     """
@@ -284,12 +287,18 @@ class Allocate:
     __pydantic_config__ = STRICT
 
     mode: Literal["greedy", "paper"] = "greedy"
-    stride: int = 8
+    stride: int | None = None
+    choice: Literal["importance", "per-ms", "per-param"] = "importance"
     max_width: float = 4.0
     rounds: int = 3
 
     def __post_init__(self) -> None:
-        _require(self.stride >= 1, "stride must be at least 1", self.stride)
+        _require(self.stride is None or self.stride >= 1, "stride must be at least 1", self.stride)
+        _require(
+            self.mode == "greedy" or self.choice == "importance",
+            "choice must be importance with mode paper, which is the printed loop",
+            self.choice,
+        )
         _require(
             1 <= self.max_width <= _MOST, f"max_width must lie in 1 to {_MOST}", self.max_width
         )

@@ -86,15 +86,25 @@ class Latency:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaselineResult:
-    """The base network: what it costs and, trained like the result, how good it is."""
+    """The base network: what it costs and, trained like the result, how good it is.
+
+    Attributes:
+        memory_bytes: of its weights and its activations at their peak (`engine.memory`).
+    """
 
     __pydantic_config__ = STRICT
 
     spec: NetworkSpec
     macs: int
     params: int
+    memory_bytes: int
     latency: Latency
     trained: Trained
+
+    @property
+    def usage(self) -> Usage:
+        """What it uses of each limited resource."""
+        return Usage(latency_ms=self.latency.ms, params=self.params, memory_bytes=self.memory_bytes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,6 +243,10 @@ class FitResult:
     predictors: dict[str, ImportancePredictor]
 
 
+Reason = Literal["latency", "params", "memory", "width cap"]
+"""Why a group grows no further: the limit that its next step breaks, or its widest width."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
     """One step of an allocation: which group got how wide, and the network's usage after it."""
@@ -251,7 +265,7 @@ class Allocation:
 
     Attributes:
         start, usage: usage of the first and of the returned network, as predicted.
-        closed: group to the reason it grew no further, ``latency``, ``params`` or ``width cap``.
+        closed: group to the reason it grew no further.
         stop_reason: a sentence.
     """
 
@@ -262,19 +276,42 @@ class Allocation:
     usage: Usage
     limit: Usage
     steps: tuple[Step, ...]
-    closed: dict[str, Literal["latency", "params", "width cap"]]
+    closed: dict[str, Reason]
     stop_reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Round:
+    """One round of the closed loop: an allocation, and what its network measured.
+
+    Attributes:
+        factor: on the latency model in this round.
+        room: share that the prediction was raised by, to leave room for noise; 1 in the first
+            round.
+    """
+
+    __pydantic_config__ = STRICT
+
+    allocation: Allocation
+    latency: Latency
+    factor: float
+    room: float
+
+    @property
+    def predicted_ms(self) -> float:
+        """What the model of this round expects, without the room."""
+        return self.allocation.usage.latency_ms / self.room
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AllocateResult:
-    """The last allocation of the closed loop.
+    """What the closed loop chose.
 
     Attributes:
         spec: the network to train.
-        latency: of ``spec`` as measured, untrained.
-        rescaled: factor on the latency model in each round; the first makes it right for the
-            base network.
+        memory_bytes: of its weights and its activations at their peak (`engine.memory`).
+        rounds: all that were measured.
+        chosen: index of the round that ``spec`` is of.
     """
 
     __pydantic_config__ = STRICT
@@ -282,31 +319,65 @@ class AllocateResult:
     spec: NetworkSpec
     macs: int
     params: int
-    allocation: Allocation
-    latency: Latency
-    rescaled: tuple[float, ...]
+    memory_bytes: int
+    rounds: tuple[Round, ...]
+    chosen: int
+
+    @property
+    def allocation(self) -> Allocation:
+        """That of ``spec``."""
+        return self.rounds[self.chosen].allocation
+
+    @property
+    def latency(self) -> Latency:
+        """Of ``spec`` as measured, untrained."""
+        return self.rounds[self.chosen].latency
+
+
+LatencyVerdict = Literal["within", "within noise", "over"]
+"""Whether a measured latency keeps its limit, or exceeds it by no more than the noise floor."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LatencyFigures:
-    """Latency of the result, in ms; ``noise_floor`` is relative."""
+    """Latency of the result, in ms.
+
+    Attributes:
+        predicted: by the latency model of the round that chose the result.
+        chosen: measured when the result was chosen; the loop is closed on this figure.
+        measured: measured once more, after the choice.
+        noise_floor: of ``measured``: spread over its rounds, relative.
+        rounds: networks that the closed loop measured.
+        verdict: of ``measured``.
+    """
 
     __pydantic_config__ = STRICT
 
     limit: float
     predicted: float
+    chosen: float
     measured: float
     noise_floor: float
+    rounds: int
+    verdict: LatencyVerdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryFigures:
-    """Parameters of the result against their limit."""
+    """Memory of the result against its limits.
+
+    Attributes:
+        limit, used: parameters.
+        bytes_limit: None if it is not limited.
+        bytes_used: weights and activations at their peak.
+    """
 
     __pydantic_config__ = STRICT
 
     limit: int
     used: int
+    bytes_limit: int | None
+    bytes_used: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

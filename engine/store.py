@@ -37,7 +37,7 @@ from engine.storage import open_folder
 
 T = TypeVar("T")
 
-FORMAT = 1
+FORMAT = 2
 """Version of the layout. A program refuses a directory with a higher one."""
 
 

@@ -5,6 +5,7 @@ import random
 from collections.abc import Sequence
 from itertools import pairwise
 
+from engine.closed_loop import latency_verdict
 from engine.limits import Usage
 from engine.results import (
     AccuracyFigures,
@@ -24,6 +25,7 @@ from engine.results import (
     PredictorFigures,
     ProfileResult,
     Result,
+    Round,
     RunRecord,
     SampleResult,
     Step,
@@ -158,6 +160,15 @@ def example_run(
     stop = "latency limit and parameter limit reached"
     measured = latency(end.latency_ms * 1.006)
     final = spec.at(resolution).with_widths(widths)
+    allocation = Allocation(
+        widths=widths,
+        start=start,
+        usage=end,
+        limit=limit,
+        steps=tuple(trace),
+        closed={g: ("latency", "params", "width cap")[i % 3] for i, g in enumerate(names)},
+        stop_reason=stop,
+    )
 
     times = [2.0 * 1.31**k for k in range(8)]
     guesses = [t * math.exp(rng.gauss(0, 0.06)) for t in times]
@@ -181,6 +192,7 @@ def example_run(
             spec=spec,
             macs=macs(base, 32),
             params=params(base),
+            memory_bytes=4 * params(base) + 1_048_576,
             latency=latency(usage(base, 32).latency_ms),
             trained=baseline,
         ),
@@ -215,17 +227,17 @@ def example_run(
             spec=final,
             macs=macs(widths, resolution),
             params=end.params,
-            allocation=Allocation(
-                widths=widths,
-                start=start,
-                usage=end,
-                limit=limit,
-                steps=tuple(trace),
-                closed={g: ("latency", "params", "width cap")[i % 3] for i, g in enumerate(names)},
-                stop_reason=stop,
+            memory_bytes=4 * end.params + 2_097_152,
+            rounds=(
+                Round(
+                    allocation=allocation,
+                    latency=latency(end.latency_ms * 1.031),
+                    factor=1.0,
+                    room=1.0,
+                ),
+                Round(allocation=allocation, latency=measured, factor=1.031, room=1.01),
             ),
-            latency=measured,
-            rescaled=(1.0, 1.031),
+            chosen=1,
         ),
         trained=trained,
         latency=measured,
@@ -238,10 +250,18 @@ def example_run(
             latency_ms=LatencyFigures(
                 limit=limit.latency_ms,
                 predicted=end.latency_ms,
+                chosen=measured.ms,
                 measured=measured.ms,
                 noise_floor=measured.noise_floor,
+                rounds=2,
+                verdict=latency_verdict(measured, limit.latency_ms),
             ),
-            memory=MemoryFigures(limit=limit.params, used=end.params),
+            memory=MemoryFigures(
+                limit=limit.params,
+                used=end.params,
+                bytes_limit=None,
+                bytes_used=4 * end.params + 2_097_152,
+            ),
             accuracy=AccuracyFigures(
                 baseline_test=baseline.test_accuracy,
                 test=trained.test_accuracy,

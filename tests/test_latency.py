@@ -343,7 +343,7 @@ RESNET_MODEL = fit(
 def test_widening_agrees_with_predicting_the_whole_network(
     graph: NetworkGraph, model: InSitu, base: NetworkSpec, data: st.DataObject
 ):
-    widening = NetworkWidening(graph, model, base)
+    widening = NetworkWidening(graph.formula(base), model)
     spec = base
     for _ in range(data.draw(st.integers(1, 12))):
         group = data.draw(st.sampled_from(graph.groups)).name
@@ -364,8 +364,8 @@ def test_widening_agrees_with_predicting_the_whole_network(
 
 def test_widening_stays_inside_the_box():
     with pytest.raises(UserError, match="not at 56"):
-        NetworkWidening(VGG, MODEL, BASE.at(56))
-    widening = NetworkWidening(VGG, MODEL, BASE)
+        NetworkWidening(VGG.formula(BASE.at(56)), MODEL)
+    widening = NetworkWidening(VGG.formula(BASE), MODEL)
     group = VGG.groups[0].name
     for ask in (widening.after, widening.widen):
         with pytest.raises(UserError, match="not 65"):

@@ -17,19 +17,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from operator import mul
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import nnls
 
 from engine.codec import STRICT, canonical
 from engine.costs import LayerCost, NetworkCost
 from engine.errors import UserError
-from engine.graph import NetworkGraph
 from engine.hardware.contract import Box, op_class, unknown_op
-from engine.measure import Timing
 from engine.spec import NetworkSpec
+
+if TYPE_CHECKING:  # a model is read and asked without PyTorch
+    from engine.graph import NetworkGraph
+    from engine.measure import Timing
 
 GRANULARITIES = (8, 16, 32)
 """Candidates for the output channels that a device computes together."""
@@ -151,7 +152,7 @@ class InSitu:
         return found
 
 
-def fit(graph: NetworkGraph, timings: Sequence[Timing], box: Box) -> InSitu:
+def fit(graph: "NetworkGraph", timings: "Sequence[Timing]", box: Box) -> InSitu:
     """Fits a model to networks that were timed op by op.
 
     Least squares of the relative error under non-negative coefficients. The granularity, and
@@ -259,6 +260,8 @@ def _validate(design: _Matrix, measured: _Matrix, fold: NDArray[np.int64]) -> fl
 
 def _solve(design: _Matrix, measured: _Matrix) -> _Matrix:
     """Non-negative least squares of the relative error; columns are scaled to equal norms."""
+    from scipy.optimize import nnls
+
     relative = design / measured[:, None]
     norms = np.linalg.norm(relative, axis=0)
     norms[norms == 0] = 1.0

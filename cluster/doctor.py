@@ -115,14 +115,13 @@ def judge_cluster(nodes: Sequence[Node], here: Machine, runs_dir: str) -> Iterat
         yield _at_least(
             "clock", f"{skew:.1f} s off", skew <= _MOST_SKEW, node.address, "set it by NTP"
         )
-        if "://" not in runs_dir:
-            yield Check(
-                state="ok" if node.reads_shared else "fail",
-                where=node.address,
-                what="shared storage",
-                found=f"{runs_dir} is {'' if node.reads_shared else 'not '}the one of here",
-                remedy="" if node.reads_shared else "give a --runs-dir that all machines share",
-            )
+        yield Check(
+            state="ok" if node.reads_shared else "fail",
+            where=node.address,
+            what="shared storage",
+            found=f"{runs_dir} is {'' if node.reads_shared else 'not '}the one of here",
+            remedy="" if node.reads_shared else "give a --runs-dir that all machines share",
+        )
 
 
 def _same_versions(machine: Machine, here: Machine, where: str) -> Check:
@@ -143,16 +142,16 @@ def _same_versions(machine: Machine, here: Machine, where: str) -> Check:
 
 def _disk(machine: Machine, where: str) -> Check:
     free = machine.disk_free
-    if machine.disk_error:
+    if machine.runs_error:
         return Check(
             state="fail",
             where=where,
             what="runs",
-            found=machine.disk_error,
+            found=machine.runs_error,
             remedy="give a --runs-dir that can be written",
         )
     if free is None:
-        return Check(state="ok", where=where, what="runs", found="not a file system of here")
+        return Check(state="ok", where=where, what="runs", found="can be written")
     return Check(
         state="fail" if free < _LEAST_DISK else "warn" if free < _LITTLE_DISK else "ok",
         where=where,
@@ -164,9 +163,7 @@ def _disk(machine: Machine, where: str) -> Check:
 
 def _at_least(what: str, found: str, holds: bool, where: str, remedy: str) -> Check:
     state: Literal["ok", "warn"] = "ok" if holds else "warn"
-    return Check(
-        state=state, where=where, what=what, found=found, remedy="" if holds else remedy
-    )
+    return Check(state=state, where=where, what=what, found=found, remedy="" if holds else remedy)
 
 
 def _listens(port: int) -> bool:

@@ -2,7 +2,6 @@
 
 import signal
 import threading
-import time
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,8 +14,6 @@ from engine.rows import Row
 from engine.store import RunStore
 
 _POLL_SECONDS = 15.0
-_POLL_SHARE = 0.05
-"""Reading a long ledger may take this share of the driver's time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,13 +93,11 @@ def stopped_after(
             f"{limit.option} to go on"
         )
     over = threading.Event()
+    ledger = RunStore(store.location, read_only=True).ledger  # not that of another thread
 
     def watch() -> None:
-        pause = _POLL_SECONDS
-        while not over.wait(pause):
-            began = time.monotonic()
-            used = used_hours(store.ledger.rows(), resources, limit.kind)
-            pause = max(_POLL_SECONDS, (time.monotonic() - began) / _POLL_SHARE)
+        while not over.wait(_POLL_SECONDS):
+            used = used_hours(ledger.rows(), resources, limit.kind)
             if used >= limit.hours:
                 progress.say(
                     f"! {used:.3g} {limit.kind.upper()}-hours are used, {limit.option} is "

@@ -12,7 +12,11 @@ from pathlib import Path
 
 import torch
 
+from engine.errors import StorageError
+from engine.folder import Folder
+from engine.local_folder import LocalFolder
 from engine.provenance import package_version
+from engine.storage import open_folder
 
 _SHARED_MEMORY = Path("/dev/shm")
 _PACKAGES = ("ray", "torch", "torchvision", "numpy", "pyarrow", "optuna")
@@ -29,8 +33,8 @@ class Machine:
         gpus: names of the GPUs that PyTorch sees.
         cuda: version that PyTorch is built for, empty for a build without.
         memory, shared_memory, disk_free: bytes in all, of /dev/shm, and free where runs are kept
-            (None where no file system is asked).
-        disk_error: why nothing can be written where runs are kept; empty if it can.
+            (None where that is no file system).
+        runs_error: why nothing can be written where runs are kept; empty if it can.
         clock: seconds since the epoch.
     """
 
@@ -43,7 +47,7 @@ class Machine:
     memory: int
     shared_memory: int | None
     disk_free: int | None
-    disk_error: str
+    runs_error: str
     clock: float
 
 
@@ -51,10 +55,11 @@ def this_machine(runs_dir: str) -> Machine:
     """Looks at the machine that it runs on.
 
     Args:
-        runs_dir: where runs are kept: a path, or a URI, of which only paths are looked at.
+        runs_dir: where runs are kept, a path or a URI.
     """
-    folder = None if "://" in runs_dir else Path(runs_dir)
-    error = "" if folder is None else _write_error(folder)
+    folder = open_folder(runs_dir)
+    error = _write_error(folder)
+    local = isinstance(folder, LocalFolder) and not error
     return Machine(
         host=socket.gethostname(),
         versions={
@@ -67,8 +72,8 @@ def this_machine(runs_dir: str) -> Machine:
         cuda=torch.version.cuda or "",
         memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         shared_memory=shutil.disk_usage(_SHARED_MEMORY).total if _SHARED_MEMORY.exists() else None,
-        disk_free=None if folder is None or error else shutil.disk_usage(folder).free,
-        disk_error=error,
+        disk_free=shutil.disk_usage(folder.location).free if local else None,
+        runs_error=error,
         clock=time.time(),
     )
 
@@ -77,12 +82,12 @@ def _cores() -> int:
     return os.cpu_count() or 1
 
 
-def _write_error(folder: Path) -> str:
-    probe = folder / f".doctor-{uuid.uuid4().hex}"
+def _write_error(folder: Folder) -> str:
+    probe = f".probe-{uuid.uuid4().hex}"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(b"x")
-        probe.unlink()
-    except OSError as error:
-        return error.strerror or str(error)
-    return ""
+        folder.write(probe, b"x")
+        found = folder.read(probe)
+        folder.delete(probe)
+    except (StorageError, OSError) as error:
+        return str(error)
+    return "" if found == b"x" else f"what is written to {folder} cannot be read back"

@@ -3,7 +3,6 @@
 import time
 import uuid
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -11,6 +10,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.machine import Machine, this_machine
+from engine.storage import open_folder
 
 _SECONDS = 120.0
 """A node that has not answered by then is one that nothing can be run on."""
@@ -24,8 +24,7 @@ class Node:
         address: how the cluster calls it.
         machine: what it is; None if it did not answer, and ``error`` says why.
         cpus, gpus: what Ray gives out of it.
-        clock_skew: seconds that its clock is ahead of this machine's, up to half the time that
-            the answer took.
+        clock_skew: seconds that its clock is at least ahead of this machine's.
         reads_shared: whether it reads where runs are kept what this machine has written there.
     """
 
@@ -39,41 +38,29 @@ class Node:
 
 
 def inspect_nodes(runs_dir: str) -> list[Node]:
-    """Runs a task on every node that is alive.
+    """Runs a task on every node that is alive, which writes and reads where runs are kept.
 
     Args:
-        runs_dir: where runs are kept, a path or a URI; of a URI nothing is read or written here.
+        runs_dir: where that is, a path or a URI.
+
+    Raises:
+        UserError: this machine cannot write there.
     """
-    with _Mark(runs_dir) as mark:
+    folder = open_folder(runs_dir)
+    # Only a store that is shared shows it to the other machines.
+    mark = f".shared-{uuid.uuid4().hex}"
+    folder.write(mark, b"x")
+    try:
         asked: list[tuple[dict[str, Any], Any, float]] = []
         for node in ray.nodes():
             if not node["Alive"]:
                 continue
             here = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
             look = _look.options(num_cpus=0, scheduling_strategy=here, max_retries=0)
-            asked.append((node, look.remote(runs_dir, mark.name), time.time()))
+            asked.append((node, look.remote(folder.location, mark), time.time()))
         return [_node(node, answer, sent) for node, answer, sent in asked]
-
-
-class _Mark:
-    """A file that only a file system that is shared shows to the other machines."""
-
-    def __init__(self, runs_dir: str) -> None:
-        self.name = f".shared-{uuid.uuid4().hex}"
-        self._path = None if "://" in runs_dir else Path(runs_dir) / self.name
-
-    def __enter__(self) -> "_Mark":
-        if self._path is not None:
-            try:
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-                self._path.write_text(self.name)
-            except OSError:
-                self._path = None  # the machine's own check says so
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self._path is not None:
-            self._path.unlink(missing_ok=True)
+    finally:
+        folder.delete(mark)
 
 
 def _node(node: dict[str, Any], answer: Any, sent: float) -> Node:
@@ -81,12 +68,12 @@ def _node(node: dict[str, Any], answer: Any, sent: float) -> Node:
     name = node["NodeManagerAddress"]
     cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
     try:
-        machine, shared, received = ray.get(answer, timeout=_SECONDS)
+        machine, shared = ray.get(answer, timeout=_SECONDS)
     except (RayError, TimeoutError) as error:
         why = " ".join(str(error).split())[-300:]
         return Node(address=name, cpus=cpus, gpus=gpus, error=why or type(error).__name__)
     # The node looked at its clock between the two moments; what is outside of them is skew.
-    ahead = max(0.0, machine.clock - time.time()) - max(0.0, sent - received)
+    ahead = max(0.0, machine.clock - time.time()) - max(0.0, sent - machine.clock)
     return Node(
         address=name,
         cpus=cpus,
@@ -98,7 +85,5 @@ def _node(node: dict[str, Any], answer: Any, sent: float) -> Node:
 
 
 @ray.remote
-def _look(runs_dir: str, mark: str) -> tuple[Machine, bool, float]:
-    received = time.time()
-    shared = "://" in runs_dir or (Path(runs_dir) / mark).exists()
-    return this_machine(runs_dir), shared, received
+def _look(runs_dir: str, mark: str) -> tuple[Machine, bool]:
+    return this_machine(runs_dir), open_folder(runs_dir).exists(mark)

@@ -2,8 +2,11 @@
 
 import logging
 import os
+import signal
+import threading
 from collections.abc import Generator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 # Read by Ray at import.
@@ -49,16 +52,8 @@ class Session:
         try:
             self._logs.mkdir(parents=True, exist_ok=True)
             self._send_chatter_to_file()
-            if self._address is None:
-                add_to_python_path(os.getcwd())
-                ray.init(
-                    address="local",
-                    include_dashboard=False,
-                    log_to_driver=False,
-                    logging_level=logging.WARNING,
-                )
-            elif not ray.is_initialized():
-                self._join(self._address)
+            with _own_sigterm():
+                self._init()
         except AuthenticationError as error:
             raise token_error(self._address or "this machine") from error
         except (OSError, RuntimeError, ValueError) as error:
@@ -67,13 +62,18 @@ class Session:
             raise UserError(f"cannot {where}: {why[:300]}") from error
         self._started = True
 
-    def _join(self, address: str) -> None:
-        options = {"log_to_driver": False, "logging_level": logging.WARNING}
-        if _JOB in os.environ:
-            ray.init(address, **options)
+    def _init(self) -> None:
+        if self._joined:
             return
-        with travelling_code() as folder:
-            ray.init(address, runtime_env={"working_dir": str(folder)}, **options)
+        init = partial(ray.init, log_to_driver=False, logging_level=logging.WARNING)
+        if self._address is None:
+            add_to_python_path(os.getcwd())
+            init(address="local", include_dashboard=False)
+        elif _JOB in os.environ:
+            init(address=self._address)
+        else:
+            with travelling_code() as folder:
+                init(address=self._address, runtime_env={"working_dir": str(folder)})
 
     def require(self, cpus: int, gpus: int) -> None:
         """Checks what Ray has in all.
@@ -105,6 +105,15 @@ class Session:
             logger = logging.getLogger(name)
             logger.handlers = [handler]
             logger.propagate = False
+
+
+@contextmanager
+def _own_sigterm() -> Generator[None]:
+    """Keeps a handler of SIGTERM, which Ray would replace by one that ends the process at once."""
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    if callable(handler) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
 
 
 @contextmanager

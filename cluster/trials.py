@@ -67,18 +67,10 @@ class TrialRunner:
             search_alg=searcher,
             scheduler=scheduler,
             num_samples=-1,
-            max_concurrent_trials=self._slots(),
+            max_concurrent_trials=trial_slots(self.resources),
             reuse_actors=True,
         )
         self._fit(stage, {}, config)
-
-    def _slots(self) -> int:
-        """Trials that fit on the cluster at once."""
-        total = ray.cluster_resources()
-        slots = total.get("CPU", 0.0) / self.resources.cpus_per_trial
-        if self.resources.gpus_per_trial > 0:
-            slots = min(slots, total.get("GPU", 0.0) / self.resources.gpus_per_trial)
-        return max(1, int(slots))
 
     def _fit(self, stage: str, space: dict[str, Any], config: tune.TuneConfig) -> None:
         trainable = tune.with_parameters(
@@ -107,6 +99,15 @@ class TrialRunner:
         tuner.fit()
         if watcher.unfinished:
             raise KeyboardInterrupt
+
+
+def trial_slots(resources: Cluster) -> int:
+    """Returns how many trials fit on the cluster at once."""
+    total = ray.cluster_resources()
+    slots = total.get("CPU", 0.0) / resources.cpus_per_trial
+    if resources.gpus_per_trial > 0:
+        slots = min(slots, total.get("GPU", 0.0) / resources.gpus_per_trial)
+    return max(1, int(slots))
 
 
 class _Watcher(tune.Callback):

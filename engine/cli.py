@@ -10,11 +10,23 @@ from typing import Never
 
 from rich.console import Console
 
-from engine.commands import allocate, check, export, recipes, report, run, status, submit
+from engine.commands import (
+    allocate,
+    check,
+    cluster,
+    doctor,
+    export,
+    plan,
+    recipes,
+    report,
+    run,
+    status,
+    submit,
+)
 from engine.errors import UserError
 from engine.provenance import package_version
 
-_COMMANDS = (run, submit, status, report, export, allocate, check, recipes)
+_COMMANDS = (run, submit, plan, doctor, cluster, status, report, export, allocate, check, recipes)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -374,7 +374,8 @@ def test_an_address_that_nobody_answers_fails_before_anything_is_begun(
 ) -> None:
     for scheme in ("", "ray://"):
         address = f"{scheme}127.0.0.1:{closed_port()}"
-        assert f"nobody answers at {address}" in shell.refused_run("--address", address)
+        message = shell.refused_run("--address", address)
+        assert f"nobody answers at {address}" in message
     assert not [path for path in runs.rglob("*") if path.is_file() and path.name != ".lock"]
 
 
@@ -388,7 +389,7 @@ def test_an_address_that_nobody_answers_fails_before_anything_is_begun(
 )
 def test_an_address_that_is_none_is_one_line(address: str, shell: Shell) -> None:
     message = shell.refused_run(f"--address={address}")
-    assert f"--address takes auto or HOST:PORT, not {address!r}" in message
+    assert f"--address takes auto, HOST:PORT or ray://HOST:PORT, not {address!r}" in message
 
 
 @pytest.mark.parametrize("host", ["a..b", "x" * 70, "no such host", "nosuch.invalid", "[::1"])

@@ -2,13 +2,19 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
 from engine.commands.options import Commands, add_runs_dir
+from engine.storage import open_folder
+
+if TYPE_CHECKING:
+    from cluster.doctor import Check
 
 _STYLES = {"ok": "green", "warn": "yellow", "fail": "red"}
 
@@ -36,7 +42,7 @@ def _doctor(arguments: argparse.Namespace, console: Console) -> None:
     from cluster.nodes import inspect_nodes
     from cluster.session import session
 
-    runs_dir = str(arguments.runs_dir)
+    runs_dir = open_folder(arguments.runs_dir).location
     here = this_machine(runs_dir)
     checks = [*judge_here(here)]
     if arguments.address is None:
@@ -44,12 +50,18 @@ def _doctor(arguments: argparse.Namespace, console: Console) -> None:
     else:
         with TemporaryDirectory() as logs, session(arguments.address, Path(logs)):
             checks += judge_cluster(inspect_nodes(runs_dir), here, runs_dir)
+    if show_checks(checks, console):
+        sys.exit(1)
+
+
+def show_checks(checks: "Sequence[Check]", console: Console) -> bool:
+    """Prints checks, and returns whether one has failed."""
     table = Table(box=None, pad_edge=False)
     for column in ("", "where", "what", "found", "remedy"):
         table.add_column(column, overflow="fold")
     for check in checks:
         row = (check.where or "here", check.what, check.found, check.remedy)
         table.add_row(check.state, *row, style=_STYLES[check.state])
-    console.print(table)
-    if any(check.state == "fail" for check in checks):
-        sys.exit(1)
+    if checks:
+        console.print(table)
+    return any(check.state == "fail" for check in checks)

@@ -78,8 +78,9 @@ def _drive(
     from cluster.driver import run_search
     from engine.summary import render_summary
 
-    # A job of Ray begins with SIGINT blocked, and would never hear of it.
+    # A job of Ray begins with SIGINT blocked, what a script starts with & with SIGINT ignored.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for stop in (signal.SIGTERM, signal.SIGUSR1):
         # Whoever handles Ctrl-C at that moment handles these: Tune while it runs trials.
         signal.signal(stop, lambda *_: signal.raise_signal(signal.SIGINT))

@@ -51,6 +51,12 @@ class AskedSearch:
 
 def add_search(parser: argparse.ArgumentParser) -> None:
     """Adds what a search is and how it is driven."""
+    add_recipe(parser)
+    _add_retry(parser)
+
+
+def add_recipe(parser: argparse.ArgumentParser) -> None:
+    """Adds what a search is and what it may use."""
     parser.add_argument("recipe", metavar="RECIPE|FILE.yaml", help="see `hacscale recipes`")
     add_limits(parser)
     parser.add_argument("--name", help="of the run; default: the recipe's")
@@ -63,19 +69,22 @@ def add_search(parser: argparse.ArgumentParser) -> None:
         help="recipe fields, for example train.epochs=20",
     )
     add_runs_dir(parser)
-    add_driving(parser)
+    _add_max_hours(parser)
 
 
 def add_driving(parser: argparse.ArgumentParser) -> None:
-    """Adds how a search is driven."""
+    """Adds how a search is driven whose recipe is known."""
+    _add_retry(parser)
+    _add_max_hours(parser)
+
+
+def _add_retry(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--retry-failed", action="store_true", help="train again what failed before"
     )
-    add_max_hours(parser)
 
 
-def add_max_hours(parser: argparse.ArgumentParser) -> None:
-    """Adds the ceilings on what a run may use."""
+def _add_max_hours(parser: argparse.ArgumentParser) -> None:
     hours = parser.add_mutually_exclusive_group()
     for kind in _KINDS:
         hours.add_argument(

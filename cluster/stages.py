@@ -236,7 +236,7 @@ class Search:
                 journal=self.store.scratch / "studies" / f"{digest(uses)}.journal",
                 candidate=candidate,
                 tasks_of=tasks_of,
-                finished=self.store.ledger.find,
+                finished=self.store.ledger.seen,
             )
             asha_epochs = settings.training.epochs if settings.scheduler == "asha" else None
             runner.run_search("alpha", searcher, settings.trials * settings.repeats, asha_epochs)

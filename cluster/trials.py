@@ -38,7 +38,9 @@ class TrialRunner:
         Raises:
             KeyboardInterrupt: stopped in order; checkpoints of what was under way are kept.
         """
-        missing = {task.id: task for task in tasks if self.store.ledger.find(task.id) is None}
+        # All rows at once: in an object store every look for one that is not there takes a request.
+        known = {row.task.id for row in self.store.ledger.rows()}
+        missing = {task_id: task for task in tasks if (task_id := task.id) not in known}
         self.progress.begin_trials(stage, total=len(tasks), known=len(tasks) - len(missing))
         if missing:
             space = {"task": tune.grid_search([jsonable(task) for task in missing.values()])}
@@ -153,13 +155,16 @@ class _Watcher(tune.Callback):
         self.unfinished.discard(trial.trial_id)
         task = decode(TrainingTask, canonical(trial.config["task"]), "the task of a trial")
         history = self._history.pop(trial.trial_id, {})
-        row = self._store.ledger.find(task.id)
+        ledger = self._store.ledger
+        row = ledger.find(task.id)
         if row is None:
             epochs = tuple(history[number] for number in sorted(history))
             row = Row(task=task, status=status, history=epochs, error=error)
-            self._store.ledger.add(row)
+            ledger.add(row)
+            ledger.find(task.id)
             if status == "stopped":
                 self._store.checkpoints.delete(checkpoint_name(task.id))
+        ledger.compact()
         self._progress.trial_ended(trial.trial_id, row)
 
 

@@ -20,13 +20,17 @@ from engine.commands import (
     recipes,
     report,
     run,
+    runs,
     status,
     submit,
 )
 from engine.errors import UserError
 from engine.provenance import package_version
 
-_COMMANDS = (run, submit, plan, doctor, cluster, status, report, export, allocate, check, recipes)
+_COMMANDS = (
+    *(run, submit, plan, doctor, cluster, runs, status, report),
+    *(export, allocate, check, recipes),
+)
 
 
 class _Parser(argparse.ArgumentParser):

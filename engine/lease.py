@@ -91,6 +91,11 @@ def lease(folder: Folder) -> Generator[None]:
     folder.delete(name)
 
 
+def driver_of(folder: Folder) -> str | None:
+    """Returns who holds a run, as far as claims and the clock of this machine tell."""
+    return _other(folder, own=None)
+
+
 class _Heart(threading.Thread):
     """Renews a claim, and interrupts the driver if somebody else holds the run."""
 
@@ -130,11 +135,11 @@ class _Heart(threading.Thread):
             renewed = began
 
 
-def _other(folder: Folder, own: str) -> str | None:
-    """Returns who else holds the run; claims that are dead are removed."""
+def _other(folder: Folder, own: str | None) -> str | None:
+    """Returns who else holds the run; claims that are dead are removed if we have one."""
     entries = {entry.name: entry for entry in folder.entries() if entry.name.endswith(".json")}
     # Ours was written just now: that is the time of the store.
-    now = max((entry.modified for entry in entries.values()), default=0.0)
+    now = entries[own].modified if own in entries else time.time()
     for name, entry in entries.items():
         data = None if name == own else folder.read(name)
         if data is None:
@@ -144,7 +149,8 @@ def _other(folder: Folder, own: str) -> str | None:
         except UserError:
             claim = _Claim(host="unknown host", machine="", pid=0)
         if claim.is_gone or now - entry.modified > EXPIRY_S:
-            folder.delete(name)
+            if own is not None:
+                folder.delete(name)
         else:
             return f"process {claim.pid} on {claim.host}"
     return None

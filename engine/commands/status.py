@@ -10,7 +10,7 @@ from engine.commands.submit import add_job_server, show_job
 from engine.errors import Unfinished
 from engine.store import RunStore
 
-_STAGES = (
+STAGES = (
     "data", "baseline", "profile", "alpha", "sample", "fit", "allocate", "train", "measure",
 )  # fmt: skip
 
@@ -34,14 +34,14 @@ def _status(arguments: argparse.Namespace, console: Console) -> None:
 
     try:
         read_run(location)
-        complete = len(_STAGES)
+        complete = len(STAGES)
     except Unfinished as error:
         # A stage of an older recipe is not found by this one, so the order is all that is needed.
-        complete = _STAGES.index(error.stage)
+        complete = STAGES.index(error.stage)
     table = Table(title=f"{info.name} ({info.recipe_name})", title_justify="left")
     table.add_column("stage")
     table.add_column("state")
-    for number, stage in enumerate(_STAGES):
+    for number, stage in enumerate(STAGES):
         table.add_row(stage, "complete" if number < complete else "to do")
     console.print(table)
     rows = list(store.ledger.rows())

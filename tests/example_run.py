@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from engine.limits import Usage
+from engine.profile_key import ProfileKey
 from engine.results import (
     AccuracyFigures,
     AllocateResult,
@@ -97,6 +98,14 @@ def example_run(
             weights=f"train-{row}/weights.safetensors",
         )
 
+    key = ProfileKey(
+        device="Example CPU @ 2.00GHz",
+        runtime="eager",
+        layout="contiguous",
+        dtype="float32",
+        threads=1,
+        batch=1,
+    )
     predictors = {
         g: ImportancePredictor(
             a=2e-3 * (1 + i % 5) * 0.93**i,
@@ -182,6 +191,7 @@ def example_run(
             macs=macs(base, 32),
             params=params(base),
             latency=latency(usage(base, 32).latency_ms),
+            key=key,
             trained=baseline,
         ),
         profile=ProfileResult(
@@ -193,6 +203,9 @@ def example_run(
                 predicted_ms=tuple(guesses),
                 measured_ms=tuple(times),
             ),
+            granularity={"conv 3x3": 16},
+            noise_floor=0.018,
+            key=key,
             environment={
                 "device": "Example CPU @ 2.00GHz",
                 "runtime": "eager",

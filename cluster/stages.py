@@ -5,12 +5,13 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TypeVar
 
 import ray
 
-from cluster.device import measure
 from cluster.final import run_final
+from cluster.measuring import Measuring
 from cluster.progress import Progress
 from cluster.session import Session
 from cluster.trials import TrialRunner
@@ -20,12 +21,13 @@ from engine.closed_loop import best, close_loop
 from engine.codec import digest
 from engine.errors import UserError
 from engine.graph import NetworkGraph, load_graph
-from engine.hardware.contract import Box, LatencyModel
-from engine.hardware.models import fit_latency, load_latency
-from engine.latency import judge, profile_specs
+from engine.hardware.contract import LatencyModel
+from engine.hardware.models import load_latency
 from engine.limits import Usage
+from engine.measure import Measurement
 from engine.memory import memory_bytes
 from engine.predictors import fit_predictors
+from engine.profiling import Profiling, read_profile
 from engine.recipe import Recipe
 from engine.results import (
     AllocateResult,
@@ -146,12 +148,14 @@ class Search:
 
         def run() -> BaselineResult:
             cost = self.graph.cost(self.base)
+            measured = self._measure_baseline()
             return BaselineResult(
                 spec=self.base,
                 macs=cost.macs,
                 params=cost.params,
                 memory_bytes=self.memory_bytes(self.base),
-                latency=self._measure(self.base),
+                latency=measured.timings[0].latency,
+                key=measured.key,
                 trained=self._train(task),
             )
 
@@ -169,34 +173,32 @@ class Search:
 
     def profile(self, baseline: BaselineResult) -> ProfileResult:
         """Fits the latency model of this device for this network."""
-        settings, resolutions = self.recipe.profile, self._resolutions
+        profiling = self._profiling
+        settings = self.recipe.profile
 
         def run() -> ProfileResult:
-            fitted, held_out = profile_specs(self.graph, self.base, resolutions, settings)
-            self._start_ray()
+            if settings.file:
+                known = read_profile(Path(settings.file), profiling)
+                known.key.check(baseline.key, f"the profile {settings.file}")
+                return known
             began = time.monotonic()
-            timings, environment = measure(
-                [*fitted, *held_out],
-                self.base,
-                self.recipe.device,
-                settings.calls,
-                settings.rounds,
-                per_layer=True,
-                reference_ms=baseline.latency.ms,
-            )
-            box = Box.around(self.graph, self.base, resolutions, settings)
-            model = fit_latency(settings.model, self.graph, timings[: len(fitted)], box)
-            return ProfileResult(
-                model=model.to_json(),
-                quality=judge(model, self.graph, timings[len(fitted) :]),
-                environment=environment,
-                seconds=time.monotonic() - began,
+            measured = self._measured("profile", profiling.specs, per_layer=True)
+            measured.key.check(baseline.key, "the device of the profile")
+            return profiling.result(
+                measured.relative_to(baseline.latency.ms), time.monotonic() - began
             )
 
+        uses = (
+            self.base,
+            profiling.resolutions,
+            self.recipe.device,
+            settings,
+            baseline.latency.ms,
+        )
         return self._stage(
             "profile",
             ProfileResult,
-            (self.base, resolutions, self.recipe.device, settings, baseline.latency.ms),
+            uses,
             run,
             lambda out: (
                 f"latency model off by {out.quality.mape:.1%} on "
@@ -327,7 +329,7 @@ class Search:
             budgets = self.budgets(fit, profile, resolution, baseline)
             rounds = close_loop(
                 lambda factor: budgets.allocate(limit, factor),
-                lambda widths: self._measure(start.with_widths(widths), baseline.latency.ms),
+                lambda widths: self._measure("allocate", start.with_widths(widths), baseline),
                 limit.latency_ms,
                 self.recipe.allocate.rounds,
             )
@@ -383,7 +385,7 @@ class Search:
             "measure",
             Latency,
             (spec, self.recipe.device, self._timing, baseline.latency.ms),
-            lambda: self._measure(spec, baseline.latency.ms),
+            lambda: self._measure("measure", spec, baseline),
             lambda out: f"{out.ms:.3f} ms",
         )
 
@@ -460,17 +462,41 @@ class Search:
             gpus=max(workers * math.ceil(resources.gpus_per_trial), device.accelerator == "cuda"),
         )
 
-    def _measure(self, spec: NetworkSpec, reference_ms: float | None = None) -> Latency:
-        self._start_ray()
-        timings, _ = measure(
-            [spec],
-            self.base,
-            self.recipe.device,
-            *self._timing,
-            per_layer=False,
-            reference_ms=reference_ms,
+    @cached_property
+    def _profiling(self) -> Profiling:
+        return Profiling(
+            graph=self.graph,
+            base=self.base,
+            resolutions=self._resolutions,
+            settings=self.recipe.profile,
         )
-        return timings[0].latency
+
+    def _measured(
+        self, purpose: str, specs: Sequence[NetworkSpec], *, per_layer: bool
+    ) -> Measurement:
+        measuring = Measuring(
+            device=self.recipe.device,
+            settings=self.recipe.profile,
+            store=self.store,
+            start_ray=self._start_ray,
+        )
+        return measuring(purpose, specs, self.base, per_layer=per_layer)
+
+    def _measure_baseline(self) -> Measurement:
+        """Measures the base network; elsewhere together with the profile, to save an exchange."""
+        if self.recipe.device.place == "offline" and not self.recipe.profile.file:
+            return self._measured("profile", self._profiling.specs, per_layer=True)
+        return self._measured("baseline", [self.base], per_layer=False)
+
+    def _measure(self, purpose: str, spec: NetworkSpec, baseline: BaselineResult) -> Latency:
+        """Measures a network, as a ratio to the base network of the same session.
+
+        Raises:
+            UserError: the device is not the one that the run began with.
+        """
+        measured = self._measured(purpose, [spec], per_layer=False)
+        measured.key.check(baseline.key, "the device that was measured now")
+        return measured.relative_to(baseline.latency.ms).timings[0].latency
 
     def _largest_affordable(self, model: LatencyModel, limit: Usage) -> int:
         """The largest resolution at which the base widths keep the limits of latency and memory.

@@ -400,7 +400,6 @@ def facts(accelerator: str, threads: int) -> dict[str, str]:
         "device": device_name(accelerator),
         "cpu": cpu_name(),
         "cores": str(os.cpu_count()),
-        "affinity": str(len(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else "",
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "torch": torch.__version__,
         "python": platform.python_version(),

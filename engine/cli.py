@@ -17,6 +17,7 @@ from engine.commands import (
     doctor,
     export,
     plan,
+    profile,
     recipes,
     report,
     run,
@@ -28,7 +29,7 @@ from engine.errors import UserError
 from engine.provenance import package_version
 
 _COMMANDS = (
-    *(run, submit, plan, doctor, cluster, runs, status, report),
+    *(run, submit, profile, plan, doctor, cluster, runs, status, report),
     *(export, allocate, check, recipes),
 )
 

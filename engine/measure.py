@@ -18,15 +18,17 @@ from engine.bench import (
     Subjects,
     TooCoarse,
     Visit,
+    device_name,
     pinned,
     take_visits,
     triples,
 )
 from engine.codec import STRICT
-from engine.environment import check_present
+from engine.environment import check_present, environment
 from engine.errors import UserError
 from engine.graph import NetworkGraph
 from engine.power import measure_energy, power_meter
+from engine.profile_key import ProfileKey
 from engine.recipe import Device
 from engine.results import Latency
 from engine.runtimes import make_subject
@@ -65,6 +67,60 @@ class Timing:
             layer_ms=layer_ms and {name: ms * factor for name, ms in layer_ms.items()},
             reference_ms=self.reference_ms * factor,
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """Networks that were timed in one session.
+
+    Attributes:
+        key: what the figures are valid for.
+        environment: the machine, its software and its state.
+    """
+
+    __pydantic_config__ = STRICT
+
+    key: ProfileKey
+    environment: dict[str, str]
+    timings: tuple[Timing, ...]
+
+    def relative_to(self, reference_ms: float) -> "Measurement":
+        """Returns all times as if the reference took ``reference_ms``.
+
+        Two sessions on one machine compare as ratios to it.
+        """
+        return replace(
+            self, timings=tuple(t.rescaled(reference_ms / t.reference_ms) for t in self.timings)
+        )
+
+
+def measure_here(
+    graph: NetworkGraph,
+    specs: Sequence[NetworkSpec],
+    reference: NetworkSpec,
+    device: Device,
+    *,
+    calls: int,
+    rounds: int,
+    per_layer: bool,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Measurement:
+    """Measures networks on this machine, and says what it is; see `time_networks`."""
+    timings = time_networks(
+        graph,
+        specs,
+        reference,
+        device,
+        calls=calls,
+        rounds=rounds,
+        per_layer=per_layer,
+        on_progress=on_progress,
+    )
+    return Measurement(
+        key=ProfileKey.of(device, device_name(device.accelerator)),
+        environment=environment(device),
+        timings=tuple(timings),
+    )
 
 
 def time_networks(

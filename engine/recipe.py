@@ -171,6 +171,8 @@ class Profile:
         calls: timed forwards of each network in each round.
         rounds: how often every network is timed, some time apart.
         seed: of the random networks.
+        file: a profile that ``hacscale profile --out`` wrote for this network and device, used in
+            place of making one. It is read once and kept in the run.
     """
 
     __pydantic_config__ = STRICT
@@ -183,12 +185,13 @@ class Profile:
     calls: int = 10
     rounds: int = 3
     seed: int = 0
+    file: str = ""
 
     def __post_init__(self) -> None:
         _require(self.networks >= 4, "networks must be at least 4", self.networks)
         _require(self.held_out >= 2, "held_out must be at least 2", self.held_out)
         _require(self.calls >= 3, "calls must be at least 3", self.calls)
-        _require(self.rounds >= 1, "rounds must be at least 1", self.rounds)
+        _require(self.rounds >= 2, "rounds must be at least 2", self.rounds)
         _require(0 < self.min_width <= 1, "min_width must lie in (0, 1]", self.min_width)
         _require(
             1 <= self.max_width <= _MOST, f"max_width must lie in 1 to {_MOST}", self.max_width

@@ -5,6 +5,7 @@ from typing import Literal
 
 from engine.codec import STRICT
 from engine.limits import Usage
+from engine.profile_key import ProfileKey
 from engine.rows import Epoch
 from engine.spec import NetworkSpec
 
@@ -90,6 +91,7 @@ class BaselineResult:
 
     Attributes:
         memory_bytes: of its weights and its activations at their peak (`engine.memory`).
+        key: what its latency, and with it every latency of the run, is valid for.
     """
 
     __pydantic_config__ = STRICT
@@ -99,6 +101,7 @@ class BaselineResult:
     params: int
     memory_bytes: int
     latency: Latency
+    key: ProfileKey
     trained: Trained
 
     @property
@@ -133,13 +136,20 @@ class ProfileResult:
 
     Attributes:
         model: the latency model's own canonical JSON (`engine.hardware.models`).
-        environment: what was measured on: device, versions, threads.
+        granularity: output channels that the device computes together, by class of op; 1 where
+            none was found.
+        noise_floor: median of those of the timed networks, relative.
+        key: what the model is valid for.
+        environment: what was measured on: device, versions, state.
     """
 
     __pydantic_config__ = STRICT
 
     model: str
     quality: ModelQuality
+    granularity: dict[str, int]
+    noise_floor: float
+    key: ProfileKey
     environment: dict[str, str]
     seconds: float
 

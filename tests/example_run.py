@@ -7,6 +7,7 @@ from itertools import pairwise
 
 from engine.closed_loop import latency_verdict
 from engine.limits import Usage
+from engine.profile_key import ProfileKey
 from engine.results import (
     AccuracyFigures,
     AllocateResult,
@@ -99,6 +100,14 @@ def example_run(
             weights=f"train-{row}/weights.safetensors",
         )
 
+    key = ProfileKey(
+        device="Example CPU @ 2.00GHz",
+        runtime="eager",
+        layout="contiguous",
+        dtype="float32",
+        threads=1,
+        batch=1,
+    )
     predictors = {
         g: ImportancePredictor(
             a=2e-3 * (1 + i % 5) * 0.93**i,
@@ -194,6 +203,7 @@ def example_run(
             params=params(base),
             memory_bytes=4 * params(base) + 1_048_576,
             latency=latency(usage(base, 32).latency_ms),
+            key=key,
             trained=baseline,
         ),
         profile=ProfileResult(
@@ -205,6 +215,9 @@ def example_run(
                 predicted_ms=tuple(guesses),
                 measured_ms=tuple(times),
             ),
+            granularity={"conv 3x3": 16},
+            noise_floor=0.018,
+            key=key,
             environment={
                 "device": "Example CPU @ 2.00GHz",
                 "runtime": "eager",

@@ -43,6 +43,11 @@ def add_runs_dir(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def names_recipe(reference: str) -> bool:
+    """Whether an argument is the name or the file of a recipe."""
+    return reference in RECIPES or Path(reference).suffix in (".yaml", ".yml")
+
+
 def find_recipe(reference: str) -> tuple[Recipe, str]:
     """Returns a recipe and the name that a run of it gets."""
     if reference in RECIPES:

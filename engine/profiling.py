@@ -61,7 +61,9 @@ class Profiling:
         """
         fitted = len(self._split[0])
         timings = measured.timings
-        model = fit_latency(self.settings.model, self.graph, timings[:fitted], self.box)
+        model = fit_latency(
+            self.settings.model, self.graph, timings[:fitted], self.box, measured.key.batch
+        )
         layers = self.graph.cost(self.base).layers
         return ProfileResult(
             model=model.to_json(),

@@ -177,7 +177,9 @@ class Profile:
 
     __pydantic_config__ = STRICT
 
-    model: Literal["insitu"] = "insitu"
+    model: Literal[
+        "insitu", "lut", "neuralpower", "paleo", "roofline", "flops", "systolic", "pim"
+    ] = "insitu"
     networks: int = 24
     held_out: int = 8
     min_width: float = 0.5

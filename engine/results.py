@@ -116,6 +116,7 @@ class ModelQuality:
 
     Attributes:
         mape: mean of the absolute error over the measured latency, a share.
+        rmspe: root of the mean square of that error.
         within_10: share of networks within ±10 %.
         spearman: rank correlation.
         predicted_ms, measured_ms: by network.
@@ -124,6 +125,7 @@ class ModelQuality:
     __pydantic_config__ = STRICT
 
     mape: float
+    rmspe: float
     within_10: float
     spearman: float
     predicted_ms: tuple[float, ...]

@@ -210,6 +210,8 @@ def example_run(
             model="{}",
             quality=ModelQuality(
                 mape=sum(abs(g / t - 1) for g, t in zip(guesses, times, strict=True)) / 8,
+                rmspe=(sum((g / t - 1) ** 2 for g, t in zip(guesses, times, strict=True)) / 8)
+                ** 0.5,
                 within_10=0.875,
                 spearman=0.976,
                 predicted_ms=tuple(guesses),

@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # a model is read and asked without PyTorch
     from engine.graph import NetworkGraph
     from engine.measure import Timing
 
-_Fit: TypeAlias = "Callable[[NetworkGraph, Sequence[Timing], Box], LatencyModel]"
+_Fit: TypeAlias = "Callable[[NetworkGraph, Sequence[Timing], Box, int], LatencyModel]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,16 @@ class _Kind:
     fit: _Fit
 
 
-KINDS: dict[str, str] = {"insitu": "InSitu"}
+KINDS: dict[str, str] = {
+    "insitu": "InSitu",
+    "lut": "Lut",
+    "neuralpower": "NeuralPower",
+    "paleo": "Paleo",
+    "roofline": "Roofline",
+    "flops": "Flops",
+    "systolic": "Systolic",
+    "pim": "Pim",
+}
 """By ``profile.model``, which is also the name of a module of this package: the class there.
 
 A module is imported when its kind is used, because some need libraries that take seconds.
@@ -31,7 +40,7 @@ A module is imported when its kind is used, because some need libraries that tak
 
 
 def fit_latency(
-    kind: str, graph: "NetworkGraph", timings: "Sequence[Timing]", box: Box
+    kind: str, graph: "NetworkGraph", timings: "Sequence[Timing]", box: Box, batch: int = 1
 ) -> LatencyModel:
     """Makes a latency model of one device for one graph.
 
@@ -40,11 +49,12 @@ def fit_latency(
         graph: of the timed networks.
         timings: networks from ``box``, timed op by op.
         box: what the model is to hold for.
+        batch: images per forward of the measurements.
 
     Raises:
         UserError: no such kind, or measurements that it cannot be made from.
     """
-    return _kind(kind).fit(graph, timings, box)
+    return _kind(kind).fit(graph, timings, box, batch)
 
 
 def load_latency(text: str) -> LatencyModel:

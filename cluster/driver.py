@@ -57,8 +57,11 @@ def run_search(
         stopped_after(max_hours, store, recipe.cluster, progress),
         session(address, store.logs) as ray_session,
     ):
-        store.write_info(run_info(store.folder.name, recipe_name, recipe))
+        store.check_format()
         search = Search(recipe=recipe, store=store, session=ray_session, progress=progress)
+        # A recipe that cannot be run must not take the place of the one that was.
+        search.check()
+        store.write_info(run_info(store.folder.name, recipe_name, recipe))
         record = _run_stages(search)
         write_results(record, location)
         return record
@@ -93,7 +96,6 @@ def write_results(record: RunRecord, location: Path | str) -> None:
 
 def _run_stages(search: Search) -> RunRecord:
     recipe, store = search.recipe, search.store
-    recipe.check_batches(search.facts.train_images)
     baseline = search.baseline()
     limit = recipe.limits.resolve(baseline.usage)
     profile = search.profile(baseline)

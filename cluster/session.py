@@ -46,6 +46,7 @@ class Session:
 
         Raises:
             UserError: nobody answers at the address, or Ray cannot start.
+            KeyboardInterrupt: the process was told to stop.
         """
         if self._started:
             return
@@ -56,7 +57,7 @@ class Session:
                 self._init()
         except AuthenticationError as error:
             raise token_error(self._address or "this machine") from error
-        except (OSError, RuntimeError, ValueError) as error:
+        except Exception as error:  # a slow start is a plain Exception to Ray
             where = f"join Ray at {self._address}" if self._address else "start Ray"
             why = " ".join(str(error).split())
             raise UserError(f"cannot {where}: {why[:300]}") from error

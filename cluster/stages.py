@@ -49,6 +49,7 @@ from engine.trained_weights import has_weights
 from searchers.alpha import AlphaSearcher
 from searchers.widths import sampled_spec
 from trainables.data import ImageData, load_data
+from trainables.objective import make_objective
 
 T = TypeVar("T")
 
@@ -139,6 +140,16 @@ class Search:
             resources=self.recipe.cluster,
             progress=self.progress,
         )
+
+    def check(self) -> None:
+        """Checks of the recipe what can be known before anything is trained or measured.
+
+        Raises:
+            UserError: the data, the network, the task and the settings do not fit together.
+        """
+        self.recipe.check_batches(self.facts.train_images)
+        make_objective(self._final_task(self.base))
+        assert self._resolutions, "none that the network cannot take"
 
     # Stages ----------------------------------------------------------------------------------
 
@@ -394,7 +405,9 @@ class Search:
     def latency_model(self, profile: ProfileResult, baseline: BaselineResult) -> LatencyModel:
         """The profile's model, made right for the base network, where the truth is known."""
         model = load_latency(profile.model)
-        return model.rescaled(baseline.latency.ms / model.predict(self.graph.cost(self.base)))
+        # A hair below it, so that rounding never puts the base network over its own latency.
+        predicted = model.predict(self.graph.cost(self.base)) * (1 + 1e-9)
+        return model.rescaled(baseline.latency.ms / predicted)
 
     def budgets(
         self, fit: FitResult, profile: ProfileResult, resolution: int, baseline: BaselineResult

@@ -12,7 +12,9 @@ from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search import Searcher
 
 from cluster.progress import Progress
+from cluster.signals import signals_kept
 from engine.codec import canonical, decode, jsonable
+from engine.errors import UserError
 from engine.recipe import Cluster
 from engine.rows import Epoch, Row, TrainingTask
 from engine.store import RunStore
@@ -36,6 +38,7 @@ class TrialRunner:
         """Trains every task that has no row yet.
 
         Raises:
+            UserError: a training met what only the user can mend; it ends the others as well.
             KeyboardInterrupt: stopped in order; checkpoints of what was under way are kept.
         """
         # All rows at once: in an object store every look for one that is not there takes a request.
@@ -57,7 +60,7 @@ class TrialRunner:
                 train all of them to the end.
 
         Raises:
-            KeyboardInterrupt: as for `run_tasks`.
+            UserError, KeyboardInterrupt: as for `run_tasks`.
         """
         self.progress.begin_trials(stage, total=total, known=0)
         scheduler = None
@@ -95,10 +98,14 @@ class TrialRunner:
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 failure_config=tune.FailureConfig(max_failures=self.resources.retries),
                 callbacks=[watcher],
+                stop=watcher,
                 verbose=0,
             ),
         )
-        tuner.fit()
+        with signals_kept():
+            tuner.fit()
+        if watcher.user_error is not None:
+            raise UserError(watcher.user_error)
         if watcher.unfinished:
             raise KeyboardInterrupt
 
@@ -112,14 +119,30 @@ def trial_slots(resources: Cluster) -> int:
     return max(1, int(slots))
 
 
-class _Watcher(tune.Callback):
-    """Turns the ends of trials into rows and the events of trials into progress."""
+class _Watcher(tune.Callback, tune.Stopper):
+    """Turns the ends of trials into rows and the events of trials into progress.
+
+    Attributes:
+        unfinished: trials that have begun and not ended.
+        user_error: what a training met that only the user can mend. It stops all others, whose
+            checkpoints are kept.
+    """
 
     def __init__(self, store: RunStore, progress: Progress) -> None:
         self._store = store
         self._progress = progress
         self._history: dict[str, dict[int, Epoch]] = {}
         self.unfinished: set[str] = set()
+        self.user_error: str | None = None
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Notes the first error of a user; such a trial has ended by itself."""
+        self.user_error = self.user_error or result.get("user_error")
+        return False
+
+    def stop_all(self) -> bool:
+        """Whether the stage is to end."""
+        return self.user_error is not None
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles callbacks for its own way to resume, which is never taken here."""
@@ -153,6 +176,8 @@ class _Watcher(tune.Callback):
     def _end(self, trial: Trial, status: Literal["stopped", "failed"], error: str | None) -> None:
         """The worker wrote the row of a training that ended by itself; others get theirs here."""
         self.unfinished.discard(trial.trial_id)
+        if self.user_error is not None:
+            return
         task = decode(TrainingTask, canonical(trial.config["task"]), "the task of a trial")
         history = self._history.pop(trial.trial_id, {})
         ledger = self._store.ledger

@@ -33,6 +33,9 @@ class Data:
         source: ``digits``, ``cifar10``, ``cifar100``, ``imagefolder:PATH``, ``parquet:PATH`` or
             ``package.module:function``.
         resolution: side of the square images the base network takes, in pixels.
+        stored_resolution: side at which images are kept, from which every network's own input is
+            made; ``resolution`` if it is null. Photographs need more, up to the largest
+            resolution that α can come to: what was thrown away cannot be scaled up again.
         validation_share: part of the training data that every decision is made on.
         train_images: use only so many training images (after the split), drawn once.
         seed: of the split and the draw.
@@ -42,12 +45,18 @@ class Data:
 
     source: str = "digits"
     resolution: int = 32
+    stored_resolution: int | None = None
     validation_share: float = 0.15
     train_images: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
         _require(self.resolution >= 1, "resolution must be at least 1", self.resolution)
+        _require(
+            self.stored_resolution is None or self.stored_resolution >= self.resolution,
+            f"stored_resolution must be at least resolution ({self.resolution})",
+            self.stored_resolution,
+        )
         _require(
             0 < self.validation_share < 1,
             "validation_share must lie between 0 and 1",

@@ -127,6 +127,12 @@ class RunStore:
                 f"{shlex.quote(self.folder.parent)}`: finished work is kept"
             ) from None
 
+    def check_format(self) -> None:
+        """Raises a UserError if a newer version has written here."""
+        data = self.folder.read("run.json")
+        if data is not None:
+            self._refuse_newer(data)
+
     def write_info(self, info: RunInfo) -> None:
         """Writes ``run.json``.
 

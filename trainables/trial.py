@@ -6,7 +6,7 @@ import torch
 from ray import tune
 
 from engine.codec import canonical, decode
-from engine.errors import TrainingFailed
+from engine.errors import TrainingFailed, UserError
 from engine.rows import Epoch, Row, TrainingTask
 from engine.store import RunStore
 from trainables.data import ImageData
@@ -31,10 +31,21 @@ class TrainingTrial(tune.Trainable):
             self._tensors = TensorData.on(data, device)
         self._store = store
         self._task = decode(TrainingTask, canonical(config["task"]), "the task of a trial")
-        self._training = NetworkTraining(self._task, self._tensors, store)
+        self._training: NetworkTraining | None = None
 
     def step(self) -> dict[str, Any]:
-        """Trains one epoch; reports it, and whether the training is over."""
+        """Trains one epoch; reports it, and whether the training is over.
+
+        What only the user can mend is reported as well, since Tune would try again what is raised.
+        """
+        try:
+            return self._step()
+        except UserError as error:
+            return {"done": True, "status": "refused", "epoch": 0, "user_error": str(error)}
+
+    def _step(self) -> dict[str, Any]:
+        if self._training is None:
+            self._training = NetworkTraining(self._task, self._tensors, self._store)
         try:
             if not self._training.finished:
                 self._training.run_epoch()

@@ -92,6 +92,9 @@ def _drive(
     try:
         record = run_search(recipe, location, recipe_name, arguments.address, console, hours)
     except KeyboardInterrupt:
+        if RunStore(location, read_only=True).folder.read("run.json") is None:
+            console.print("stopped before the run began; repeat the command to begin it")
+            sys.exit(130)
         command = f"hacscale resume {shlex.quote(location)}"
         console.print(f"stopped; nothing is lost. Go on with:\n  {command}", soft_wrap=True)
         sys.exit(130)

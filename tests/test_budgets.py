@@ -111,12 +111,12 @@ def test_budgets_are_corrected_by_the_chosen_round(budgets: Budgets) -> None:
 
 
 def test_limits_that_contradict_are_one_line(budgets: Budgets) -> None:
-    with pytest.raises(UserError, match="latency limit .* below the baseline's own"):
+    with pytest.raises(UserError, match=r"latency limit .* below the baseline's own"):
         budgets.answer(Limits(latency="0.000001ms", params="2x"))
     # The base network keeps it, the base widths at the resolution that was found do not.
-    with pytest.raises(UserError, match="at the resolution found take .* raise limits.latency"):
+    with pytest.raises(UserError, match=r"at the resolution found take .* raise limits.latency"):
         budgets.answer(Limits(latency="1.01x", params="9x"))
-    with pytest.raises(UserError, match="at the resolution found take .* raise limits.memory"):
+    with pytest.raises(UserError, match=r"at the resolution found take .* raise limits.memory"):
         budgets.answer(Limits(latency="9x", params="9x", memory="1x"))
 
 

@@ -10,11 +10,11 @@ from typing import Never
 
 from rich.console import Console
 
-from engine.commands import allocate, check, export, recipes, report, run, status
+from engine.commands import allocate, check, export, recipes, report, run, sample, status
 from engine.errors import UserError
 from engine.provenance import package_version
 
-_COMMANDS = (run, status, report, export, allocate, check, recipes)
+_COMMANDS = (run, sample, status, report, export, allocate, check, recipes)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -27,7 +27,10 @@ PACKAGES = {
     "cluster": {"cluster", "searchers", "trainables", "engine"},
 }
 FILES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
-COMMANDS = (*("run", "resume", "status", "report", "allocate", "export", "recipes", "check"),)
+COMMANDS = (
+    *("run", "resume", "sample", "status", "report"),
+    *("allocate", "export", "recipes", "check"),
+)
 
 
 def imports(tree: ast.AST) -> Iterator[str]:

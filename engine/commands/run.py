@@ -2,12 +2,10 @@
 
 import argparse
 import re
-import shlex
-import signal
-import sys
 
 from rich.console import Console
 
+from engine.commands.driving import add_address, orderly_stop
 from engine.commands.options import (
     Commands,
     add_limits,
@@ -52,7 +50,7 @@ def add(commands: Commands) -> None:
 
 
 def _add_driving(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--address", metavar="A", help="of a Ray cluster: auto, HOST:PORT")
+    add_address(parser)
     parser.add_argument(
         "--retry-failed", action="store_true", help="train again what failed before"
     )
@@ -87,18 +85,11 @@ def _drive(
     from cluster.driver import run_search
     from engine.summary import render_summary
 
-    for stop in (signal.SIGTERM, signal.SIGUSR1):
-        # Whoever handles Ctrl-C at that moment handles these: Tune while it runs trials.
-        signal.signal(stop, lambda *_: signal.raise_signal(signal.SIGINT))
     if arguments.retry_failed:
         store = RunStore(location)
         with store.lock():
             store.forget_failures(_FORGIVING)
-    try:
+    with orderly_stop(location, console):
         record = run_search(recipe, location, recipe_name, arguments.address, console)
-    except KeyboardInterrupt:
-        command = f"hacscale resume {shlex.quote(location)}"
-        console.print(f"stopped; nothing is lost. Go on with:\n  {command}", soft_wrap=True)
-        sys.exit(130)
     console.print(render_summary(record))
     console.print(f"report: {open_folder(location).path('report.html')}", soft_wrap=True)

@@ -13,6 +13,9 @@ from trainables.data import ImageData
 from trainables.loop import NetworkTraining
 from trainables.tensors import TensorData
 
+NO_MEMORY = "no memory"
+"""Status of a trial that ran out of GPU memory."""
+
 
 class TrainingTrial(tune.Trainable):
     """Trains ``config["task"]``, one epoch per step, and writes the row itself when it is over.
@@ -22,34 +25,57 @@ class TrainingTrial(tune.Trainable):
     """
 
     def setup(  # pyright: ignore[reportIncompatibleMethodOverride] - tune.with_parameters fills in
-        self, config: dict[str, Any], *, data: ImageData, store: RunStore, cpus: int
+        self,
+        config: dict[str, Any],
+        *,
+        data: ImageData,
+        store: RunStore,
+        cpus: int,
+        checkpoint_seconds: float,
     ) -> None:
         """Takes up the training of ``config["task"]``, where it was left if it was begun."""
         torch.set_num_threads(cpus)
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        if not hasattr(self, "_tensors"):
-            self._tensors = TensorData.on(data, device)
         self._store = store
         self._task = decode(TrainingTask, canonical(config["task"]), "the task of a trial")
-        self._training = NetworkTraining(self._task, self._tensors, store)
+        self._training: NetworkTraining | None = None
+        try:
+            if not hasattr(self, "_tensors"):
+                device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+                self._tensors = TensorData.on(data, device)
+            self._training = NetworkTraining(
+                self._task, self._tensors, store, checkpoint_seconds=checkpoint_seconds
+            )
+        except torch.OutOfMemoryError:
+            _release_memory()  # `step` reports it: what `setup` raises would end the actor
 
     def step(self) -> dict[str, Any]:
-        """Trains one epoch; reports it, and whether the training is over."""
+        """Trains one epoch; reports it, and whether the training is over.
+
+        A training that runs out of GPU memory is over without a row: with `NO_MEMORY` as its
+        status it is the driver's to give it more room.
+        """
+        training = self._training
+        if training is None:
+            return {"done": True, "status": NO_MEMORY, "epoch": 0}
         try:
-            if not self._training.finished:
-                self._training.run_epoch()
-            if not self._training.finished:
-                return _report(self._training.history[-1], len(self._training.history), "running")
-            row = self._training.result()
+            if not training.finished:
+                training.run_epoch()
+            if not training.finished:
+                return _report(training.history[-1], len(training.history), "running")
+            row = training.result()
+        except torch.OutOfMemoryError:
+            self._training = training = None
+            _release_memory()
+            return {"done": True, "status": NO_MEMORY, "epoch": 0}
         except TrainingFailed as error:
             row = Row(
                 task=self._task,
                 status="failed",
-                history=self._training.history,
+                history=training.history,
                 error=str(error),
             )
         self._store.ledger.add(row)
-        self._training.discard_checkpoint()
+        training.discard_checkpoint()
         if not row.history:
             return {"done": True, "status": row.status, "epoch": 0}
         return _report(row.last, len(row.history), row.status)
@@ -58,6 +84,11 @@ class TrainingTrial(tune.Trainable):
         """Takes up another trial's training on the same worker, whose data stays."""
         self.setup(new_config)  # pyright: ignore[reportCallIssue]
         return True
+
+
+def _release_memory() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _report(epoch: Epoch, number: int, status: str) -> dict[str, Any]:

@@ -14,7 +14,6 @@ import argparse
 import random
 import resource
 import tempfile
-import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -22,11 +21,12 @@ from typing import Any
 
 import ray
 from machine import spread, write_result
+from ray.cluster_utils import Cluster as RayCluster
 from rich.console import Console
 from simulated_search import GPUS, Workload, makespan
 
 from cluster.progress import Progress
-from cluster.session import Session
+from cluster.session import session
 from cluster.trials import TrialRunner
 from engine.codec import canonical, decode
 from engine.graph import load_graph
@@ -57,27 +57,26 @@ class TrivialTrial(TrainingTrial):
         return {**REPORT, **{name: getattr(EPOCH, name) for name in fields}}
 
 
-class Watch(threading.Thread):
-    """Notes rows and the driver's memory as they grow."""
+class CountingProgress(Progress):
+    """Notes the driver's memory as rows come in."""
 
-    def __init__(self, directory: Path) -> None:
-        super().__init__(daemon=True)
-        self._directory = directory
-        self.over = threading.Event()
+    def __init__(self, console: Console, every: int) -> None:
+        super().__init__(console)
         self.notes: list[dict[str, float]] = []
+        self._every, self._rows, self._start = every, 0, time.perf_counter()
 
-    def run(self) -> None:
-        began = time.perf_counter()
-        while not self.over.wait(5.0):
-            status = Path("/proc/self/status").read_text()
-            rss = next(line for line in status.splitlines() if line.startswith("VmRSS"))
-            self.notes.append(
-                {
-                    "seconds": time.perf_counter() - began,
-                    "files": sum(1 for _ in self._directory.rglob("ledger/*")),
-                    "driver_mib": int(rss.split()[1]) / 1024,
-                }
-            )
+    def trial_ended(self, trial_id: str, row: Row) -> None:
+        super().trial_ended(trial_id, row)
+        self._rows += 1
+        if self._rows % self._every == 0:
+            seconds = time.perf_counter() - self._start
+            note = {"rows": self._rows, "seconds": seconds, "driver_mib": driver_mib()}
+            self.notes.append(note)
+
+
+def driver_mib() -> float:
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmRSS:")[2].split()[0]) / 1024
 
 
 def run_trials(trials: int, actors: int) -> dict[str, Any]:
@@ -86,13 +85,12 @@ def run_trials(trials: int, actors: int) -> dict[str, Any]:
     base = TrainingTask(spec=graph.spec(32, 1 / 16), training=FAST, data="none", seed=0)
     tasks = [replace(base, seed=seed) for seed in range(trials)]
     store = RunStore(directory)
-    ray.init(num_cpus=actors, num_gpus=MADE_UP_GPUS, include_dashboard=False, log_to_driver=False)
-    watch = Watch(directory)
-    with Progress(Console()) as progress:
-        # Chatter goes to a file, as in a run.
-        session = Session(None, store.logs)
-        session._started = True
-        session._send_chatter_to_file()
+    head = {"num_cpus": actors, "num_gpus": MADE_UP_GPUS, "include_dashboard": False}
+    nodes = RayCluster(initialize_head=True, head_node_args=head)
+    with (
+        CountingProgress(Console(), max(1, trials // 20)) as progress,
+        session(nodes.address, store.logs),
+    ):
         runner = TrialRunner(
             store=store,
             data=ray.put(None),
@@ -100,18 +98,16 @@ def run_trials(trials: int, actors: int) -> dict[str, Any]:
             progress=progress,
             trainable=TrivialTrial,
         )
-        watch.start()
         began = time.perf_counter()
         runner.run_tasks("sample", tasks)
         seconds = time.perf_counter() - began
-        watch.over.set()
         resumed: list[float] = []
         for _ in range(3):
-            fresh = replace_store(runner, RunStore(directory))
+            runner.store = RunStore(directory)
             again = time.perf_counter()
-            fresh.run_tasks("sample", tasks)
+            runner.run_tasks("sample", tasks)
             resumed.append(time.perf_counter() - again)
-        session.stop()
+    nodes.shutdown()
     lost = sum(store.ledger.find(task.id) is None for task in tasks)
     return {
         "trials": trials,
@@ -121,19 +117,9 @@ def run_trials(trials: int, actors: int) -> dict[str, Any]:
         "trials_per_second": trials / seconds,
         "rows_lost": lost,
         "driver_peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        "growth": watch.notes[:: max(1, len(watch.notes) // 20)],
+        "growth": progress.notes,
         "resume_seconds": spread(resumed),
     }
-
-
-def replace_store(runner: TrialRunner, store: RunStore) -> TrialRunner:
-    return TrialRunner(
-        store=store,
-        data=runner.data,
-        resources=runner.resources,
-        progress=runner.progress,
-        trainable=runner.trainable,
-    )
 
 
 def simulate(run: Path | None) -> dict[str, Any]:

@@ -36,7 +36,7 @@ class _Begun:
 
     Attributes:
         steps: that are done.
-        loss: sum of their losses, over all workers.
+        loss: sum of their losses, each the mean over the batch.
         seconds: that they took.
         generator: state of what draws the augmentation; None at the start.
     """
@@ -208,7 +208,8 @@ class NetworkTraining:
         # The mean over the workers' gradients is that over the batch although parts differ in size.
         weight = len(self._part) * self._world / training.batch_size
         began = time.perf_counter() - begun.seconds
-        total = torch.tensor(begun.loss if self._rank == 0 else 0.0, device=self._device)
+        before = begun.loss * self._world if self._rank == 0 else 0.0
+        total = torch.tensor(before, device=self._device)
         parts = islice(enumerate(self._parts(number)), begun.steps, limit)
         for step, chosen in parts:
             torch.manual_seed(_seed(self.task.seed, number, 1 + self._rank, step))
@@ -226,7 +227,7 @@ class NetworkTraining:
             self._optimizer.step()
             total += loss.detach()
             if self._is_due(step):
-                loss_so_far = float(self._summed(total.clone()))
+                loss_so_far = float(self._summed(total.clone())) / self._world
                 self._save_checkpoint(
                     _Begun(
                         steps=step + 1,

@@ -1,12 +1,13 @@
 """Measurements of the device, in a worker of their own with nothing else running beside it."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import ray
+from ray.exceptions import RayTaskError
 
+from engine.errors import UserError
 from engine.graph import load_graph
-from engine.measure import Timing, environment, time_networks
+from engine.measure import Measurement, measure_here
 from engine.recipe import Device
 from engine.spec import NetworkSpec
 
@@ -18,36 +19,33 @@ def measure(
     calls: int,
     rounds: int,
     per_layer: bool,
-    reference_ms: float | None = None,
-) -> tuple[list[Timing], dict[str, str]]:
-    """Times networks in a fresh worker, and returns what they were measured on as well.
+) -> Measurement:
+    """Times networks in a fresh worker; see `engine.measure.time_networks`.
 
-    Args:
-        specs, reference, device, calls, rounds, per_layer: as for `engine.measure.time_networks`.
-        reference_ms: what the reference took in an earlier session. All times are scaled as if it
-            took that now, because two sessions on one machine compare as ratios to it.
+    A device that is a Ray node is held whole by its custom resource, so that it is measured by one
+    task at a time.
 
     Raises:
         UserError: the device is not there or cannot be timed.
     """
-    gpus = 1 if device.accelerator == "cuda" else 0
-    worker = _measure.options(num_cpus=device.threads, num_gpus=gpus)
-    timings, environment = ray.get(
-        worker.remote(list(specs), reference, device, calls, rounds, per_layer)
+    resource = device.node_resource
+    if resource and ray.cluster_resources().get(resource, 0) < 1:
+        raise UserError(
+            f"no node of the Ray cluster has the resource {resource!r} of device.place; start one "
+            f"with `ray start --address=… --resources='{{\"{resource}\": 1}}'`"
+        )
+    worker = _measure.options(
+        num_cpus=device.threads,
+        num_gpus=1 if device.accelerator == "cuda" else 0,
+        resources={resource: 1} if resource else {},
     )
-    if reference_ms is not None:
-        timings = [_scaled(timing, reference_ms / timing.reference_ms) for timing in timings]
-    return timings, environment
-
-
-def _scaled(timing: Timing, factor: float) -> Timing:
-    layer_ms = timing.layer_ms
-    return replace(
-        timing,
-        latency=replace(timing.latency, ms=timing.latency.ms * factor),
-        layer_ms=layer_ms and {name: ms * factor for name, ms in layer_ms.items()},
-        reference_ms=timing.reference_ms * factor,
-    )
+    task = worker.remote(list(specs), reference, device, calls, rounds, per_layer)
+    try:
+        return ray.get(task)
+    except RayTaskError as error:
+        if isinstance(error.cause, UserError):
+            raise error.cause from None  # without the traceback that Ray makes its message
+        raise
 
 
 @ray.remote(max_retries=2)
@@ -58,9 +56,8 @@ def _measure(
     calls: int,
     rounds: int,
     per_layer: bool,
-) -> tuple[list[Timing], dict[str, str]]:
+) -> Measurement:
     graph = load_graph(reference.model, reference.resolution)
-    timings = time_networks(
+    return measure_here(
         graph, specs, reference, device, calls=calls, rounds=rounds, per_layer=per_layer
     )
-    return timings, environment(device)

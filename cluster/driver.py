@@ -4,24 +4,24 @@ from pathlib import Path
 
 from rich.console import Console
 
+from cluster.hours import MaxHours, stopped_after
 from cluster.progress import Progress
 from cluster.session import Session, session
 from cluster.stages import Search
-from engine.codec import digest, pretty
-from engine.limits import Limits, Usage
+from engine.budgets import FILE
+from engine.closed_loop import latency_verdict
+from engine.codec import canonical, digest, pretty
 from engine.provenance import run_info
 from engine.recipe import Recipe
 from engine.report import render_report
 from engine.results import (
     AccuracyFigures,
-    Allocation,
     LatencyFigures,
     MemoryFigures,
     PredictorFigures,
     Result,
     RunRecord,
 )
-from engine.spec import NetworkSpec
 from engine.storage import open_folder
 from engine.store import RunStore
 
@@ -32,6 +32,7 @@ def run_search(
     recipe_name: str = "",
     address: str | None = None,
     console: Console | None = None,
+    max_hours: MaxHours | None = None,
 ) -> RunRecord:
     """Runs a search, or goes on with one, and writes ``result.json`` and ``report.html``.
 
@@ -43,6 +44,7 @@ def run_search(
         recipe_name: for the report.
         address: of a Ray cluster; None starts a private session on this machine.
         console: where progress is shown; None for standard output.
+        max_hours: stop in order once so much has been used.
 
     Raises:
         UserError: something the user can mend.
@@ -52,10 +54,14 @@ def run_search(
     with (
         store.lock(),
         Progress(console or Console()) as progress,
+        stopped_after(max_hours, store, recipe.cluster, progress),
         session(address, store.logs) as ray_session,
     ):
-        store.write_info(run_info(store.folder.name, recipe_name, recipe))
+        store.check_format()
         search = Search(recipe=recipe, store=store, session=ray_session, progress=progress)
+        # A recipe that cannot be run must not take the place of the one that was.
+        search.check()
+        store.write_info(run_info(store.folder.name, recipe_name, recipe))
         record = _run_stages(search)
         write_results(record, location)
         return record
@@ -90,15 +96,17 @@ def write_results(record: RunRecord, location: Path | str) -> None:
 
 def _run_stages(search: Search) -> RunRecord:
     recipe, store = search.recipe, search.store
-    recipe.check_batches(search.facts.train_images)
     baseline = search.baseline()
-    usage = Usage(latency_ms=baseline.latency.ms, params=baseline.params)
-    limit = recipe.limits.resolve(usage)
+    limit = recipe.limits.resolve(baseline.usage)
     profile = search.profile(baseline)
     alpha = search.alpha(profile, baseline, limit)
     sample = search.sample(alpha.resolution)
     fit = search.fit(sample)
     allocated = search.allocate(fit, profile, limit, alpha.resolution, baseline)
+    chosen = allocated.rounds[allocated.chosen]
+    if not store.read_only:
+        known = search.budgets(fit, profile, alpha.resolution, baseline)
+        store.folder.write(FILE, canonical(known.corrected(chosen)))
     trained = search.train(allocated.spec)
     latency = search.measure(allocated.spec, baseline)
     result = Result(
@@ -109,11 +117,19 @@ def _run_stages(search: Search) -> RunRecord:
         macs=allocated.macs,
         latency_ms=LatencyFigures(
             limit=limit.latency_ms,
-            predicted=allocated.allocation.usage.latency_ms,
+            predicted=chosen.predicted_ms,
+            chosen=chosen.latency.ms,
             measured=latency.ms,
             noise_floor=latency.noise_floor,
+            rounds=len(allocated.rounds),
+            verdict=latency_verdict(latency, limit.latency_ms),
         ),
-        memory=MemoryFigures(limit=limit.params, used=allocated.params),
+        memory=MemoryFigures(
+            limit=limit.params,
+            used=allocated.params,
+            bytes_limit=limit.memory_bytes,
+            bytes_used=allocated.memory_bytes,
+        ),
         accuracy=AccuracyFigures(
             baseline_test=baseline.trained.test_accuracy,
             test=trained.test_accuracy,
@@ -146,22 +162,3 @@ def _run_stages(search: Search) -> RunRecord:
             f"{row.task.id}: {row.error}" for row in store.ledger.rows() if row.status == "failed"
         ),
     )
-
-
-def reallocate(location: Path | str, limits: Limits) -> tuple[NetworkSpec, Allocation]:
-    """Answers other limits from an existing run: the base network and the widths, untrained.
-
-    Raises:
-        UserError: the run has no allocation of its own yet, or the baseline breaks a limit.
-    """
-    search = known_search(location)
-    recipe = search.recipe
-    baseline = search.baseline()
-    usage = Usage(latency_ms=baseline.latency.ms, params=baseline.params)
-    limit = recipe.limits.resolve(usage)
-    profile = search.profile(baseline)
-    resolution = search.alpha(profile, baseline, limit).resolution
-    fit = search.fit(search.sample(resolution))
-    allocated = search.allocate(fit, profile, limit, resolution, baseline)
-    model = search.latency_model(profile, baseline).rescaled(allocated.rescaled[-1])
-    return search.base, search.widths_within(limits.resolve(usage), model, fit, resolution)

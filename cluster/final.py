@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import ray
 from ray import train
@@ -18,6 +19,15 @@ from trainables.data import ImageData
 from trainables.final import FinalTraining, train_final
 
 _POLL_SECONDS = 0.5
+
+
+class _EndAtOnce(train.UserCallback):
+    """Ends a training that met what only the user can mend; Train would try it again."""
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        for error in worker_exceptions.values():
+            if isinstance(error, UserError):
+                raise error
 
 
 def run_final(
@@ -79,6 +89,7 @@ def _train(
             name=task.id,
             storage_path=str(store.logs / "train"),
             failure_config=train.FailureConfig(max_failures=resources.retries),
+            callbacks=[_EndAtOnce()],
         ),
     )
     _fit(trainer, lambda: progress.training(store.epochs_of(task.id), task.training.epochs))
@@ -93,7 +104,7 @@ def _train(
 
 def _cause(error: BaseException) -> str:
     """The last line of what a worker raised."""
-    worst: BaseException = error
+    worst = error
     if isinstance(error, train.WorkerGroupError) and error.worker_failures:
         worst = next(iter(error.worker_failures.values()))
     lines = [line.strip() for line in str(worst).splitlines() if line.strip()]
@@ -121,8 +132,14 @@ def _fit(trainer: TorchTrainer, follow: Callable[[], None]) -> None:
     while thread.is_alive():
         thread.join(_POLL_SECONDS)
         follow()
-    if failures:
-        raise UserError(
-            f"the training of the whole network failed: {_cause(failures[0])}; mend the cause and "
-            "repeat the command, which goes on from the last epoch"
-        ) from failures[0]
+    if not failures:
+        return
+    failure = failures[0]
+    if isinstance(failure, train.ControllerError):
+        failure = failure.controller_failure
+    if isinstance(failure, UserError):
+        raise failure
+    raise UserError(
+        f"the training of the whole network failed: {_cause(failure)}; mend the cause and "
+        "repeat the command, which goes on from the last epoch"
+    ) from failure

@@ -73,8 +73,7 @@ def add_samples(
 def _fitted(search: Search) -> tuple[Sampled, BaselineResult, Usage, int]:
     """Runs, or reads, the stages up to the fit."""
     baseline = search.baseline()
-    usage = Usage(latency_ms=baseline.latency.ms, params=baseline.params)
-    limit = search.recipe.limits.resolve(usage)
+    limit = search.recipe.limits.resolve(baseline.usage)
     resolution = search.alpha(search.profile(baseline), baseline, limit).resolution
     sample = search.sample(resolution)
     return Sampled(sample=sample, fit=search.fit(sample)), baseline, limit, resolution

@@ -2,10 +2,11 @@
 
 import logging
 import os
-import re
-import socket
+import signal
+import threading
 from collections.abc import Generator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 # Read by Ray at import.
@@ -18,17 +19,12 @@ os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
 import ray
 from ray.exceptions import AuthenticationError
 
-import cluster
-import engine
-import searchers
-import trainables
+from cluster.address import check_cluster, token_error
+from cluster.code import add_to_python_path, check_directory, travelling_code
 from engine.errors import UserError
 
-_PACKAGES = (cluster, engine, searchers, trainables)
-
-_CONNECT_SECONDS = 10.0
-_PORT = re.compile(r"[0-9]{1,5}")
-_LAST_PORT = 65535
+_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Ray sets it for the driver of a job, whose code has travelled with it."""
 
 
 class Session:
@@ -42,43 +38,43 @@ class Session:
         self._logs = logs
         self._handler: logging.Handler | None = None
         self._started = False
+        self._joined = address is not None and ray.is_initialized()
+        """Whether this process is a worker of the cluster itself, as behind ``ray://``."""
 
     def start(self) -> None:
         """Starts or joins Ray, once.
 
         Raises:
             UserError: nobody answers at the address, or Ray cannot start.
+            KeyboardInterrupt: the process was told to stop.
         """
         if self._started:
             return
         try:
             self._logs.mkdir(parents=True, exist_ok=True)
             self._send_chatter_to_file()
-            if self._address is None:
-                _add_to_python_path(os.getcwd())
-                ray.init(
-                    address="local",
-                    include_dashboard=False,
-                    log_to_driver=False,
-                    logging_level=logging.WARNING,
-                )
-            else:
-                ray.init(
-                    address=self._address,
-                    log_to_driver=False,
-                    logging_level=logging.WARNING,
-                    runtime_env={"py_modules": list(_PACKAGES)},
-                )
+            with _own_sigterm():
+                self._init()
         except AuthenticationError as error:
-            raise UserError(
-                f"the Ray cluster at {self._address} asks for a token; set RAY_AUTH_MODE=token and "
-                "RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH)"
-            ) from error
-        except (OSError, RuntimeError, ValueError) as error:
+            raise token_error(self._address or "this machine") from error
+        except Exception as error:  # a slow start is a plain Exception to Ray
             where = f"join Ray at {self._address}" if self._address else "start Ray"
             why = " ".join(str(error).split())
             raise UserError(f"cannot {where}: {why[:300]}") from error
         self._started = True
+
+    def _init(self) -> None:
+        if self._joined:
+            return
+        init = partial(ray.init, log_to_driver=False, logging_level=logging.WARNING)
+        if self._address is None:
+            add_to_python_path(os.getcwd())
+            init(address="local", include_dashboard=False)
+        elif _JOB in os.environ:
+            init(address=self._address)
+        else:
+            with travelling_code() as folder:
+                init(address=self._address, runtime_env={"working_dir": str(folder)})
 
     def require(self, cpus: int, gpus: int) -> None:
         """Checks what Ray has in all.
@@ -97,9 +93,9 @@ class Session:
 
     def stop(self) -> None:
         """Leaves Ray; a private session ends with it."""
-        if self._started:
+        if self._started and not self._joined:
             ray.shutdown()
-            self._started = False
+        self._started = False
         if self._handler is not None:
             self._handler.close()
 
@@ -113,6 +109,15 @@ class Session:
 
 
 @contextmanager
+def _own_sigterm() -> Generator[None]:
+    """Keeps a handler of SIGTERM, which Ray would replace by one that ends the process at once."""
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    if callable(handler) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
+
+
+@contextmanager
 def session(address: str | None, logs: Path) -> Generator[Session]:
     """A session that is stopped whatever happens.
 
@@ -121,49 +126,12 @@ def session(address: str | None, logs: Path) -> Generator[Session]:
     Raises:
         UserError: the cluster cannot be joined, or the working directory hides our packages.
     """
-    _check_directory()
+    check_directory()
     current = Session(address, logs)
     try:
         if address is not None:
-            _check_answer(address)
+            check_cluster(address)
             current.start()
         yield current
     finally:
         current.stop()
-
-
-def _check_directory() -> None:
-    """Workers look for packages in the working directory first, as ``python -m`` would."""
-    for package in _PACKAGES:
-        ours = Path(next(iter(package.__path__)))
-        for found in (Path.cwd() / ours.name, Path.cwd() / f"{ours.name}.py"):
-            if found.exists() and not found.samefile(ours):
-                raise UserError(
-                    f"{found} has the name of a package of hacscale and would hide it; start from "
-                    "another directory"
-                )
-
-
-def _add_to_python_path(directory: str) -> None:
-    """Lets local workers find user code in ``directory``, as ``python -m`` would.
-
-    Through the environment and not Ray's ``runtime_env``, which would make the workers that Ray
-    has started ahead useless.
-    """
-    paths = [directory, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
-
-
-def _check_answer(address: str) -> None:
-    """Fails in seconds, not minutes, if nobody listens at HOST:PORT."""
-    if address == "auto":
-        return
-    host, _, port = address.rpartition(":")
-    if not host or not _PORT.fullmatch(port) or int(port) > _LAST_PORT:
-        raise UserError(f"--address takes auto or HOST:PORT, not {address!r}")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
-    except (OSError, UnicodeError) as error:
-        raise UserError(
-            f"nobody answers at {address} ({error}); is the cluster up and the port open?"
-        ) from None

@@ -5,30 +5,33 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TypeVar
 
 import ray
 
-from cluster.device import measure
 from cluster.final import run_final
+from cluster.measuring import Measuring
 from cluster.progress import Progress
 from cluster.session import Session
 from cluster.trials import TrialRunner
-from engine.allocation import allocate
 from engine.alpha import rank_candidates
 from engine.bootstrap import FEWEST_SAMPLES, are_narrow, b_intervals
+from engine.budgets import Budgets
+from engine.closed_loop import best, close_loop
 from engine.codec import digest
 from engine.errors import UserError
 from engine.graph import NetworkGraph, load_graph
-from engine.hardware.contract import Box, LatencyModel
-from engine.hardware.models import fit_latency, load_latency
-from engine.latency import judge, profile_specs
+from engine.hardware.contract import LatencyModel
+from engine.hardware.models import load_latency
 from engine.limits import Usage
+from engine.measure import Measurement
+from engine.memory import memory_bytes
 from engine.predictors import fit_predictors
+from engine.profiling import Profiling, read_profile
 from engine.recipe import Recipe
 from engine.results import (
     AllocateResult,
-    Allocation,
     AlphaResult,
     BaselineResult,
     DataFacts,
@@ -44,15 +47,12 @@ from engine.scaling import feasible_resolutions, scale_for_alpha
 from engine.spec import ModelRef, NetworkSpec
 from engine.store import RunStore
 from engine.trained_weights import has_weights
-from engine.widening import NetworkWidening
 from searchers.alpha import AlphaSearcher
 from searchers.widths import sampled_spec
 from trainables.data import ImageData, load_data
+from trainables.objective import make_objective
 
 T = TypeVar("T")
-
-_MARGIN = 0.05
-"""At most this share of the latency limit is left free for the noise of the next measurement."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,6 +142,16 @@ class Search:
             progress=self.progress,
         )
 
+    def check(self) -> None:
+        """Checks of the recipe what can be known before anything is trained or measured.
+
+        Raises:
+            UserError: the data, the network, the task and the settings do not fit together.
+        """
+        self.recipe.check_batches(self.facts.train_images)
+        make_objective(self._final_task(self.base))
+        assert self._resolutions, "none that the network cannot take"
+
     # Stages ----------------------------------------------------------------------------------
 
     def baseline(self) -> BaselineResult:
@@ -150,11 +160,14 @@ class Search:
 
         def run() -> BaselineResult:
             cost = self.graph.cost(self.base)
+            measured = self._measure_baseline()
             return BaselineResult(
                 spec=self.base,
                 macs=cost.macs,
                 params=cost.params,
-                latency=self._measure(self.base),
+                memory_bytes=self.memory_bytes(self.base),
+                latency=measured.timings[0].latency,
+                key=measured.key,
                 trained=self._train(task),
             )
 
@@ -172,34 +185,32 @@ class Search:
 
     def profile(self, baseline: BaselineResult) -> ProfileResult:
         """Fits the latency model of this device for this network."""
-        settings, resolutions = self.recipe.profile, self._resolutions
+        profiling = self._profiling
+        settings = self.recipe.profile
 
         def run() -> ProfileResult:
-            fitted, held_out = profile_specs(self.graph, self.base, resolutions, settings)
-            self._start_ray()
+            if settings.file:
+                known = read_profile(Path(settings.file), profiling)
+                known.key.check(baseline.key, f"the profile {settings.file}")
+                return known
             began = time.monotonic()
-            timings, environment = measure(
-                [*fitted, *held_out],
-                self.base,
-                self.recipe.device,
-                settings.calls,
-                settings.rounds,
-                per_layer=True,
-                reference_ms=baseline.latency.ms,
-            )
-            box = Box.around(self.graph, self.base, resolutions, settings)
-            model = fit_latency(settings.model, self.graph, timings[: len(fitted)], box)
-            return ProfileResult(
-                model=model.to_json(),
-                quality=judge(model, self.graph, timings[len(fitted) :]),
-                environment=environment,
-                seconds=time.monotonic() - began,
+            measured = self._measured("profile", profiling.specs, per_layer=True)
+            measured.key.check(baseline.key, "the device of the profile")
+            return profiling.result(
+                measured.relative_to(baseline.latency.ms), time.monotonic() - began
             )
 
+        uses = (
+            self.base,
+            profiling.resolutions,
+            self.recipe.device,
+            settings,
+            baseline.latency.ms,
+        )
         return self._stage(
             "profile",
             ProfileResult,
-            (self.base, resolutions, self.recipe.device, settings, baseline.latency.ms),
+            uses,
             run,
             lambda out: (
                 f"latency model off by {out.quality.mape:.1%} on "
@@ -239,7 +250,7 @@ class Search:
                 journal=self.store.scratch / "studies" / f"{digest(uses)}.journal",
                 candidate=candidate,
                 tasks_of=tasks_of,
-                finished=self.store.ledger.find,
+                finished=self.store.ledger.seen,
             )
             asha_epochs = settings.training.epochs if settings.scheduler == "asha" else None
             runner.run_search(
@@ -357,44 +368,27 @@ class Search:
         resolution: int,
         baseline: BaselineResult,
     ) -> AllocateResult:
-        """Allocates widths (Algorithm 1), measures the winner, and corrects the latency model.
-
-        The measured latency must keep the limit with room for the noise of one more measurement,
-        at most 5 %. The model is rescaled by what was measured, both where the limit is missed
-        and where more than that room is left unused. Of all rounds, the network that uses most of
-        the limit without breaking it is returned; if none keeps it, the one that comes closest,
-        and the result says so.
-        """
-        settings = self.recipe.allocate
+        """Allocates widths (Algorithm 1) with the device in the loop (`engine.closed_loop`)."""
         start = self.base.at(resolution)
 
         def run() -> AllocateResult:
-            model = self.latency_model(profile, baseline)
-            factors = [1.0]
-            rounds: list[tuple[Allocation, Latency]] = []
-            while True:
-                rescaled = model.rescaled(factors[-1])
-                allocation = self.widths_within(limit, rescaled, fit, resolution)
-                latency = self._measure(start.with_widths(allocation.widths), baseline.latency.ms)
-                rounds.append((allocation, latency))
-                room = 1.0 + min(latency.noise_floor, _MARGIN)
-                used = latency.ms * room / limit.latency_ms
-                bound = "latency" in allocation.closed.values()
-                if len(rounds) == settings.rounds or 1.0 - _MARGIN <= used <= 1.0:
-                    break
-                if used < 1.0 and not bound:
-                    break
-                factors.append(factors[-1] * latency.ms * room / allocation.usage.latency_ms)
-            allocation, latency = min(rounds, key=lambda r: _miss(r[1], limit))
-            spec = start.with_widths(allocation.widths)
+            budgets = self.budgets(fit, profile, resolution, baseline)
+            rounds = close_loop(
+                lambda factor: budgets.allocate(limit, factor),
+                lambda widths: self._measure("allocate", start.with_widths(widths), baseline),
+                limit.latency_ms,
+                self.recipe.allocate.rounds,
+            )
+            chosen = best(rounds, limit.latency_ms)
+            spec = start.with_widths(rounds[chosen].allocation.widths)
             cost = self.graph.cost(spec)
             return AllocateResult(
                 spec=spec,
                 macs=cost.macs,
                 params=cost.params,
-                allocation=allocation,
-                latency=latency,
-                rescaled=tuple(factors),
+                memory_bytes=self.memory_bytes(spec),
+                rounds=rounds,
+                chosen=chosen,
             )
 
         uses = (
@@ -402,7 +396,7 @@ class Search:
             profile.model,
             limit,
             start,
-            settings,
+            self.recipe.allocate,
             self.recipe.device,
             self._timing,
             baseline.latency.ms,
@@ -437,7 +431,7 @@ class Search:
             "measure",
             Latency,
             (spec, self.recipe.device, self._timing, baseline.latency.ms),
-            lambda: self._measure(spec, baseline.latency.ms),
+            lambda: self._measure("measure", spec, baseline),
             lambda out: f"{out.ms:.3f} ms",
         )
 
@@ -446,20 +440,27 @@ class Search:
     def latency_model(self, profile: ProfileResult, baseline: BaselineResult) -> LatencyModel:
         """The profile's model, made right for the base network, where the truth is known."""
         model = load_latency(profile.model)
-        return model.rescaled(baseline.latency.ms / model.predict(self.graph.cost(self.base)))
+        # A hair below it, so that rounding never puts the base network over its own latency.
+        predicted = model.predict(self.graph.cost(self.base)) * (1 + 1e-9)
+        return model.rescaled(baseline.latency.ms / predicted)
 
-    def widths_within(
-        self, limit: Usage, model: LatencyModel, fit: FitResult, resolution: int
-    ) -> Allocation:
-        """Runs Algorithm 1 from the base widths; nothing is measured or trained."""
-        return allocate(
-            NetworkWidening(self.graph, model, self.base.at(resolution)),
-            fit.predictors,
-            limit,
-            self.recipe.allocate,
-            base=self.base.width_of,
-            multiples={group.name: group.multiple for group in self.graph.groups},
+    def budgets(
+        self, fit: FitResult, profile: ProfileResult, resolution: int, baseline: BaselineResult
+    ) -> Budgets:
+        """All that Algorithm 1 needs, from the base widths at ``resolution``."""
+        return Budgets(
+            base=self.base,
+            formula=self.graph.formula(self.base.at(resolution)),
+            predictors=fit.predictors,
+            model=self.latency_model(profile, baseline).to_json(),
+            settings=self.recipe.allocate,
+            baseline=baseline.usage,
+            batch=self.recipe.device.batch,
         )
+
+    def memory_bytes(self, spec: NetworkSpec) -> int:
+        """Memory of a network on the device."""
+        return memory_bytes(self.graph.formula(spec), spec, self.recipe.device.batch)
 
     def _stage(
         self,
@@ -504,36 +505,67 @@ class Search:
         self.session.start()
         resources, device = self.recipe.cluster, self.recipe.device
         workers = resources.final_workers_min or resources.final_workers
-        gpus_each = 1 if resources.gpus_per_trial == "auto" else math.ceil(resources.gpus_per_trial)
         self.session.require(
             cpus=max(workers * resources.cpus_per_trial, device.threads),
-            gpus=max(workers * gpus_each, device.accelerator == "cuda"),
+            gpus=max(workers * math.ceil(resources.gpu_share), device.accelerator == "cuda"),
         )
 
-    def _measure(self, spec: NetworkSpec, reference_ms: float | None = None) -> Latency:
-        self._start_ray()
-        timings, _ = measure(
-            [spec],
-            self.base,
-            self.recipe.device,
-            *self._timing,
-            per_layer=False,
-            reference_ms=reference_ms,
+    @cached_property
+    def _profiling(self) -> Profiling:
+        return Profiling(
+            graph=self.graph,
+            base=self.base,
+            resolutions=self._resolutions,
+            settings=self.recipe.profile,
         )
-        return timings[0].latency
+
+    def _measured(
+        self, purpose: str, specs: Sequence[NetworkSpec], *, per_layer: bool
+    ) -> Measurement:
+        measuring = Measuring(
+            device=self.recipe.device,
+            settings=self.recipe.profile,
+            store=self.store,
+            start_ray=self._start_ray,
+        )
+        return measuring(purpose, specs, self.base, per_layer=per_layer)
+
+    def _measure_baseline(self) -> Measurement:
+        """Measures the base network; elsewhere together with the profile, to save an exchange."""
+        if self.recipe.device.place == "offline" and not self.recipe.profile.file:
+            return self._measured("profile", self._profiling.specs, per_layer=True)
+        return self._measured("baseline", [self.base], per_layer=False)
+
+    def _measure(self, purpose: str, spec: NetworkSpec, baseline: BaselineResult) -> Latency:
+        """Measures a network, as a ratio to the base network of the same session.
+
+        Raises:
+            UserError: the device is not the one that the run began with.
+        """
+        measured = self._measured(purpose, [spec], per_layer=False)
+        measured.key.check(baseline.key, "the device that was measured now")
+        return measured.relative_to(baseline.latency.ms).timings[0].latency
 
     def _largest_affordable(self, model: LatencyModel, limit: Usage) -> int:
-        """The largest resolution at which the base widths keep the latency limit.
+        """The largest resolution at which the base widths keep the limits of latency and memory.
 
-        The paper lets α choose any resolution; one that leaves no latency for any width would
-        end the search without a network.
+        The paper lets α choose any resolution; one that leaves no room for any width would end
+        the search without a network.
         """
         affordable = [
             resolution
             for resolution in self._resolutions
-            if model.predict(self.graph.cost(self.base.at(resolution))) <= limit.latency_ms
+            if self._predicted(model, self.base.at(resolution)).within(limit)
         ]
         return max(affordable, default=self.base.resolution)
+
+    def _predicted(self, model: LatencyModel, spec: NetworkSpec) -> Usage:
+        cost = self.graph.cost(spec)
+        return Usage(
+            latency_ms=model.predict(cost),
+            params=cost.params,
+            memory_bytes=self.memory_bytes(spec),
+        )
 
     def _rows(self, tasks: Iterable[TrainingTask]) -> list[Row]:
         unique = {task.id: task for task in tasks}
@@ -559,9 +591,3 @@ def _sample(index: int, row: Row) -> ImportanceSample:
         val_loss=row.last.val_loss,
         val_accuracy=row.last.val_accuracy,
     )
-
-
-def _miss(latency: Latency, limit: Usage) -> tuple[bool, float]:
-    """Orders measured networks: those that keep the limit first, then by distance to it."""
-    over = latency.ms * (1.0 + min(latency.noise_floor, _MARGIN)) - limit.latency_ms
-    return over > 0, abs(over)

@@ -13,7 +13,9 @@ from ray.tune.search import Searcher
 
 from cluster.packing import lowered, measure_packing, share_of, widest
 from cluster.progress import Progress
+from cluster.signals import signals_kept
 from engine.codec import canonical, decode
+from engine.errors import UserError
 from engine.recipe import Cluster
 from engine.rows import Epoch, Row, TrainingTask
 from engine.store import RunStore
@@ -47,9 +49,12 @@ class TrialRunner:
         """Trains every task that has no row yet.
 
         Raises:
+            UserError: a training met what only the user can mend; it ends the others as well.
             KeyboardInterrupt: stopped in order; checkpoints of what was under way are kept.
         """
-        missing = {task.id: task for task in tasks if self.store.ledger.find(task.id) is None}
+        # All rows at once: in an object store every look for one that is not there takes a request.
+        known = {row.task.id for row in self.store.ledger.rows()}
+        missing = {task_id: task for task in tasks if (task_id := task.id) not in known}
         self.progress.begin_trials(stage, total=len(tasks), known=len(tasks) - len(missing))
         if missing:
             self._pack(stage, widest(list(missing.values())))
@@ -75,7 +80,7 @@ class TrialRunner:
             largest: what it may ask for that takes most memory.
 
         Raises:
-            KeyboardInterrupt: as for `run_tasks`.
+            UserError, KeyboardInterrupt: as for `run_tasks`.
         """
         self.progress.begin_trials(stage, total=total, known=0)
         scheduler = None
@@ -94,7 +99,7 @@ class TrialRunner:
             search_alg=searcher,
             scheduler=scheduler,
             num_samples=-1,
-            max_concurrent_trials=self._slots(),
+            max_concurrent_trials=trial_slots(self.resources, self.share),
             reuse_actors=True,
         )
 
@@ -127,14 +132,6 @@ class TrialRunner:
             style="yellow",
         )
 
-    def _slots(self) -> int:
-        """Trials that fit on the cluster at once."""
-        total = ray.cluster_resources()
-        slots = total.get("CPU", 0.0) / self.resources.cpus_per_trial
-        if self.share:
-            slots = min(slots, total.get("GPU", 0.0) / self.share)
-        return max(1, int(slots))
-
     def _fit(self, stage: str, config: tune.TuneConfig) -> list[TrainingTask]:
         """Runs trials and returns the tasks that had too little GPU memory, packed less now."""
         trainable = tune.with_parameters(
@@ -158,10 +155,14 @@ class TrialRunner:
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 failure_config=tune.FailureConfig(max_failures=self.resources.retries),
                 callbacks=[watcher],
+                stop=watcher,
                 verbose=0,
             ),
         )
-        tuner.fit()
+        with signals_kept():
+            tuner.fit()
+        if watcher.user_error is not None:
+            raise UserError(watcher.user_error)
         if watcher.unfinished:
             raise KeyboardInterrupt
         if watcher.postponed:
@@ -169,8 +170,23 @@ class TrialRunner:
         return watcher.postponed
 
 
-class _Watcher(tune.Callback):
-    """Turns the ends of trials into rows and the events of trials into progress."""
+def trial_slots(resources: Cluster, share: float) -> int:
+    """Returns how many trials with that share of a GPU fit on the cluster at once."""
+    total = ray.cluster_resources()
+    slots = total.get("CPU", 0.0) / resources.cpus_per_trial
+    if share > 0:
+        slots = min(slots, total.get("GPU", 0.0) / share)
+    return max(1, int(slots))
+
+
+class _Watcher(tune.Callback, tune.Stopper):
+    """Turns the ends of trials into rows and the events of trials into progress.
+
+    Attributes:
+        unfinished: trials that have begun and not ended.
+        user_error: what a training met that only the user can mend. It stops all others, whose
+            checkpoints are kept.
+    """
 
     def __init__(self, store: RunStore, progress: Progress, packed: bool) -> None:
         self._store = store
@@ -179,6 +195,16 @@ class _Watcher(tune.Callback):
         self._history: dict[str, dict[int, Epoch]] = {}
         self.unfinished: set[str] = set()
         self.postponed: list[TrainingTask] = []
+        self.user_error: str | None = None
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Notes the first error of a user; such a trial has ended by itself."""
+        self.user_error = self.user_error or result.get("user_error")
+        return False
+
+    def stop_all(self) -> bool:
+        """Whether the stage is to end."""
+        return self.user_error is not None
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles callbacks for its own way to resume, which is never taken here."""
@@ -219,15 +245,20 @@ class _Watcher(tune.Callback):
     def _end(self, trial: Trial, status: Literal["stopped", "failed"], error: str | None) -> None:
         """The worker wrote the row of a training that ended by itself; others get theirs here."""
         self.unfinished.discard(trial.trial_id)
+        if self.user_error is not None:
+            return
         task = _task_of(trial)
         history = self._history.pop(trial.trial_id, {})
-        row = self._store.ledger.find(task.id)
+        ledger = self._store.ledger
+        row = ledger.find(task.id)
         if row is None:
             epochs = tuple(history[number] for number in sorted(history))
             row = Row(task=task, status=status, history=epochs, error=error)
-            self._store.ledger.add(row)
+            ledger.add(row)
+            ledger.find(task.id)
             if status == "stopped":
                 self._store.checkpoints.delete(checkpoint_name(task.id))
+        ledger.compact()
         self._progress.trial_ended(trial.trial_id, row)
 
 

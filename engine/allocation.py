@@ -1,20 +1,21 @@
 """Algorithm 1: widen the most important group, step by step, until the limits are used up."""
 
 import math
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Iterable, Mapping
 
 from engine.costs import Widening
 from engine.errors import UserError
 from engine.limits import Usage
 from engine.recipe import Allocate
-from engine.results import Allocation, ImportancePredictor, Step
+from engine.results import Allocation, ImportancePredictor, Reason, Step
 
-Reason = Literal["latency", "params", "width cap"]
+PAPER_STRIDE = 10
+"""Channels of a step in the paper's implementation of Algorithm 1."""
 
 _REACHED: dict[Reason, str] = {
     "latency": "latency limit",
     "params": "parameter limit",
+    "memory": "memory limit",
     "width cap": "width cap",
 }
 
@@ -27,37 +28,49 @@ def allocate(
     *,
     base: Mapping[str, int],
     multiples: Mapping[str, int],
+    plateaus: Mapping[str, int],
 ) -> Allocation:
     """Widens groups by predicted importance as far as the limits go.
 
     Each step takes the group whose predicted importance a·C^b at its present width C is the
-    greatest, the first in the order of ``widening`` if several are, and adds its stride. The
-    last step before the cap is cut to it.
+    greatest, the first in the order of ``widening`` if several are, and widens it by its stride.
+    The last step before the cap is cut to it. With ``settings.choice`` ``per-ms`` or ``per-param``
+    it takes the group whose step from C to C' adds most importance, a·C^b·(C' − C) if every new
+    kernel is worth what one is worth now, for each ms or parameter that it adds.
 
     Source: Algorithm 1, HACScale. As printed, it tests the limits before a step and so exceeds
     them by up to one stride; here a step is tested first and taken only if the network keeps
     every limit. With ``settings.mode``
 
-    - ``paper``, the loop ends at the first step that does not fit;
-    - ``greedy``, the group whose step does not fit is closed for good and the others go on until
-      all are closed. Where usage never falls with a width, no group has a step left that fits.
+    - ``paper``, a step adds the stride and the loop ends at the first one that does not fit;
+    - ``greedy``, a step leads to the next multiple of the stride, so that it fills a plateau of
+      the device's latency: the channels up to there are free once the first of them is paid for.
+      A base width off that grid stands on a plateau that is paid for already; where the step to
+      its end does not fit, as many channels are taken as do. The group is then closed for good
+      and the others go on until all are closed. Where usage never falls with a width, no group
+      has a step left that fits.
 
-    Widths stay whole strides above the start: the few channels that would still fit below one
-    stride gain little, and widths off the stride are slow on most devices.
+    Let one limit of each resource be at least as large as another. Choices depend on widths alone,
+    so ``paper`` with the larger ones begins with the same steps and narrows no group. ``greedy``
+    finds the same network, or one that exceeds the smaller limits in some resource (where usage
+    never falls with a width); it may use less of another resource, and a group may be narrower.
 
     Args:
         widening: the network at its start; it is left at the returned widths.
         predictors: Eq. 6 of every group.
         limit: absolute limits.
-        settings: mode, stride and width cap. A group's stride is ``settings.stride`` rounded up
-            to its multiple; its cap is ``settings.max_width`` times its base width, rounded down.
+        settings: mode, choice, stride and width cap. A group's cap is ``settings.max_width`` times
+            its base width, rounded down to its multiple.
         base: width of every group in the base network.
         multiples: a group's width must be a multiple of this.
+        plateaus: by group, channels that the device computes together, multiples of its multiple
+            (`engine.widening.plateaus`).
 
     Returns:
-        Widths within every limit. In a step, ``importance`` is that before the step, which won
-        it. ``closed`` is in the order of closing, with ``latency`` as the reason where a step
-        would break both limits; in mode ``paper`` it lacks the groups that were still open.
+        Widths within every limit. In a step, ``importance`` is that before the step. ``closed`` is
+        in the order of closing, with the first of latency, parameters and memory as the reason
+        where a step would break several; in mode ``paper`` it lacks the groups that were still
+        open.
 
     Raises:
         UserError: the start itself breaks a limit.
@@ -66,28 +79,55 @@ def allocate(
     if not start.within(limit):
         raise UserError(_no_room(start, limit))
     widths = dict(widening.widths)
-    strides = {g: math.ceil(settings.stride / multiples[g]) * multiples[g] for g in widths}
+    strides = _strides(settings, multiples, plateaus)
     caps = {g: _cap(settings.max_width, base[g], multiples[g]) for g in widths}
+
+    def wider(group: str) -> int:
+        width, stride = widths[group], strides[group]
+        aligned = width if settings.mode == "paper" else width // stride * stride
+        return min(aligned + stride, caps[group])
+
+    def worth(group: str) -> float:
+        importance = predictors[group](widths[group])
+        if settings.choice == "importance" or wider(group) <= widths[group]:
+            return importance
+        after = widening.after(group, wider(group))
+        added = (
+            after.latency_ms - usage.latency_ms
+            if settings.choice == "per-ms"
+            else after.params - usage.params
+        )
+        gain = importance * (wider(group) - widths[group])
+        return gain / added if added > 0 else math.inf
 
     steps: list[Step] = []
     closed: dict[str, Reason] = {}
     growing = list(widths)
     while growing:
-        importance = {g: predictors[g](widths[g]) for g in growing}
-        group = max(growing, key=importance.__getitem__)
-        width = min(widths[group] + strides[group], caps[group])
-        if width <= widths[group]:
+        group = max(growing, key=worth)
+        before, width = widths[group], wider(group)
+        if width <= before:
             closed[group] = "width cap"
-        elif not (after := widening.after(group, width)).within(limit):
+            growing.remove(group)
+            continue
+        after = widening.after(group, width)
+        if not after.within(limit):
             closed[group] = _broken(after, limit)
             if settings.mode == "paper":
                 break
-        else:
-            steps.append(Step(group=group, width=width, importance=importance[group], usage=after))
-            widening.widen(group, width)
-            widths[group], usage = width, after
-            continue
-        growing.remove(group)
+            growing.remove(group)
+            fitting = (
+                _free(widening, group, range(before, width, multiples[group]), limit)
+                if before % strides[group]
+                else None
+            )
+            if fitting is None:
+                continue
+            width, after = fitting
+        importance = predictors[group](before)
+        steps.append(Step(group=group, width=width, importance=importance, usage=after))
+        widening.widen(group, width)
+        widths[group], usage = width, after
 
     return Allocation(
         widths=widths,
@@ -96,8 +136,17 @@ def allocate(
         limit=limit,
         steps=tuple(steps),
         closed=closed,
-        stop_reason=_stop_reason(closed, usage, limit),
+        stop_reason=_stop_reason(closed.values(), usage, limit),
     )
+
+
+def _strides(
+    settings: Allocate, multiples: Mapping[str, int], plateaus: Mapping[str, int]
+) -> dict[str, int]:
+    if settings.stride is None and settings.mode == "greedy":
+        return dict(plateaus)
+    stride = settings.stride or PAPER_STRIDE
+    return {g: math.ceil(stride / multiple) * multiple for g, multiple in multiples.items()}
 
 
 def _cap(max_width: float, base: int, multiple: int) -> int:
@@ -105,26 +154,50 @@ def _cap(max_width: float, base: int, multiple: int) -> int:
     return math.floor(max_width * base / multiple + 1e-9) * multiple
 
 
+def _free(widening: Widening, group: str, widths: range, limit: Usage) -> tuple[int, Usage] | None:
+    """Returns the widest width of ``widths`` but the first that keeps the limits, and its usage."""
+    for width in reversed(widths[1:]):
+        after = widening.after(group, width)
+        if after.within(limit):
+            return width, after
+    return None
+
+
 def _broken(usage: Usage, limit: Usage) -> Reason:
-    return "params" if usage.latency_ms <= limit.latency_ms else "latency"
+    if not usage.latency_ms <= limit.latency_ms:
+        return "latency"
+    return "params" if usage.params > limit.params else "memory"
 
 
 def _no_room(start: Usage, limit: Usage) -> str:
-    if _broken(start, limit) == "latency":
-        return (
-            f"the network to be widened already takes {start.latency_ms:.6g} ms, the limit is "
-            f"{limit.latency_ms:.6g} ms; raise limits.latency, or lower alpha.budget for a "
-            "smaller resolution"
-        )
-    return (
-        f"the network to be widened already has {start.params} parameters, the limit is "
-        f"{limit.params}; raise limits.params"
-    )
+    found = "the base widths at the resolution found"
+    match _broken(start, limit):
+        case "latency":
+            return (
+                f"{found} take {start.latency_ms:.6g} ms, the limit is {limit.latency_ms:.6g} ms; "
+                "raise limits.latency, or lower alpha.budget for a smaller resolution"
+            )
+        case "params":
+            return (
+                f"{found} have {start.params} parameters, the limit is {limit.params}; "
+                "raise limits.params"
+            )
+        case _:
+            return (
+                f"{found} take {start.memory_bytes} bytes of weights and activations, the limit is "
+                f"{limit.memory_bytes}; raise limits.memory, or lower alpha.budget for a smaller "
+                "resolution"
+            )
 
 
-def _stop_reason(closed: Mapping[str, Reason], usage: Usage, limit: Usage) -> str:
-    reached = [name for reason, name in _REACHED.items() if reason in closed.values()]
-    return (
-        f"{' and '.join(reached)} reached: {usage.latency_ms:.4g} of {limit.latency_ms:.4g} ms and "
-        f"{usage.params:,} of {limit.params:,} parameters used"
-    )
+def _stop_reason(reasons: Iterable[Reason], usage: Usage, limit: Usage) -> str:
+    found = set(reasons)
+    reached = [name for reason, name in _REACHED.items() if reason in found]
+    used = [
+        f"{usage.latency_ms:.4g} of {limit.latency_ms:.4g} ms",
+        f"{usage.params:,} of {limit.params:,} parameters",
+    ]
+    if usage.memory_bytes is not None and limit.memory_bytes is not None:
+        used.append(f"{usage.memory_bytes:,} of {limit.memory_bytes:,} bytes")
+    *most, last = used
+    return f"{' and '.join(reached)} reached: {', '.join(most)} and {last} used"

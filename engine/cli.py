@@ -10,11 +10,29 @@ from typing import Never
 
 from rich.console import Console
 
-from engine.commands import allocate, check, export, recipes, report, run, sample, status
+from engine.commands import (
+    allocate,
+    check,
+    cluster,
+    doctor,
+    export,
+    plan,
+    profile,
+    recipes,
+    report,
+    run,
+    runs,
+    sample,
+    status,
+    submit,
+)
 from engine.errors import UserError
 from engine.provenance import package_version
 
-_COMMANDS = (run, sample, status, report, export, allocate, check, recipes)
+_COMMANDS = (
+    *(run, sample, submit, profile, plan, doctor, cluster, runs, status, report),
+    *(export, allocate, check, recipes),
+)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -62,35 +62,42 @@ def plural(number: int, noun: str) -> str:
 
 def latency_verdict(figures: LatencyFigures) -> str:
     """Whether the measured latency keeps its limit; empty if it does."""
-    excess = figures.measured / figures.limit - 1
-    if excess <= 0:
+    if figures.verdict == "within":
         return ""
     noise = percent(figures.noise_floor)
     inside = f"inside the noise floor of {noise}"
     beyond = f"the noise floor is {noise}"
-    which = inside if excess <= figures.noise_floor else beyond
+    which = inside if figures.verdict == "within noise" else beyond
+    excess = figures.measured / figures.limit - 1
     return f"latency is {percent(excess, 2)} over its limit ({which})"
 
 
-def memory_verdict(figures: MemoryFigures) -> str:
-    """Whether the parameters keep their limit; empty if they do."""
-    if figures.used <= figures.limit:
-        return ""
-    return f"parameters are {percent(figures.used / figures.limit - 1, 2)} over their limit"
+def memory_verdicts(figures: MemoryFigures) -> list[str]:
+    """Which of parameters and memory exceed their limits, and by how much."""
+    kept = {
+        "parameters are": (figures.used, figures.limit),
+        "weights and activations are": (figures.bytes_used, figures.bytes_limit),
+    }
+    return [
+        f"{what} {percent(used / limit - 1, 2)} over their limit"
+        for what, (used, limit) in kept.items()
+        if limit is not None and used > limit
+    ]
 
 
 def verdict(record: RunRecord) -> str:
     """The outcome of a run in one sentence."""
     result = record.result
     accuracy, latency, memory = result.accuracy, result.latency_ms, result.memory
-    misses = [m for m in (latency_verdict(latency), memory_verdict(memory)) if m]
+    misses = [m for m in (latency_verdict(latency), *memory_verdicts(memory)) if m]
+    every = "both" if memory.bytes_limit is None else "all"
     return (
         f"Scaled {record.baseline.spec.model.name} reaches {percent(accuracy.test)} test accuracy, "
         f"{points(accuracy.test - accuracy.baseline_test)} against the base network's "
         f"{percent(accuracy.baseline_test)}{_tie(record)}, with "
         f"{milliseconds(latency.measured)} of {milliseconds(latency.limit)} and "
         f"{count(memory.used)} of {count(memory.limit)} parameters allowed: "
-        f"{' and '.join(misses) or 'both limits are kept'}."
+        f"{' and '.join(misses) or f'{every} limits are kept'}."
     )
 
 
@@ -155,6 +162,13 @@ def comparisons(record: RunRecord) -> tuple[Comparison, ...]:
             result=f"{memory.used:,}",
             limit=f"{memory.limit:,}",
             change=ratio(memory.used, base.params),
+        ),
+        Comparison(
+            quantity="Weights and peak activations",
+            baseline=f"{base.memory_bytes:,}\u00a0B",
+            result=f"{memory.bytes_used:,}\u00a0B",
+            limit="" if memory.bytes_limit is None else f"{memory.bytes_limit:,}\u00a0B",
+            change=ratio(memory.bytes_used, base.memory_bytes),
         ),
         Comparison(
             quantity="MACs per image",

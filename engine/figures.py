@@ -358,8 +358,13 @@ def _allocation(record: RunRecord) -> ReportFigure:
     ax.axhline(100, color=INK, linewidth=1)
     ax.plot(x, latency, color=ACCENT, marker=marker, label="latency, predicted")
     ax.plot(x, params, color=INK, ls="--", linewidth=1.4, marker=marker, label="parameters")
+    shares = [*latency, *params]
+    if limit.memory_bytes is not None:
+        memory = [100 * (u.memory_bytes or 0) / limit.memory_bytes for u in usages]
+        ax.plot(x, memory, color=MUTED, ls=":", linewidth=1.4, marker=marker, label="memory")
+        shares += memory
     ax.plot(len(steps), measured, "D", color=ACCENT, markersize=6, label="measured")
-    ax.set_ylim(_padded([*latency, *params, measured, 100], 4))
+    ax.set_ylim(_padded([*shares, measured, 100], 4))
     ax.set_xlim(_padded([0, len(steps)], 1))
     ax.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
     ax.set_xlabel("step of the allocation")

@@ -1,7 +1,6 @@
 """A network whose widths and resolution can change: groups, costs, and modules of any size."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
 from typing import Any
@@ -11,27 +10,16 @@ from torch import Tensor, fx, nn
 
 from engine.building import initial_values, initialise, replacements, skeleton
 from engine.channels import Channels
-from engine.costs import LayerCost, NetworkCost
+from engine.costs import NetworkCost
 from engine.errors import UserError
+from engine.formula import Count, LayerFormula, NetworkFormula
 from engine.groups import WidthGroup, select
 from engine.names import parse_name
 from engine.networks import make_network
 from engine.ops import Op
-from engine.shapes import BaseRun, MetaRun, NodeFailed, Shape, shapes_of
+from engine.shapes import BaseRun, MetaRun, NodeFailed, Shape, shapes_of, storages_of
 from engine.spec import ModelRef, NetworkSpec
 from engine.tracing import Traced, trace
-
-
-@dataclass(frozen=True, slots=True)
-class Count:
-    """A number of channels: some that are fixed, and multiples of the widths of groups."""
-
-    fixed: int
-    terms: tuple[tuple[str, int], ...]
-
-    def at(self, widths: Mapping[str, int]) -> int:
-        """Returns the number at these widths."""
-        return self.fixed + sum([times * widths[group] for group, times in self.terms])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,20 +30,14 @@ class SizedOp:
         shape: of its output in the network as written, with the batch in front.
         fold_in, fold_out: positions that a flatten has made channels, for each channel that it
             reads and writes.
-        cin, cout, learnt: numbers of channels, times these positions.
+        formula: its cost; the numbers of channels are times these positions.
     """
 
     op: Op
     shape: Shape
     fold_in: int
     fold_out: int
-    cin: Count
-    cout: Count
-    learnt: Count
-    hin: int
-    win: int
-    hout: int
-    wout: int
+    formula: LayerFormula
 
 
 class NetworkGraph:
@@ -175,11 +157,20 @@ class NetworkGraph:
         self._check(spec)
         widths = spec.width_of
         layers = self.sized_ops(spec.resolution)
-        return NetworkCost(tuple([_layer_cost(layer, widths) for layer in layers]))
+        return NetworkCost(tuple([layer.formula.cost(widths) for layer in layers]))
 
-    def layer_cost(self, index: int, widths: Mapping[str, int], resolution: int) -> LayerCost:
-        """Returns what one layer costs."""
-        return _layer_cost(self.sized_ops(resolution)[index], widths)
+    def formula(self, base: NetworkSpec) -> NetworkFormula:
+        """Returns the network as arithmetic in its widths, at the resolution of ``base``.
+
+        Raises:
+            UserError: the network cannot take that resolution.
+        """
+        self._check(base)
+        return NetworkFormula(
+            base=base,
+            multiples={group.name: group.multiple for group in self.groups},
+            layers=tuple([layer.formula for layer in self.sized_ops(base.resolution)]),
+        )
 
     def shapes(self, spec: NetworkSpec) -> dict[str, Shape]:
         """Returns the shape of every op's output, by its name, for two images."""
@@ -188,12 +179,12 @@ class NetworkGraph:
         for layer in self.sized_ops(spec.resolution):
             shape = list(layer.shape)
             if layer.op.axis is not None:
-                shape[layer.op.axis] = layer.cout.at(widths) // layer.op.parts
+                shape[layer.op.axis] = layer.formula.cout.at(widths) // layer.op.parts
             found[layer.op.name] = tuple(shape)
         return found
 
     def _sized_ops(self, resolution: int) -> tuple[SizedOp, ...]:
-        shapes = self._base_shapes(resolution)
+        shapes, storages = self._base_shapes(resolution)
         layers: list[SizedOp] = []
         for op in self.traced.ops:
             shape = shapes[op.name]
@@ -209,18 +200,29 @@ class NetworkGraph:
                     shape=shape,
                     fold_in=fold_in,
                     fold_out=fold,
-                    cin=self.count(op.cin, fold_in),
-                    cout=self.count(op.cout, fold),
-                    learnt=self.count(op.learnt, fold),
-                    hin=max((layer.hout for layer in before), default=resolution),
-                    win=max((layer.wout for layer in before), default=resolution),
-                    hout=hout,
-                    wout=wout,
+                    formula=LayerFormula(
+                        name=op.name,
+                        kind=op.kind,
+                        cin=self.count(op.cin, fold_in),
+                        cout=self.count(op.cout, fold),
+                        learnt=self.count(op.learnt, fold),
+                        hin=max((layer.formula.hout for layer in before), default=resolution),
+                        win=max((layer.formula.wout for layer in before), default=resolution),
+                        hout=hout,
+                        wout=wout,
+                        kernel=op.kernel,
+                        stride=op.stride[0],
+                        groups=op.groups,
+                        repeated=op.repeated,
+                        inputs=op.inputs,
+                        storage=storages[op.name],
+                    ),
                 )
             )
         return tuple(layers)
 
-    def _base_shapes(self, resolution: int) -> dict[str, Shape]:
+    def _base_shapes(self, resolution: int) -> tuple[dict[str, Shape], dict[str, int]]:
+        """Returns the shape of every op's output, and the op in whose memory it lies."""
         try:
             with torch.no_grad():
                 values = BaseRun(self.traced.root).values(self.ref.channels, resolution)
@@ -230,7 +232,7 @@ class NetworkGraph:
         empty = next((name for name, shape in shapes.items() if 0 in shape), None)
         if empty is not None:
             raise self._too_small(resolution, f"nothing is left after {empty}")
-        return shapes
+        return shapes, storages_of(values, [op.name for op in self.traced.ops])
 
     def _too_small(self, resolution: int, why: str) -> UserError:
         return UserError(
@@ -318,38 +320,6 @@ class NetworkGraph:
             if shapes[name] != followed:
                 return f"node {name}: its shape is {shapes[name]}, followed as {followed}"
         return ""
-
-
-def _layer_cost(layer: SizedOp, widths: Mapping[str, int]) -> LayerCost:
-    op = layer.op
-    cin, cout = layer.cin.at(widths), layer.cout.at(widths)
-    groups = op.groups or cin
-    weights = macs = 0
-    if op.kind == "conv":
-        weights = op.kernel[0] * op.kernel[1] * (cin // groups) * cout
-        macs = weights * layer.hout * layer.wout
-    elif op.kind == "conv_transpose":
-        weights = op.kernel[0] * op.kernel[1] * (cin // groups) * cout
-        macs = weights * layer.hin * layer.win
-    elif op.kind == "linear":
-        weights = cin * cout
-        macs = weights * layer.hout * layer.wout
-    return LayerCost(
-        name=op.name,
-        kind=op.kind,
-        cin=cin,
-        cout=cout,
-        hin=layer.hin,
-        win=layer.win,
-        hout=layer.hout,
-        wout=layer.wout,
-        kernel=op.kernel,
-        stride=op.stride[0],
-        groups=groups,
-        macs=macs,
-        params=0 if op.repeated else weights + layer.learnt.at(widths),
-        inputs=len(op.inputs) if op.kind in ("add", "mul") else 1,
-    )
 
 
 def trace_graph(ref: ModelRef, resolution: int) -> NetworkGraph:

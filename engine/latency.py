@@ -14,6 +14,9 @@ from engine.recipe import Profile
 from engine.results import ModelQuality
 from engine.spec import NetworkSpec
 
+ONE_CHANNEL = (1, 8, 9, 16, 17, 32)
+"""Channels that the networks of the sweep have more than the base, in all groups at once: one
+more than a step of a device's staircase costs as much as the whole next step."""
 DRAWS = 50
 """Latin hypercubes drawn at most in search of networks that differ."""
 
@@ -36,6 +39,7 @@ def judge(model: LatencyModel, graph: NetworkGraph, timings: Sequence[Timing]) -
     varied = bool(np.ptp(predicted) > 0 and np.ptp(measured) > 0)
     return ModelQuality(
         mape=float(errors.mean()),
+        rmspe=float(np.sqrt((errors**2).mean())),
         within_10=float((errors <= 0.1).mean()),
         spearman=float(spearmanr(predicted, measured).statistic) if varied else 0.0,  # pyright: ignore[reportAttributeAccessIssue]
         predicted_ms=tuple(predicted.tolist()),
@@ -49,7 +53,9 @@ def profile_specs(
     """Returns the networks to fit a latency model on, and others to judge it on.
 
     Training starts with the base network, the narrowest at the lowest resolution and the widest
-    at the highest; all others have independent log-uniform multipliers of the base widths from a
+    at the highest, and a sweep: networks that are a few channels wider than the base, at most a
+    quarter of all, by which a fit finds how many channels the device computes together. All
+    others have independent log-uniform multipliers of the base widths from a
     Latin hypercube, with the resolutions in turn. No network occurs twice.
 
     Raises:
@@ -63,7 +69,15 @@ def profile_specs(
         base.at(pixels[end]).with_widths({g: w[end] for g, w in box.widths.items()})
         for end in (0, -1)
     )
-    specs = dict.fromkeys((base, *corners))
+    sweep = [
+        {g: graph.round_width(g, width + more) for g, width in base.widths} for more in ONE_CHANNEL
+    ]
+    inside = [
+        base.with_widths(widths)
+        for widths in sweep
+        if all(width <= box.widths[g][1] for g, width in widths.items())
+    ]
+    specs = dict.fromkeys((base, *corners, *inside[: profile.networks // 4]))
     wanted = profile.networks + profile.held_out
     sampler = qmc.LatinHypercube(len(base.widths), rng=np.random.default_rng(profile.seed))
     spread = profile.max_width / profile.min_width

@@ -15,10 +15,11 @@ it notices, both work, and do no harm but double work: what a run keeps is the s
 writes it.
 """
 
-import _thread
 import os
+import signal
 import socket
 import threading
+import time
 import uuid
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -90,6 +91,11 @@ def lease(folder: Folder) -> Generator[None]:
     folder.delete(name)
 
 
+def driver_of(folder: Folder) -> str | None:
+    """Returns who holds a run, as far as claims and the clock of this machine tell."""
+    return _other(folder, own=None)
+
+
 class _Heart(threading.Thread):
     """Renews a claim, and interrupts the driver if somebody else holds the run."""
 
@@ -114,26 +120,26 @@ class _Heart(threading.Thread):
             ) from None
 
     def run(self) -> None:
+        renewed = time.monotonic()
         while not self._stopped.wait(HEARTBEAT_S):
+            began = time.monotonic()
             try:
-                # Not if another driver has removed it: it would think that two hold the run.
-                if self._folder.exists(self._name):
-                    self._folder.write(self._name, self._claim)
-                self.lost_to = _other(self._folder, self._name)
-                if self.lost_to:
-                    _thread.interrupt_main()
-                    return
-                if not self._folder.exists(self._name):
-                    self._folder.write(self._name, self._claim)
+                self._folder.write(self._name, self._claim)
+                if began - renewed > EXPIRY_S - HEARTBEAT_S:  # somebody may have taken over
+                    self.lost_to = _other(self._folder, self._name)
             except StorageError:
                 continue  # the driver meets the same trouble, and says so
+            if self.lost_to:
+                os.kill(os.getpid(), signal.SIGINT)
+                return
+            renewed = began
 
 
-def _other(folder: Folder, own: str) -> str | None:
-    """Returns who else holds the run; claims that are dead are removed."""
+def _other(folder: Folder, own: str | None) -> str | None:
+    """Returns who else holds the run; claims that are dead are removed if we have one."""
     entries = {entry.name: entry for entry in folder.entries() if entry.name.endswith(".json")}
-    # The newest was written just now, by us if nobody has taken over: the time of the store.
-    now = max((entry.modified for entry in entries.values()), default=0.0)
+    # Ours was written just now: that is the time of the store.
+    now = entries[own].modified if own in entries else time.time()
     for name, entry in entries.items():
         data = None if name == own else folder.read(name)
         if data is None:
@@ -143,7 +149,8 @@ def _other(folder: Folder, own: str) -> str | None:
         except UserError:
             claim = _Claim(host="unknown host", machine="", pid=0)
         if claim.is_gone or now - entry.modified > EXPIRY_S:
-            folder.delete(name)
+            if own is not None:
+                folder.delete(name)
         else:
             return f"process {claim.pid} on {claim.host}"
     return None

@@ -65,7 +65,7 @@ class Ledger:
         return self._rows.get(task_id)
 
     def seen(self, task_id: str) -> Row | None:
-        """Returns the row of a task as far as this process has read it; asks no storage."""
+        """Returns the row of a task as far as this process has read it, which takes no time."""
         if not self._opened:
             self.refresh()
         return self._rows.get(task_id)

@@ -9,21 +9,39 @@ from engine.errors import UserError
 
 _NUMBER = re.compile(r"^\s*([-+]?[0-9.]+(?:e[-+]?\d+)?)\s*([a-zA-Z]*)\s*$")
 _TOO_LARGE = 1e15
+_LATENCY_UNITS = {"ms": 1}
 _PARAM_UNITS = {"": 1, "K": 10**3, "k": 10**3, "M": 10**6, "m": 10**6, "G": 10**9}
+_MEMORY_UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """What a network uses of each limited resource."""
+    """What a network uses of each limited resource.
+
+    Attributes:
+        memory_bytes: of weights and of activations at their peak (`engine.memory`); None where
+            memory is not limited.
+    """
 
     __pydantic_config__ = STRICT
 
     latency_ms: float
     params: int
+    memory_bytes: int | None = None
 
     def within(self, limit: "Usage") -> bool:
-        """Whether no resource exceeds ``limit``."""
-        return self.latency_ms <= limit.latency_ms and self.params <= limit.params
+        """Whether no resource exceeds ``limit``.
+
+        A memory that is not known does not keep a limit.
+        """
+        return (
+            self.latency_ms <= limit.latency_ms
+            and self.params <= limit.params
+            and (
+                limit.memory_bytes is None
+                or (self.memory_bytes is not None and self.memory_bytes <= limit.memory_bytes)
+            )
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,24 +51,29 @@ class Limits:
     Attributes:
         latency: ``"1.065x"`` (a ratio to the baseline) or ``"8ms"``.
         params: ``"1.33x"`` or a count of parameters: ``"12000000"``, ``"12M"``.
+        memory: of weights and activations together, ``"1.5x"``, ``"900KB"``, ``"12MB"`` or
+            ``"1.5GB"`` (10⁹ bytes); null for no limit.
     """
 
     __pydantic_config__ = STRICT
 
     latency: str
     params: str
+    memory: str | None = None
 
     def __post_init__(self) -> None:
-        _parse("latency", self.latency, {"ms": 1})
+        _parse("latency", self.latency, _LATENCY_UNITS)
         _parse("params", self.params, _PARAM_UNITS)
+        if self.memory is not None:
+            _parse("memory", self.memory, _MEMORY_UNITS)
 
     def resolve(self, baseline: Usage) -> Usage:
-        """Returns the absolute limits for a measured baseline.
+        """Returns the absolute limits for a measured baseline, whose memory is known if limited.
 
         Raises:
             UserError: the baseline itself breaks a limit.
         """
-        latency = _resolve(_parse("latency", self.latency, {"ms": 1}), baseline.latency_ms)
+        latency = _resolve(_parse("latency", self.latency, _LATENCY_UNITS), baseline.latency_ms)
         params = _resolve(_parse("params", self.params, _PARAM_UNITS), baseline.params)
         if latency < baseline.latency_ms:
             least = math.ceil(baseline.latency_ms * 1000) / 1000
@@ -63,7 +86,23 @@ class Limits:
                 f"the parameter limit {self.params} is below the baseline's own "
                 f"{baseline.params}; give at least {baseline.params}"
             )
-        return Usage(latency_ms=latency, params=math.floor(params))
+        return Usage(
+            latency_ms=latency, params=math.floor(params), memory_bytes=self._memory(baseline)
+        )
+
+    def _memory(self, baseline: Usage) -> int | None:
+        if self.memory is None:
+            return None
+        used = baseline.memory_bytes
+        if used is None:
+            raise ValueError("the memory is limited, but that of the baseline is not given")
+        limit = _resolve(_parse("memory", self.memory, _MEMORY_UNITS), used)
+        if limit < used:
+            raise UserError(
+                f"the memory limit {self.memory} is below the baseline's own {used / 1000:.1f} KB "
+                f"of weights and activations; give at least {math.ceil(used / 1000)}KB"
+            )
+        return math.floor(limit)
 
 
 def _parse(field: str, text: str, units: dict[str, int]) -> tuple[float, bool]:

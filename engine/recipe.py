@@ -33,6 +33,9 @@ class Data:
         source: ``digits``, ``cifar10``, ``cifar100``, ``imagefolder:PATH``, ``parquet:PATH`` or
             ``package.module:function``.
         resolution: side of the square images the base network takes, in pixels.
+        stored_resolution: side at which images are kept, from which every network's own input is
+            made; ``resolution`` if it is null. Photographs need more, up to the largest
+            resolution that α can come to: what was thrown away cannot be scaled up again.
         validation_share: part of the training data that every decision is made on.
         train_images: use only so many training images (after the split), drawn once.
         seed: of the split and the draw.
@@ -42,12 +45,18 @@ class Data:
 
     source: str = "digits"
     resolution: int = 32
+    stored_resolution: int | None = None
     validation_share: float = 0.15
     train_images: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
         _require(self.resolution >= 1, "resolution must be at least 1", self.resolution)
+        _require(
+            self.stored_resolution is None or self.stored_resolution >= self.resolution,
+            f"stored_resolution must be at least resolution ({self.resolution})",
+            self.stored_resolution,
+        )
         _require(
             0 < self.validation_share < 1,
             "validation_share must lie between 0 and 1",
@@ -102,23 +111,60 @@ class Device:
     """Where latency counts. A profile is valid for one such combination only.
 
     Attributes:
-        runtime: ``eager`` (PyTorch) or ``synthetic`` (a device with a known formula and no
-            noise, for tests and dry runs).
+        runtime: ``eager`` or ``compile`` (PyTorch, inductor), ``cuda-graph`` (PyTorch, captured
+            once), ``onnxruntime``, or ``synthetic`` (a device with a known formula and no noise,
+            for tests and dry runs).
         accelerator: ``cpu`` or ``cuda``.
+        layout: of activations and weights in memory, ``contiguous`` or ``channels_last``.
         threads: intra-op threads of the CPU.
         batch: images per forward.
+        place: ``here``; ``node:RESOURCE``, a Ray node that was started with that custom resource;
+            or ``offline``, a device that Ray does not reach: files go there and come back.
     """
 
     __pydantic_config__ = STRICT
 
-    runtime: Literal["eager", "synthetic"] = "eager"
+    runtime: Literal["eager", "compile", "cuda-graph", "onnxruntime", "synthetic"] = "eager"
     accelerator: Literal["cpu", "cuda"] = "cpu"
+    layout: Literal["contiguous", "channels_last"] = "contiguous"
     threads: int = 1
     batch: int = 1
+    place: str = "here"
 
     def __post_init__(self) -> None:
         _require(self.threads >= 1, "threads must be at least 1", self.threads)
         _require(self.batch >= 1, "batch must be at least 1", self.batch)
+        _require(
+            self.runtime != "cuda-graph" or self.accelerator == "cuda",
+            "runtime cuda-graph needs accelerator cuda",
+            self.accelerator,
+        )
+        _require(
+            self.runtime not in ("onnxruntime", "synthetic") or self.accelerator == "cpu",
+            f"runtime {self.runtime} needs accelerator cpu",
+            self.accelerator,
+        )
+        _require(
+            self.runtime not in ("onnxruntime", "synthetic") or self.layout == "contiguous",
+            f"runtime {self.runtime} chooses its layout itself: layout must be contiguous",
+            self.layout,
+        )
+        _require(
+            self.place in ("here", "offline") or bool(self.node_resource),
+            "place must be here, offline or node:RESOURCE",
+            self.place,
+        )
+        _require(
+            self.place != "offline" or self.runtime == "eager",
+            "a device that is offline is measured with runtime eager: it needs PyTorch alone",
+            self.runtime,
+        )
+
+    @property
+    def node_resource(self) -> str:
+        """The custom resource of the Ray node that is the device; empty where it is none."""
+        kind, _, resource = self.place.partition(":")
+        return resource if kind == "node" else ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,11 +180,15 @@ class Profile:
         calls: timed forwards of each network in each round.
         rounds: how often every network is timed, some time apart.
         seed: of the random networks.
+        file: a profile that ``hacscale profile --out`` wrote for this network and device, used in
+            place of making one. It is read once and kept in the run.
     """
 
     __pydantic_config__ = STRICT
 
-    model: Literal["insitu"] = "insitu"
+    model: Literal[
+        "insitu", "lut", "neuralpower", "paleo", "roofline", "flops", "systolic", "pim"
+    ] = "insitu"
     networks: int = 24
     held_out: int = 8
     min_width: float = 0.5
@@ -146,12 +196,13 @@ class Profile:
     calls: int = 10
     rounds: int = 3
     seed: int = 0
+    file: str = ""
 
     def __post_init__(self) -> None:
         _require(self.networks >= 4, "networks must be at least 4", self.networks)
         _require(self.held_out >= 2, "held_out must be at least 2", self.held_out)
         _require(self.calls >= 3, "calls must be at least 3", self.calls)
-        _require(self.rounds >= 1, "rounds must be at least 1", self.rounds)
+        _require(self.rounds >= 2, "rounds must be at least 2", self.rounds)
         _require(0 < self.min_width <= 1, "min_width must lie in (0, 1]", self.min_width)
         _require(
             1 <= self.max_width <= _MOST, f"max_width must lie in 1 to {_MOST}", self.max_width
@@ -248,7 +299,10 @@ class Allocate:
     Attributes:
         mode: ``greedy`` (a group whose next step does not fit is closed and the others go on) or
             ``paper`` (the printed loop: it ends at the first step that does not fit).
-        stride: channels added per step.
+        stride: channels of a step. With null, ``greedy`` steps from one plateau of the device's
+            latency to the next, as the latency model found them, and ``paper`` adds 10 channels.
+        choice: the group that is widened is the one of greatest predicted ``importance``, the
+            paper's rule, or of most importance added ``per-ms`` or ``per-param``.
         max_width: widest multiple of a group's base width.
         rounds: how often the winner may be measured and the latency model rescaled.
     """
@@ -256,12 +310,18 @@ class Allocate:
     __pydantic_config__ = STRICT
 
     mode: Literal["greedy", "paper"] = "greedy"
-    stride: int = 8
+    stride: int | None = None
+    choice: Literal["importance", "per-ms", "per-param"] = "importance"
     max_width: float = 4.0
     rounds: int = 3
 
     def __post_init__(self) -> None:
-        _require(self.stride >= 1, "stride must be at least 1", self.stride)
+        _require(self.stride is None or self.stride >= 1, "stride must be at least 1", self.stride)
+        _require(
+            self.mode == "greedy" or self.choice == "importance",
+            "choice must be importance with mode paper, which is the printed loop",
+            self.choice,
+        )
         _require(
             1 <= self.max_width <= _MOST, f"max_width must lie in 1 to {_MOST}", self.max_width
         )
@@ -324,7 +384,12 @@ class Cluster:
     @property
     def uses_gpus(self) -> bool:
         """Whether trainings run on GPUs."""
-        return self.gpus_per_trial == "auto" or self.gpus_per_trial > 0
+        return self.gpu_share > 0
+
+    @property
+    def gpu_share(self) -> float:
+        """GPUs of one training at the most: all of one where that is measured later."""
+        return 1.0 if self.gpus_per_trial == "auto" else self.gpus_per_trial
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -63,7 +63,8 @@ def imagenet_resnet18() -> Recipe:
     """ResNet-18 on a folder of ImageNet; give its place with ``--set data=imagefolder:PATH``."""
     return Recipe(
         model="resnet18",
-        data=Data(source="imagefolder:imagenet", resolution=224),
+        # The largest resolution of the α search is 224·√2^0.95 = 311.
+        data=Data(source="imagefolder:imagenet", resolution=224, stored_resolution=320),
         limits=Limits(latency="1.065x", params="1.33x"),
         profile=Profile(max_width=3.0),
         allocate=Allocate(max_width=3.0),

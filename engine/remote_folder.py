@@ -96,12 +96,14 @@ class RemoteFolder(Folder):
         _in_parallel(lambda name: self._do("remove", name, lambda: delete(name)), names)
 
     def rename(self, old: str, new: str) -> bool:
+        source, target = self._key(old), self._key(new)
+
         def move() -> bool:
-            try:
-                self._system.move(self._key(old), self._key(new))
-            except FileNotFoundError:
-                return False
-            return True
+            # To copy nothing is an error like any other, and not FileNotFoundError.
+            is_there = self._system.get_file_info(source).is_file
+            if is_there:
+                self._system.move(source, target)
+            return is_there
 
         return self._do("rename", old, move)
 
@@ -113,11 +115,11 @@ class RemoteFolder(Folder):
     def _system(self) -> "FileSystem":
         return _connect(self._parts.scheme, self._parts.netloc, self._parts.query)[0]
 
-    def _key(self, name: str = "") -> str:
+    def _key(self, name: str | None = None) -> str:
         """The path of a file within the file system."""
         _, root = _connect(self._parts.scheme, self._parts.netloc, self._parts.query)
         path = root.rstrip("/") + unquote(self._parts.path).rstrip("/")
-        return f"{path}/{checked(name)}" if name else path
+        return path if name is None else f"{path}/{checked(name)}"
 
     def _do(self, verb: str, name: str, action: Callable[[], T]) -> T:
         try:

@@ -5,6 +5,7 @@ from typing import Literal
 
 from engine.codec import STRICT
 from engine.limits import Usage
+from engine.profile_key import ProfileKey
 from engine.rows import Epoch
 from engine.spec import NetworkSpec
 
@@ -57,11 +58,18 @@ class Latency:
     """Measured latency of one network.
 
     Attributes:
-        ms: the figure that counts: the median over rounds of each round's minimum, corrected by
-            the drift of the reference network that was timed in the same rounds.
+        ms: the figure that counts: the median over all rounds of each round's minimum over the
+            reference network beside it, times the reference's own median. By CPU time of the
+            thread with one thread, by CUDA events on a GPU, else by the wall clock.
         wall_ms_min, wall_ms_median, wall_ms_p95: wall clock, uncorrected.
         wall_ms_mean50: the paper's statistic, mean of 50 calls (fewer where fewer were made).
-        noise_floor: relative spread (max − min) / median of ``ms`` over rounds.
+        noise_floor: two standard errors of ``ms`` over ``ms``, from the spread of all rounds,
+            also those that were repeated; see `engine.measure.noise_floor`. It is what one session
+            can tell: a device that is slower tomorrow, against the reference as well, is not in it.
+        cpu_ms: CPU time of the thread, uncorrected, the median of all calls; None on a GPU.
+        energy_mj: energy of one forward as a sensor of the device measured it, all that the device
+            used meanwhile; None where no sensor answers, and the environment says why.
+        idle_mw: power of the device right before, with nothing to do; None with ``energy_mj``.
     """
 
     __pydantic_config__ = STRICT
@@ -72,19 +80,34 @@ class Latency:
     wall_ms_p95: float
     wall_ms_mean50: float
     noise_floor: float
+    cpu_ms: float | None = None
+    energy_mj: float | None = None
+    idle_mw: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaselineResult:
-    """The base network: what it costs and, trained like the result, how good it is."""
+    """The base network: what it costs and, trained like the result, how good it is.
+
+    Attributes:
+        memory_bytes: of its weights and its activations at their peak (`engine.memory`).
+        key: what its latency, and with it every latency of the run, is valid for.
+    """
 
     __pydantic_config__ = STRICT
 
     spec: NetworkSpec
     macs: int
     params: int
+    memory_bytes: int
     latency: Latency
+    key: ProfileKey
     trained: Trained
+
+    @property
+    def usage(self) -> Usage:
+        """What it uses of each limited resource."""
+        return Usage(latency_ms=self.latency.ms, params=self.params, memory_bytes=self.memory_bytes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +116,7 @@ class ModelQuality:
 
     Attributes:
         mape: mean of the absolute error over the measured latency, a share.
+        rmspe: root of the mean square of that error.
         within_10: share of networks within ±10 %.
         spearman: rank correlation.
         predicted_ms, measured_ms: by network.
@@ -101,6 +125,7 @@ class ModelQuality:
     __pydantic_config__ = STRICT
 
     mape: float
+    rmspe: float
     within_10: float
     spearman: float
     predicted_ms: tuple[float, ...]
@@ -113,13 +138,20 @@ class ProfileResult:
 
     Attributes:
         model: the latency model's own canonical JSON (`engine.hardware.models`).
-        environment: what was measured on: device, versions, threads.
+        granularity: output channels that the device computes together, by class of op; 1 where
+            none was found.
+        noise_floor: median of those of the timed networks, relative.
+        key: what the model is valid for.
+        environment: what was measured on: device, versions, state.
     """
 
     __pydantic_config__ = STRICT
 
     model: str
     quality: ModelQuality
+    granularity: dict[str, int]
+    noise_floor: float
+    key: ProfileKey
     environment: dict[str, str]
     seconds: float
 
@@ -232,6 +264,10 @@ class FitResult:
     predictors: dict[str, ImportancePredictor]
 
 
+Reason = Literal["latency", "params", "memory", "width cap"]
+"""Why a group grows no further: the limit that its next step breaks, or its widest width."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
     """One step of an allocation: which group got how wide, and the network's usage after it."""
@@ -250,7 +286,7 @@ class Allocation:
 
     Attributes:
         start, usage: usage of the first and of the returned network, as predicted.
-        closed: group to the reason it grew no further, ``latency``, ``params`` or ``width cap``.
+        closed: group to the reason it grew no further.
         stop_reason: a sentence.
     """
 
@@ -261,19 +297,42 @@ class Allocation:
     usage: Usage
     limit: Usage
     steps: tuple[Step, ...]
-    closed: dict[str, Literal["latency", "params", "width cap"]]
+    closed: dict[str, Reason]
     stop_reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Round:
+    """One round of the closed loop: an allocation, and what its network measured.
+
+    Attributes:
+        factor: on the latency model in this round.
+        room: share that the prediction was raised by, to leave room for noise; 1 in the first
+            round.
+    """
+
+    __pydantic_config__ = STRICT
+
+    allocation: Allocation
+    latency: Latency
+    factor: float
+    room: float
+
+    @property
+    def predicted_ms(self) -> float:
+        """What the model of this round expects, without the room."""
+        return self.allocation.usage.latency_ms / self.room
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AllocateResult:
-    """The last allocation of the closed loop.
+    """What the closed loop chose.
 
     Attributes:
         spec: the network to train.
-        latency: of ``spec`` as measured, untrained.
-        rescaled: factor on the latency model in each round; the first makes it right for the
-            base network.
+        memory_bytes: of its weights and its activations at their peak (`engine.memory`).
+        rounds: all that were measured.
+        chosen: index of the round that ``spec`` is of.
     """
 
     __pydantic_config__ = STRICT
@@ -281,31 +340,65 @@ class AllocateResult:
     spec: NetworkSpec
     macs: int
     params: int
-    allocation: Allocation
-    latency: Latency
-    rescaled: tuple[float, ...]
+    memory_bytes: int
+    rounds: tuple[Round, ...]
+    chosen: int
+
+    @property
+    def allocation(self) -> Allocation:
+        """That of ``spec``."""
+        return self.rounds[self.chosen].allocation
+
+    @property
+    def latency(self) -> Latency:
+        """Of ``spec`` as measured, untrained."""
+        return self.rounds[self.chosen].latency
+
+
+LatencyVerdict = Literal["within", "within noise", "over"]
+"""Whether a measured latency keeps its limit, or exceeds it by no more than the noise floor."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LatencyFigures:
-    """Latency of the result, in ms; ``noise_floor`` is relative."""
+    """Latency of the result, in ms.
+
+    Attributes:
+        predicted: by the latency model of the round that chose the result.
+        chosen: measured when the result was chosen; the loop is closed on this figure.
+        measured: measured once more, after the choice.
+        noise_floor: of ``measured``: spread over its rounds, relative.
+        rounds: networks that the closed loop measured.
+        verdict: of ``measured``.
+    """
 
     __pydantic_config__ = STRICT
 
     limit: float
     predicted: float
+    chosen: float
     measured: float
     noise_floor: float
+    rounds: int
+    verdict: LatencyVerdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryFigures:
-    """Parameters of the result against their limit."""
+    """Memory of the result against its limits.
+
+    Attributes:
+        limit, used: parameters.
+        bytes_limit: None if it is not limited.
+        bytes_used: weights and activations at their peak.
+    """
 
     __pydantic_config__ = STRICT
 
     limit: int
     used: int
+    bytes_limit: int | None
+    bytes_used: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

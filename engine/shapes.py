@@ -61,7 +61,7 @@ class BaseRun(MetaRun):
             return features.new_empty(*features.shape[:-1], module.out_features)
         if isinstance(module, _NORMS):
             (features,) = (*args, *kwargs.values())
-            return features
+            return torch.empty_like(features)
         return super().call_module(target, args, kwargs)
 
 
@@ -69,6 +69,23 @@ def shapes_of(values: dict[fx.Node, Any]) -> dict[str, Shape]:
     """Returns the shape of every node that returned a tensor, or the first of several."""
     tensors = ((node.name, first_tensor(value)) for node, value in values.items())
     return {name: tuple(tensor.shape) for name, tensor in tensors if tensor is not None}
+
+
+def storages_of(values: dict[fx.Node, Any], ops: Sequence[str]) -> dict[str, int]:
+    """Returns, by its name, the first of ``ops`` in whose memory each one's output lies.
+
+    −1 is the network's input, which an op in place or a view of it returns.
+    """
+    index_of = {name: index for index, name in enumerate(ops)}
+    first: dict[int, int] = {}
+    found: dict[str, int] = {}
+    for node, value in values.items():
+        tensor = first_tensor(value)
+        if tensor is None or (node.name not in index_of and node.op != "placeholder"):
+            continue
+        storage = tensor.untyped_storage()._cdata  # pyright: ignore[reportPrivateUsage]
+        found[node.name] = first.setdefault(storage, index_of.get(node.name, -1))
+    return found
 
 
 def first_tensor(value: object) -> Tensor | None:

@@ -29,7 +29,7 @@ from filelock import FileLock, Timeout
 
 from engine.codec import STRICT, decode, digest, pretty
 from engine.errors import Unfinished, UserError
-from engine.lease import lease
+from engine.lease import driver_of, lease
 from engine.ledger import Ledger
 from engine.local_folder import LocalFolder, storage_error
 from engine.recipe import Recipe
@@ -37,7 +37,9 @@ from engine.storage import open_folder
 
 T = TypeVar("T")
 
-FORMAT = 1
+_LOCK = ".lock"
+
+FORMAT = 2
 """Version of the layout. A program refuses a directory with a higher one."""
 
 
@@ -125,6 +127,12 @@ class RunStore:
                 f"{shlex.quote(self.folder.parent)}`: finished work is kept"
             ) from None
 
+    def check_format(self) -> None:
+        """Raises a UserError if a newer version has written here."""
+        data = self.folder.read("run.json")
+        if data is not None:
+            self._refuse_newer(data)
+
     def write_info(self, info: RunInfo) -> None:
         """Writes ``run.json``.
 
@@ -168,6 +176,27 @@ class RunStore:
         else:
             with lease(self.folder / "lock"):
                 yield
+
+    def driver(self) -> str | None:
+        """Returns who drives the run at the moment, None if nobody does."""
+        if not isinstance(self.folder, LocalFolder):
+            return driver_of(self.folder / "lock")
+        path = self.folder.directory / _LOCK
+        try:
+            if path.exists():
+                with FileLock(path, timeout=0):
+                    pass
+        except Timeout:
+            return "a process"
+        except (OSError, NotImplementedError):  # not ours to write to, or without locks
+            return None
+        return None
+
+    def last_activity(self) -> float:
+        """Returns when the run last kept something, in seconds since 1970."""
+        folders = (self.folder, self.ledger.folder, self.checkpoints)
+        entries = [entry for folder in folders for entry in folder.entries()]
+        return max((e.modified for e in entries if not e.name.startswith(".")), default=0.0)
 
     def record_epoch(self, task_id: str, epoch: int) -> None:
         """Notes in ``logs/epochs.log`` that a worker has trained one epoch of a task.
@@ -289,7 +318,7 @@ def _scratch(location: str) -> Path:
 def _locked(directory: Path) -> Generator[None]:
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(directory / ".lock")
+        lock = FileLock(directory / _LOCK)
         lock.acquire(timeout=0)
     except Timeout:
         raise UserError(

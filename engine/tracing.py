@@ -3,6 +3,7 @@
 import copy
 import dis
 import inspect
+import keyword
 import operator
 import sys
 import traceback
@@ -146,11 +147,24 @@ def _symbolic(module: nn.Module, name: str) -> fx.GraphModule:
             f"{' '.join(str(error).split())}; torch.fx must be able to: no control flow on tensors "
             "or shapes"
         ) from error
+    _check_names(graph, name)
     root = _without_values(fx.GraphModule(module, graph))
     for node in list(root.graph.nodes):
         _normalise(root, node)
     root.recompile()
     return root
+
+
+def _check_names(graph: fx.Graph, name: str) -> None:
+    """Names that Python reserves cannot stand in the program that torch.fx writes."""
+    for node in graph.nodes:
+        path = str(node.target) if node.op in ("call_module", "get_attr") else ""
+        reserved = next(filter(keyword.iskeyword, path.split(".")), None)
+        if reserved is not None:
+            raise UserError(
+                f"model {name!r}, layer {path}: torch.fx cannot write a name that Python "
+                f"reserves; call {reserved!r} otherwise, {reserved + '_'!r} for one"
+            )
 
 
 def _where(tracer: fx.Tracer, error: Exception) -> str:

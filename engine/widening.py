@@ -1,41 +1,65 @@
-"""A network that grows group by group, with its predicted latency and parameters at hand."""
+"""A network that grows group by group, with its predicted usage at hand."""
 
+import math
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from engine.graph import NetworkGraph
-from engine.hardware.contract import LatencyModel
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.formula import NetworkFormula
 from engine.limits import Usage
-from engine.spec import NetworkSpec
+from engine.memory import FLOAT_BYTES, ActivationMemory, activation_memory
+
+if TYPE_CHECKING:
+    from engine.hardware.contract import LatencyModel
 
 
 class NetworkWidening:
-    """Implements `engine.costs.Widening` for a graph and a latency model.
+    """Implements `engine.costs.Widening` for a network and a latency model.
 
     A question about one group asks only the layers that the group touches; their costs are
-    remembered. Usage equals what `LatencyModel.predict` and `NetworkCost.params` say of the whole
-    network, to the last bit, so that a step that fits when asked about also fits when made.
+    remembered. Usage equals what `LatencyModel.predict`, `NetworkCost.params` and
+    `engine.memory.memory_bytes` say of the whole network, to the last bit, so that a step that
+    fits when asked about also fits when made.
     """
 
-    def __init__(self, graph: NetworkGraph, model: LatencyModel, spec: NetworkSpec) -> None:
-        """Starts at ``spec``.
+    def __init__(
+        self, formula: NetworkFormula, model: "LatencyModel", batch: int | None = None
+    ) -> None:
+        """Starts at the base widths of ``formula``.
+
+        Args:
+            formula: of the network.
+            model: of its latency.
+            batch: images in a forward, for the memory; None leaves memory out.
 
         Raises:
-            UserError: it lies outside the model's box.
+            UserError: the network lies outside the model's box.
         """
-        model.check(spec)
-        self._graph = graph
+        model.check(formula.base)
+        self._layers = formula.layers
+        self._multiples = formula.multiples
         self._model = model
-        self._resolution = spec.resolution
-        self._widths = spec.width_of
-        self._touched = {group: graph.touched(group) for group in self._widths}
+        self._memory: ActivationMemory | None = (
+            None if batch is None else activation_memory(formula, batch)
+        )
+        self._widths = formula.base.width_of
         self._groups_of = [
-            tuple(g for g, layers in self._touched.items() if i in layers)
-            for i in range(len(graph.cost(spec).layers))
+            tuple([group for group in self._widths if group in layer.touching])
+            for layer in formula.layers
         ]
-        self._known: list[dict[tuple[int, ...], tuple[float, int]]] = [{} for _ in self._groups_of]
-        layers = [self._layer(i, self._widths) for i in range(len(self._groups_of))]
-        self._ms = [ms for ms, _ in layers]
-        self._params = [params for _, params in layers]
+        self._touched = {
+            group: [i for i, groups in enumerate(self._groups_of) if group in groups]
+            for group in self._widths
+        }
+        self._known: list[dict[tuple[int, ...], tuple[float, int, int]]] = [
+            {} for _ in formula.layers
+        ]
+        layers = [self._layer(i, self._widths) for i in range(len(formula.layers))]
+        self._ms = [ms for ms, _, _ in layers]
+        self._params = [params for _, params, _ in layers]
+        self._sizes = np.array([size for _, _, size in layers], dtype=np.int64)
 
     @property
     def widths(self) -> dict[str, int]:
@@ -45,7 +69,7 @@ class NetworkWidening:
     @property
     def usage(self) -> Usage:
         """Predicted usage now."""
-        return self._usage(self._ms, self._params)
+        return self._usage(self._ms, self._params, self._sizes)
 
     def after(self, group: str, width: int) -> Usage:
         """Returns the predicted usage if ``group`` had ``width`` channels and nothing else changed.
@@ -58,26 +82,56 @@ class NetworkWidening:
 
     def widen(self, group: str, width: int) -> None:
         """Makes that change; raises like `after`."""
-        self._ms, self._params = self._after(group, width)
+        self._ms, self._params, self._sizes = self._after(group, width)
         self._widths[group] = width
 
-    def _after(self, group: str, width: int) -> tuple[list[float], list[int]]:
+    def _after(self, group: str, width: int) -> tuple[list[float], list[int], NDArray[np.int64]]:
         self._model.box.check_width(group, width)
-        if self._graph.round_width(group, width) != width:
+        if width < 1 or width % self._multiples[group]:
             raise ValueError(f"{group} cannot have {width} channels")
         widths = {**self._widths, group: width}
-        ms, params = self._ms.copy(), self._params.copy()
+        ms, params, sizes = self._ms.copy(), self._params.copy(), self._sizes.copy()
         for i in self._touched[group]:
-            ms[i], params[i] = self._layer(i, widths)
-        return ms, params
+            ms[i], params[i], sizes[i] = self._layer(i, widths)
+        return ms, params, sizes
 
-    def _layer(self, index: int, widths: Mapping[str, int]) -> tuple[float, int]:
+    def _layer(self, index: int, widths: Mapping[str, int]) -> tuple[float, int, int]:
         key = tuple([widths[group] for group in self._groups_of[index]])
         known = self._known[index].get(key)
         if known is None:
-            cost = self._graph.layer_cost(index, widths, self._resolution)
-            known = self._known[index][key] = (self._model.layer_ms(cost), cost.params)
+            cost = self._layers[index].cost(widths)
+            known = (self._model.layer_ms(cost), cost.params, cost.out_size)
+            self._known[index][key] = known
         return known
 
-    def _usage(self, ms: list[float], params: list[int]) -> Usage:
-        return Usage(latency_ms=self._model.offset_ms + sum(ms), params=sum(params))
+    def _usage(self, ms: list[float], params: list[int], sizes: NDArray[np.int64]) -> Usage:
+        total = sum(params)
+        memory = self._memory
+        return Usage(
+            latency_ms=self._model.offset_ms + sum(ms),
+            params=total,
+            memory_bytes=(
+                None if memory is None else FLOAT_BYTES * total + memory.peak_bytes(sizes)
+            ),
+        )
+
+
+def plateaus(formula: NetworkFormula, model: "LatencyModel") -> dict[str, int]:
+    """Returns, for every group, the channels that the device computes together.
+
+    That is the largest granularity the model found among the ops that write the group's channels,
+    in channels of the group (where an op writes each of them several times, fewer of them fill a
+    plateau), and a multiple of the group's own multiple.
+    """
+    found: dict[str, int] = {}
+    widths = formula.base.width_of
+    for group, multiple in formula.multiples.items():
+        grains = [1]
+        for layer in formula.layers:
+            times = layer.cout.times(group)
+            cost = layer.cost(widths)
+            if times and cost.macs:
+                grain = model.granularity(cost)
+                grains.append(grain // math.gcd(grain, times))
+        found[group] = math.lcm(max(grains), multiple)
+    return found

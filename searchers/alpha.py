@@ -66,8 +66,8 @@ class AlphaSearcher(Searcher):
         candidate: α to the network that it comes to; pure.
         tasks_of: the repeats of a network; pure.
         finished: the row of a task id in the ledger, None if there is none yet. Called often,
-            so it should be quick. A training that ended in an error must have its failed row
-            before Tune's next step.
+            so it should be quick. A training that ended must be known to it before Tune's next
+            step, with a failed row if it ended in an error.
     """
 
     def __init__(

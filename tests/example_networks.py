@@ -489,6 +489,15 @@ class Tied(Net):
         return self.two(self.one(x))
 
 
+class Reserved(Net):
+    def __init__(self, classes):
+        super().__init__(classes)
+        self.parts = nn.ModuleDict({"class": nn.Conv2d(8, 8, 1)})
+
+    def body(self, x):
+        return self.parts["class"](x)
+
+
 class Parametrised(Net):
     def __init__(self, classes):
         super().__init__(classes)
@@ -595,6 +604,7 @@ REFUSED = {
     FunctionalNorm: ("batch_norm", "layer"),
     BatchMixed: ("mean", "batch"),
     SpatialLinear: ("layer mix", "height or width"),
+    Reserved: ("layer parts.class", "call 'class' otherwise, 'class_' for one"),
     Tied: ("layer two", "shares a parameter with one"),
     Parametrised: ("layer normed", "parametrisation"),
     PositionEmbedding: ("parameter position", "(8, 32, 32)"),

@@ -5,7 +5,9 @@ import random
 from collections.abc import Sequence
 from itertools import pairwise
 
+from engine.closed_loop import latency_verdict
 from engine.limits import Usage
+from engine.profile_key import ProfileKey
 from engine.results import (
     AccuracyFigures,
     AllocateResult,
@@ -24,6 +26,7 @@ from engine.results import (
     PredictorFigures,
     ProfileResult,
     Result,
+    Round,
     RunRecord,
     SampleResult,
     Step,
@@ -97,6 +100,14 @@ def example_run(
             weights=f"train-{row}/weights.safetensors",
         )
 
+    key = ProfileKey(
+        device="Example CPU @ 2.00GHz",
+        runtime="eager",
+        layout="contiguous",
+        dtype="float32",
+        threads=1,
+        batch=1,
+    )
     predictors = {
         g: ImportancePredictor(
             a=2e-3 * (1 + i % 5) * 0.93**i,
@@ -158,6 +169,15 @@ def example_run(
     stop = "latency limit and parameter limit reached"
     measured = latency(end.latency_ms * 1.006)
     final = spec.at(resolution).with_widths(widths)
+    allocation = Allocation(
+        widths=widths,
+        start=start,
+        usage=end,
+        limit=limit,
+        steps=tuple(trace),
+        closed={g: ("latency", "params", "width cap")[i % 3] for i, g in enumerate(names)},
+        stop_reason=stop,
+    )
 
     times = [2.0 * 1.31**k for k in range(8)]
     guesses = [t * math.exp(rng.gauss(0, 0.06)) for t in times]
@@ -181,18 +201,25 @@ def example_run(
             spec=spec,
             macs=macs(base, 32),
             params=params(base),
+            memory_bytes=4 * params(base) + 1_048_576,
             latency=latency(usage(base, 32).latency_ms),
+            key=key,
             trained=baseline,
         ),
         profile=ProfileResult(
             model="{}",
             quality=ModelQuality(
                 mape=sum(abs(g / t - 1) for g, t in zip(guesses, times, strict=True)) / 8,
+                rmspe=(sum((g / t - 1) ** 2 for g, t in zip(guesses, times, strict=True)) / 8)
+                ** 0.5,
                 within_10=0.875,
                 spearman=0.976,
                 predicted_ms=tuple(guesses),
                 measured_ms=tuple(times),
             ),
+            granularity={"conv 3x3": 16},
+            noise_floor=0.018,
+            key=key,
             environment={
                 "device": "Example CPU @ 2.00GHz",
                 "runtime": "eager",
@@ -219,17 +246,17 @@ def example_run(
             spec=final,
             macs=macs(widths, resolution),
             params=end.params,
-            allocation=Allocation(
-                widths=widths,
-                start=start,
-                usage=end,
-                limit=limit,
-                steps=tuple(trace),
-                closed={g: ("latency", "params", "width cap")[i % 3] for i, g in enumerate(names)},
-                stop_reason=stop,
+            memory_bytes=4 * end.params + 2_097_152,
+            rounds=(
+                Round(
+                    allocation=allocation,
+                    latency=latency(end.latency_ms * 1.031),
+                    factor=1.0,
+                    room=1.0,
+                ),
+                Round(allocation=allocation, latency=measured, factor=1.031, room=1.01),
             ),
-            latency=measured,
-            rescaled=(1.0, 1.031),
+            chosen=1,
         ),
         trained=trained,
         latency=measured,
@@ -242,10 +269,18 @@ def example_run(
             latency_ms=LatencyFigures(
                 limit=limit.latency_ms,
                 predicted=end.latency_ms,
+                chosen=measured.ms,
                 measured=measured.ms,
                 noise_floor=measured.noise_floor,
+                rounds=2,
+                verdict=latency_verdict(measured, limit.latency_ms),
             ),
-            memory=MemoryFigures(limit=limit.params, used=end.params),
+            memory=MemoryFigures(
+                limit=limit.params,
+                used=end.params,
+                bytes_limit=None,
+                bytes_used=4 * end.params + 2_097_152,
+            ),
             accuracy=AccuracyFigures(
                 baseline_test=baseline.test_accuracy,
                 test=trained.test_accuracy,

@@ -23,6 +23,8 @@ from engine.results import Allocation, ImportancePredictor
 
 Cost = Callable[[Mapping[str, int]], Usage]
 Mode = Literal["paper", "greedy"]
+Choice = Literal["importance", "per-ms", "per-param"]
+CHOICES: tuple[Choice, ...] = ("importance", "per-ms", "per-param")
 
 UNLIMITED = 10**15
 
@@ -59,31 +61,52 @@ class Problem:
     multiples: dict[str, int]
     start: dict[str, int]
     predictors: dict[str, ImportancePredictor]
-    stride: int
+    stride: int | None
     max_width: float
     cost: Cost
+    plateaus: dict[str, int]
 
-    def solve(self, limit: Usage, mode: Mode = "greedy") -> Allocation:
+    def settings(self, mode: Mode, choice: Choice = "importance") -> Allocate:
+        return Allocate(mode=mode, choice=choice, stride=self.stride, max_width=self.max_width)
+
+    def solve(
+        self, limit: Usage, mode: Mode = "greedy", choice: Choice = "importance"
+    ) -> Allocation:
         chain = Chain(self.cost, dict(self.start))
-        found = allocate(
-            chain,
-            self.predictors,
-            limit,
-            Allocate(mode=mode, stride=self.stride, max_width=self.max_width),
-            base=self.base,
-            multiples=self.multiples,
-        )
+        found = self.widen(chain, limit, mode, choice)
         assert chain.current == found.widths, "the network is left at the returned widths"
         assert decode(Allocation, canonical(found), "allocation") == found
         return found
 
-    def next_width(self, group: str, width: int) -> int | None:
+    def widen(
+        self, chain: Chain, limit: Usage, mode: Mode = "greedy", choice: Choice = "importance"
+    ) -> Allocation:
+        return allocate(
+            chain,
+            self.predictors,
+            limit,
+            self.settings(mode, choice),
+            base=self.base,
+            multiples=self.multiples,
+            plateaus=self.plateaus,
+        )
+
+    def stride_of(self, group: str, mode: Mode) -> int:
+        if self.stride is None and mode == "greedy":
+            return self.plateaus[group]
+        stride = self.stride or 10
+        return next(s for s in range(stride, 10_000) if s % self.multiples[group] == 0)
+
+    def next_width(self, group: str, width: int, mode: Mode = "greedy") -> int | None:
         """The width after one step, None at the cap."""
-        multiple = self.multiples[group]
-        stride = next(s for s in range(self.stride, 10_000) if s % multiple == 0)
+        multiple, stride = self.multiples[group], self.stride_of(group, mode)
         top = self.max_width * self.base[group]
         cap = max(c for c in range(0, 10_000, multiple) if c <= top)
-        return min(width + stride, cap) if width < cap else None
+        if mode == "paper":
+            wider = width + stride
+        else:
+            wider = next(w for w in range(width + 1, 20_000) if w % stride == 0)
+        return min(wider, cap) if width < cap else None
 
 
 def chain_cost(names: list[str], per_ms: list[int], grain: list[int], spatial: list[int]) -> Cost:
@@ -95,7 +118,9 @@ def chain_cost(names: list[str], per_ms: list[int], grain: list[int], spatial: l
         params = sum(9 * a * b for a, b in pairwise(row))
         pairs = zip(pairwise(stairs), [*per_ms, 1], [*spatial, 1], strict=True)
         latency = sum(k * (a * b // 16) + s * b for (a, b), k, s in pairs)
-        return Usage(latency_ms=latency / 1024, params=params)
+        # Of two neighbouring activations, a maximum over layers.
+        peak = max(s * a + s * b for (a, b), s in zip(pairwise(row), [*spatial, 1], strict=True))
+        return Usage(latency_ms=latency / 1024, params=params, memory_bytes=4 * (params + peak))
 
     return cost
 
@@ -123,7 +148,8 @@ def problems(draw: st.DrawFn, groups: int | None = None) -> Problem:
             n: predictor(2.0 ** draw(st.integers(-40, -28)), -draw(st.integers(1, 20)) / 10)
             for n in names
         },
-        stride=draw(st.integers(1, 12)),
+        stride=draw(st.one_of(st.none(), st.integers(1, 12))),
+        plateaus={n: m * draw(st.sampled_from([1, 2, 4, 5])) for n, m in multiples.items()},
         max_width=draw(st.integers(4, 16)) / 4,
         cost=chain_cost(names, several(0, 5), several(1, 16), several(0, 50)),
     )
@@ -137,9 +163,11 @@ def limits_for(draw: st.DrawFn, problem: Problem) -> Usage:
     high = problem.cost({n: max(caps[n], problem.start[n]) for n in caps})
     latency = draw(st.floats(low.latency_ms, max(low.latency_ms, high.latency_ms * 1.05)))
     params = draw(st.integers(low.params, math.ceil(high.params * 1.05)))
+    memory = draw(st.integers(low.memory_bytes or 0, math.ceil((high.memory_bytes or 0) * 1.05)))
     return Usage(
         latency_ms=draw(st.sampled_from([latency, latency, float(UNLIMITED)])),
         params=draw(st.sampled_from([params, params, UNLIMITED])),
+        memory_bytes=draw(st.sampled_from([memory, None, None])),
     )
 
 
@@ -147,7 +175,12 @@ def at_least(limit: Usage) -> st.SearchStrategy[Usage]:
     """Limits that are larger or equal in both resources."""
     factors = st.sampled_from([1.0, 1.01, 1.1, 1.5, 3.0])
     return st.builds(
-        lambda f, g: Usage(latency_ms=limit.latency_ms * f, params=math.floor(limit.params * g)),
+        lambda f, g, h: Usage(
+            latency_ms=limit.latency_ms * f,
+            params=math.floor(limit.params * g),
+            memory_bytes=limit.memory_bytes and math.floor(limit.memory_bytes * h),
+        ),
+        factors,
         factors,
         factors,
     )
@@ -156,50 +189,91 @@ def at_least(limit: Usage) -> st.SearchStrategy[Usage]:
 # Two naive implementations, which compute everything anew in each step -------------------------
 
 
-def trials(problem: Problem, widths: Mapping[str, int]) -> list[tuple[str, dict[str, int]]]:
-    """(group, widths after its next step) of all groups below their cap, by falling a·C^b."""
+def trials(
+    problem: Problem, widths: Mapping[str, int], mode: Mode, choice: Choice = "importance"
+) -> list[tuple[str, dict[str, int]]]:
+    """(group, widths after its next step) of all groups below their cap, the best first."""
     order = list(problem.start)
-    ranked = sorted(
-        order,
-        key=lambda g: (
-            -problem.predictors[g].a * widths[g] ** problem.predictors[g].b,
-            order.index(g),
-        ),
+    before = problem.cost(widths)
+    ranked: list[tuple[float, int, str, dict[str, int]]] = []
+    for group in order:
+        wider = problem.next_width(group, widths[group], mode)
+        if wider is None:
+            continue
+        trial = {**widths, group: wider}
+        after = problem.cost(trial)
+        score = problem.predictors[group].a * widths[group] ** problem.predictors[group].b
+        if choice != "importance":
+            score *= wider - widths[group]
+            added = (
+                after.latency_ms - before.latency_ms
+                if choice == "per-ms"
+                else after.params - before.params
+            )
+            score = score / added if added else math.inf
+        ranked.append((-score, order.index(group), group, trial))
+    return [(group, trial) for _, _, group, trial in sorted(ranked, key=lambda r: r[:2])]
+
+
+def keeps(usage: Usage, limit: Usage) -> bool:
+    return (
+        usage.latency_ms <= limit.latency_ms
+        and usage.params <= limit.params
+        and (limit.memory_bytes is None or (usage.memory_bytes or 0) <= limit.memory_bytes)
     )
-    steps = [(group, problem.next_width(group, widths[group])) for group in ranked]
-    return [(group, {**widths, group: wider}) for group, wider in steps if wider]
 
 
-def naive(problem: Problem, limit: Usage, mode: Mode) -> list[tuple[str, int]]:
+def naive(
+    problem: Problem, limit: Usage, mode: Mode, choice: Choice = "importance"
+) -> list[tuple[str, int]]:
     """The steps as (group, new width).
 
-    There is no set of closed groups: where usage never falls with a width, a step that does not
-    fit now will not fit later either, so the best group whose step fits is the one to take.
+    There is no set of closed groups but for what stands between two multiples of its stride and
+    got the channels that fit there: where usage never falls with a width, any other step that does
+    not fit now will not fit later either.
     """
     widths = dict(problem.start)
     steps: list[tuple[str, int]] = []
+    done: set[str] = set()
     while True:
-        candidates = trials(problem, widths)
-        fitting = [
-            (group, trial)
-            for group, trial in (candidates[:1] if mode == "paper" else candidates)
-            if problem.cost(trial).latency_ms <= limit.latency_ms
-            and problem.cost(trial).params <= limit.params
-        ]
-        if not fitting:
+        for group, trial in trials(problem, widths, mode, choice):
+            if group in done:
+                continue
+            taken = trial
+            if keeps(problem.cost(trial), limit):
+                break
+            if mode == "paper":
+                return steps
+            done.add(group)
+            width, multiple = widths[group], problem.multiples[group]
+            between = [
+                {**widths, group: w}
+                for w in range(width + multiple, trial[group], multiple)
+                if width % problem.stride_of(group, mode)
+            ]
+            fitting = [t for t in between if keeps(problem.cost(t), limit)]
+            if fitting:
+                taken = fitting[-1]
+                break
+        else:
             return steps
-        group, widths = fitting[0]
+        widths = taken
         steps.append((group, widths[group]))
 
 
-@pytest.mark.parametrize("mode", ["paper", "greedy"])
+MODES = [("paper", "importance"), *(("greedy", choice) for choice in CHOICES)]
+
+
+@pytest.mark.parametrize(("mode", "choice"), MODES)
 @settings(max_examples=200, deadline=None)
 @given(data=st.data())
-def test_every_step_is_that_of_the_naive_implementation(mode: Mode, data: st.DataObject) -> None:
+def test_every_step_is_that_of_the_naive_implementation(
+    mode: Mode, choice: Choice, data: st.DataObject
+) -> None:
     problem = data.draw(problems())
     limit = data.draw(limits_for(problem))
-    found = problem.solve(limit, mode)
-    assert [(s.group, s.width) for s in found.steps] == naive(problem, limit, mode)
+    found = problem.solve(limit, mode, choice)
+    assert [(s.group, s.width) for s in found.steps] == naive(problem, limit, mode, choice)
 
     widths = dict(problem.start)
     for step in found.steps:
@@ -229,6 +303,9 @@ def test_greedy_leaves_no_step_that_fits_and_says_why_not(data: st.DataObject) -
             assert not after.within(limit)
             if reason == "params":
                 assert after.params > limit.params
+            if reason == "memory":
+                assert limit.memory_bytes is not None
+                assert (after.memory_bytes or 0) > limit.memory_bytes
 
 
 @settings(max_examples=100, deadline=None)
@@ -237,12 +314,9 @@ def test_paper_ends_where_the_best_step_does_not_fit(data: st.DataObject) -> Non
     problem = data.draw(problems())
     limit = data.draw(limits_for(problem))
     found = problem.solve(limit, "paper")
-    for best, trial in trials(problem, found.widths)[:1]:
+    for best, trial in trials(problem, found.widths, "paper")[:1]:
         assert not problem.cost(trial).within(limit)
         assert found.closed[best] != "width cap"
-    # Greedy goes on from there.
-    greedy = problem.solve(limit, "greedy")
-    assert greedy.steps[: len(found.steps)] == found.steps
 
 
 @pytest.mark.parametrize("mode", ["paper", "greedy"])
@@ -298,14 +372,15 @@ def test_greedy_with_larger_limits_is_the_same_or_exceeds_the_smaller_limits(
     """
     problem = data.draw(problems())
     limit = data.draw(limits_for(problem))
-    small = problem.solve(limit)
+    choice = data.draw(st.sampled_from(CHOICES))
+    small = problem.solve(limit, choice=choice)
     larger = data.draw(at_least(limit))
-    large = problem.solve(larger)
+    large = problem.solve(larger, choice=choice)
     assert large.widths == small.widths or not large.usage.within(limit)
-    if limit.params == UNLIMITED:
+    if limit.params == UNLIMITED and limit.memory_bytes is None:
         assert large.usage.latency_ms >= small.usage.latency_ms
         assert large.widths == small.widths or large.usage.latency_ms > limit.latency_ms
-    if limit.latency_ms == UNLIMITED:
+    if limit.latency_ms == UNLIMITED and limit.memory_bytes is None:
         assert large.usage.params >= small.usage.params
         assert large.widths == small.widths or large.usage.params > limit.params
 
@@ -324,6 +399,7 @@ def test_greedy_with_a_larger_limit_can_narrow_a_group() -> None:
         stride=1,
         max_width=9,
         cost=cost,
+        plateaus={"big": 1, "small": 1},
     )
     small = problem.solve(Usage(latency_ms=1.0, params=90))
     large = problem.solve(Usage(latency_ms=1.0, params=100))
@@ -368,10 +444,13 @@ def test_a_single_group_gets_everything(mode: Mode, data: st.DataObject) -> None
     limit = data.draw(limits_for(problem))
     (group,) = problem.start
     width = problem.start[group]
-    while (wider := problem.next_width(group, width)) and problem.cost({group: wider}).within(
+    while (wider := problem.next_width(group, width, mode)) and problem.cost({group: wider}).within(
         limit
     ):
         width = wider
+    if wider and mode == "greedy" and width % problem.stride_of(group, mode):
+        fitting = range(width, wider, problem.multiples[group])
+        width = max(w for w in fitting if problem.cost({group: w}).within(limit))
     assert problem.solve(limit, mode).widths == {group: width}
 
 
@@ -394,6 +473,7 @@ def two_groups(**changes: Any) -> Problem:
         stride=8,
         max_width=1.15,
         cost=chain_cost(["a", "b"], [1, 1], [1, 1], [1, 1]),
+        plateaus={"a": 16, "b": 16},
     )
     return replace(problem, **changes)
 
@@ -405,8 +485,10 @@ def test_ties_go_to_the_first_group_and_the_last_step_is_cut_to_the_cap() -> Non
     """1.15 × 100 is 114.99999999999999 in floating point; the cap is 115."""
     found = two_groups().solve(FREE)
     assert [(s.group, s.width) for s in found.steps] == [
-        ("a", 108),
-        ("b", 108),
+        ("a", 104),
+        ("b", 104),
+        ("a", 112),
+        ("b", 112),
         ("a", 115),
         ("b", 115),
     ]
@@ -437,7 +519,7 @@ def test_a_start_beyond_the_cap_stays_as_it_is() -> None:
 
 def test_groups_predicted_to_be_zero_come_last() -> None:
     found = two_groups(predictors={"a": predictor(0.0, -1), "b": predictor(1e-9, -1)}).solve(FREE)
-    assert [s.group for s in found.steps] == ["b", "b", "a", "a"]
+    assert [s.group for s in found.steps] == ["b", "b", "b", "a", "a", "a"]
 
 
 def test_stop_reason_tells_what_is_used_of_what() -> None:
@@ -445,15 +527,15 @@ def test_stop_reason_tells_what_is_used_of_what() -> None:
         return Usage(latency_ms=widths["a"] / 100, params=10_000 * widths["b"])
 
     problem = two_groups(cost=cost, max_width=4)
-    found = problem.solve(Usage(latency_ms=1.2, params=1_330_000))
+    found = problem.solve(Usage(latency_ms=1.18, params=1_330_000))
     assert found.closed == {"a": "latency", "b": "params"}
     assert found.stop_reason == (
-        "latency limit and parameter limit reached: 1.16 of 1.2 ms and 1,320,000 of 1,330,000 "
+        "latency limit and parameter limit reached: 1.12 of 1.18 ms and 1,280,000 of 1,330,000 "
         "parameters used"
     )
-    paper = problem.solve(Usage(latency_ms=1.2, params=1_330_000), "paper")
+    paper = problem.solve(Usage(latency_ms=1.18, params=1_330_000), "paper")
     assert paper.closed == {"a": "latency"}
-    assert paper.stop_reason.startswith("latency limit reached: 1.16 of 1.2 ms and ")
+    assert paper.stop_reason.startswith("latency limit reached: 1.16 of 1.18 ms and ")
 
 
 def test_a_step_that_breaks_both_limits_is_closed_by_latency() -> None:
@@ -466,10 +548,10 @@ def test_a_start_over_a_limit_is_refused_with_what_it_needs() -> None:
     problem = two_groups()
     start = problem.cost(problem.start)
     slow = replace(FREE, latency_ms=start.latency_ms / 2)
-    with pytest.raises(UserError, match=f"already takes {start.latency_ms:.6g} ms.*limits.latency"):
+    with pytest.raises(UserError, match=f"take {start.latency_ms:.6g} ms.*limits.latency"):
         problem.solve(slow)
     small = replace(FREE, params=start.params - 1)
-    with pytest.raises(UserError, match=f"already has {start.params} parameters.*limits.params"):
+    with pytest.raises(UserError, match=f"have {start.params} parameters.*limits.params"):
         problem.solve(small)
     assert problem.solve(start).widths == problem.start, "limits that the start just keeps"
 
@@ -487,16 +569,79 @@ def test_an_unknown_latency_is_not_taken_for_a_small_one() -> None:
 @given(data=st.data())
 def test_each_step_and_each_closing_asks_for_one_cost(data: st.DataObject) -> None:
     problem = data.draw(problems())
+    base = {g: w * problem.stride_of(g, "greedy") for g, w in problem.base.items()}
+    problem = replace(problem, base=base, start=dict(base))
     limit = data.draw(limits_for(problem))
     assume(problem.cost(problem.start).within(limit))
     chain = Chain(problem.cost, dict(problem.start))
-    found = allocate(
-        chain,
-        problem.predictors,
-        limit,
-        Allocate(stride=problem.stride, max_width=problem.max_width),
-        base=problem.base,
-        multiples=problem.multiples,
-    )
+    found = problem.widen(chain, limit)
     refused = sum(reason != "width cap" for reason in found.closed.values())
     assert len(chain.asked) == len(found.steps) + refused
+
+
+# Plateaus, choices, memory --------------------------------------------------------------------
+
+
+def test_a_step_fills_a_plateau_of_the_device() -> None:
+    """100 channels stand on the plateau of 16 that ends at 112."""
+    found = two_groups(stride=None, max_width=1.3, multiples={"a": 2, "b": 1}).solve(FREE)
+    assert [s.width for s in found.steps if s.group == "a"] == [112, 128, 130]
+    paper = two_groups(stride=None, max_width=1.3).solve(FREE, "paper")
+    assert [s.width for s in paper.steps if s.group == "a"] == [110, 120, 130]
+
+
+def test_channels_of_a_plateau_that_is_paid_for_are_taken_one_by_one_at_the_end() -> None:
+    def cost(widths: Mapping[str, int]) -> Usage:
+        return Usage(latency_ms=1.0, params=sum(widths.values()))
+
+    problem = two_groups(stride=None, cost=cost, max_width=2)
+    found = problem.solve(Usage(latency_ms=1.0, params=217))
+    # a fills its plateau with 12 channels; 5 of the 12 that b has free still fit.
+    assert found.widths == {"a": 112, "b": 105}
+    assert found.closed["b"] == "params"
+    aligned = replace(problem, base={"a": 96, "b": 96}, start={"a": 96, "b": 96})
+    assert aligned.solve(Usage(latency_ms=1.0, params=213)).widths == {"a": 112, "b": 96}
+
+
+def test_a_choice_by_cost_prefers_what_is_cheap() -> None:
+    def cost(widths: Mapping[str, int]) -> Usage:
+        a, b = widths["a"] - 100, widths["b"] - 100
+        return Usage(latency_ms=(a + 4 * b) / 100 + 1, params=1000 + 100 * a + b)
+
+    problem = two_groups(cost=cost, predictors={"a": predictor(2, -1), "b": predictor(3, -1)})
+    first = {c: problem.solve(FREE, choice=c).steps[0].group for c in CHOICES}
+    assert first == {"importance": "b", "per-ms": "a", "per-param": "b"}
+
+
+def test_a_free_step_is_taken_before_all_others() -> None:
+    def cost(widths: Mapping[str, int]) -> Usage:
+        return Usage(latency_ms=1 + widths["a"] / 100, params=1)
+
+    problem = two_groups(cost=cost, predictors={"a": predictor(9, -1), "b": predictor(1, -1)})
+    assert problem.solve(FREE, choice="per-ms").steps[0].group == "b"
+
+
+def test_the_printed_loop_knows_one_choice() -> None:
+    with pytest.raises(ValueError, match="choice must be importance with mode paper"):
+        Allocate(mode="paper", choice="per-ms")
+
+
+def test_memory_is_a_limit_like_the_others() -> None:
+    def cost(widths: Mapping[str, int]) -> Usage:
+        return Usage(latency_ms=1, params=1, memory_bytes=max(widths.values()))
+
+    problem = two_groups(cost=cost, max_width=4)
+    found = problem.solve(replace(FREE, memory_bytes=130))
+    # Steps lead to multiples of 8, which 100 is not.
+    assert found.widths == {"a": 128, "b": 128}
+    assert set(found.closed.values()) == {"memory"}
+    assert found.stop_reason.endswith("and 128 of 130 bytes used")
+    assert found.stop_reason.startswith("memory limit reached")
+    with pytest.raises(UserError, match=r"take 100 bytes .* limits\.memory"):
+        problem.solve(replace(FREE, memory_bytes=99))
+
+
+def test_a_memory_that_is_not_known_keeps_no_limit() -> None:
+    used = Usage(latency_ms=1, params=1)
+    assert used.within(Usage(latency_ms=1, params=1))
+    assert not used.within(Usage(latency_ms=1, params=1, memory_bytes=10**9))

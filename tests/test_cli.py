@@ -374,7 +374,8 @@ def test_an_address_that_nobody_answers_fails_before_anything_is_begun(
 ) -> None:
     for scheme in ("", "ray://"):
         address = f"{scheme}127.0.0.1:{closed_port()}"
-        assert f"nobody answers at {address}" in shell.refused_run("--address", address)
+        message = shell.refused_run("--address", address)
+        assert f"nobody answers at {address}" in message
     assert not [path for path in runs.rglob("*") if path.is_file() and path.name != ".lock"]
 
 
@@ -388,7 +389,7 @@ def test_an_address_that_nobody_answers_fails_before_anything_is_begun(
 )
 def test_an_address_that_is_none_is_one_line(address: str, shell: Shell) -> None:
     message = shell.refused_run(f"--address={address}")
-    assert f"--address takes auto or HOST:PORT, not {address!r}" in message
+    assert f"--address takes auto, HOST:PORT or ray://HOST:PORT, not {address!r}" in message
 
 
 @pytest.mark.parametrize("host", ["a..b", "x" * 70, "no such host", "nosuch.invalid", "[::1"])
@@ -496,7 +497,8 @@ def test_status_knows_which_stages_the_present_recipe_has_reached(
         patch.setattr("cluster.stages.load_data", refuse)
         message = shell.refused_run("--name", "mine", "--set", "data.train_images=200")
         assert "no data today" in message
-        assert [state for _, state in states()] == ["to do"] * 9
+        # A recipe that cannot be run has not taken the place of the one that was.
+        assert states()[0] == ["data", "complete"]
     begin(shell, "mine", "data.train_images=300")
     assert {path: path.read_bytes() for path in runs.rglob("*.json")} == before
 
@@ -531,8 +533,31 @@ def test_an_interrupted_run_says_how_to_go_on(shell: Shell, runs: Path, driver) 
 
     driver.run_search = run_search
     code, out, _ = shell("run", "digits-vgg11", "--runs-dir", runs)
+    assert (code, out) == (130, "stopped before the run began; repeat the command to begin it\n")
+    write_atomic(runs / "digits-vgg11" / "run.json", b"{}")
+    code, out, _ = shell("run", "digits-vgg11", "--runs-dir", runs)
     assert code == 130
     assert f"hacscale resume {runs / 'digits-vgg11'}" in out
+
+
+@pytest.mark.parametrize(
+    ("assignment", "fragment"),
+    [
+        ("data=digit", "unknown data source"),
+        ("model=vgg12", "unknown model"),
+        ("train.batch_size=100000", "train.batch_size 100000 is more than"),
+        ("data.resolution=16", "cannot take"),
+        ("task.metric=nosuch.module:f", "importing 'nosuch.module' failed"),
+        ("seed=x", "valid integer"),
+    ],
+)
+def test_a_recipe_that_cannot_be_run_takes_the_place_of_none(
+    assignment: str, fragment: str, shell: Shell, runs: Path
+) -> None:
+    assert RAN in shell.refused_run()
+    before = (runs / "digits-vgg11" / "run.json").read_bytes()
+    assert fragment in shell.refused_set(assignment)
+    assert (runs / "digits-vgg11" / "run.json").read_bytes() == before
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])

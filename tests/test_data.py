@@ -1,6 +1,7 @@
 """Data sets: sources, splits, identity, batch order, and what happens to bad input."""
 
 import os
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -16,6 +18,7 @@ from sklearn.datasets import load_digits
 from engine.errors import UserError
 from engine.recipe import Data
 from trainables import sources
+from trainables.augment import to_batch
 from trainables.data import ImageData, batches, load_data
 from trainables.images import ImageSet
 
@@ -381,6 +384,32 @@ def test_pictures_are_cropped_at_the_centre_and_averaged(tmp_path: Path) -> None
     board = np.uint8(255) * (np.indices((16, 16)).sum(0) % 2).astype(np.uint8)
     small = decoded(tmp_path, encode(Image.fromarray(board)), 8)
     assert np.all(np.abs(small[1:-1, 1:-1].astype(int) - 128) < 20)
+
+
+def test_pictures_kept_larger_are_resized_once_for_each_resolution(tmp_path: Path) -> None:
+    raw = np.random.default_rng(3).integers(0, 256, (20, 12, 12, 3), np.uint8)
+    encoded = [encode(Image.fromarray(picture)) for picture in raw]
+    small = replace(parquet_set(tmp_path, encoded=encoded), resolution=6)
+    large = replace(small, stored_resolution=12)
+    kept, lost = load_data(large), load_data(small)
+    assert kept.digest != lost.digest
+    assert lost.train.images.shape[2:] == (6, 6)
+    assert pairs(kept.train, kept.validation) == pairs(
+        ImageSet(images=raw.transpose(0, 3, 1, 2), labels=np.arange(20) % 2)
+    )
+
+    def seen(data: ImageData, resolution: int) -> np.ndarray:
+        images = torch.from_numpy(data.train.images)
+        return to_batch(images, resolution, (0.0,) * 3, (1.0,) * 3).numpy()
+
+    # Halving by a triangle two pixels wide on either side: weights 1, 3, 3, 1 of 8.
+    pixels = kept.train.images / 255
+    inner = np.tensordot([1, 3, 3, 1], [pixels[:, :, i : i + 8 : 2] for i in range(1, 5)], 1) / 8
+    inner = np.tensordot([1, 3, 3, 1], [inner[..., i : i + 8 : 2] for i in range(1, 5)], 1) / 8
+    np.testing.assert_allclose(seen(kept, 6)[:, :, 1:-1, 1:-1], inner, atol=1e-6)
+    # At its own side a picture is what it was, which no enlargement of a small one is.
+    np.testing.assert_allclose(seen(kept, 12), pixels, atol=1e-6)
+    assert np.abs(seen(lost, 12) - pixels).mean() > 0.1
 
 
 def test_the_orientation_of_the_camera_is_applied(tmp_path: Path) -> None:

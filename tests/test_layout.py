@@ -28,8 +28,8 @@ PACKAGES = {
 }
 FILES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
 COMMANDS = (
-    *("run", "resume", "sample", "status", "report"),
-    *("allocate", "export", "recipes", "check"),
+    *("run", "resume", "sample", "runs", "submit", "logs", "stop", "plan", "doctor", "cluster"),
+    *("status", "report", "allocate", "export", "recipes", "check", "profile"),
 )
 
 

@@ -1,17 +1,21 @@
+import os
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import fx
 
-from engine import measure, synthetic
+from engine import bench, measure, synthetic
+from engine.bench import CpuStopwatch, Reading, TooCoarse, TorchSubject, take_visits
 from engine.codec import canonical, decode
 from engine.costs import LayerCost
+from engine.environment import environment
 from engine.errors import UserError
 from engine.graph import NetworkGraph, load_graph
-from engine.measure import CpuStopwatch, Reading, Subject, Timing, environment, interleave
+from engine.measure import Timing, noise_floor, summarise
 from engine.recipe import Device
 from engine.spec import ModelRef, NetworkSpec
 
@@ -36,7 +40,7 @@ class Machine:
     def clock(self) -> int:
         return round(self.now * 1e6)
 
-    def subject(self, *op_ms: float) -> Subject:
+    def subject(self, *op_ms: float) -> TorchSubject:
         """A network of ops that take so long."""
         graph = fx.Graph()
         value = graph.placeholder("x")
@@ -44,7 +48,7 @@ class Machine:
             value = graph.call_function(self._op(ms), (value,))
         graph.output(value)
         watch = CpuStopwatch(self.clock, self.clock)
-        return Subject(fx.GraphModule(torch.nn.Module(), graph), torch.zeros(1), watch)
+        return TorchSubject(fx.GraphModule(torch.nn.Module(), graph), torch.zeros(1), watch)
 
     def _op(self, ms: float):
         def op(x: torch.Tensor) -> torch.Tensor:
@@ -54,25 +58,31 @@ class Machine:
         return op
 
 
+def reading(*ms: float) -> Reading:
+    return Reading(counted_ms=ms, cpu_ms=ms, wall_ms=ms, layer_ms={})
+
+
 def specs_named(*resolutions: int) -> list[NetworkSpec]:
     return [NetworkSpec(model=MODEL, resolution=r, widths=()) for r in resolutions]
 
 
 def test_ops_are_timed_inside_whole_forwards():
-    reading = Machine().subject(3, 5, 0.5).read(calls=4, layers=True)
-    assert reading.ms == 8.5
-    assert reading.wall_ms == (8.5,) * 4
-    assert reading.layer_ms == {"op": 3, "op_1": 5, "op_2": 0.5}
+    found = Machine().subject(3, 5, 0.5).read(calls=4, layers=True)
+    assert found.ms == 8.5
+    assert found.wall_ms == (8.5,) * 4
+    assert found.layer_ms == {"op": 3, "op_1": 5, "op_2": 0.5}
 
 
 def test_the_minimum_of_the_calls_counts():
     machine = Machine(slow_from=9)
-    reading = machine.subject(3, 5).read(calls=3, layers=False)
-    assert reading.ms == 8
-    assert reading.wall_ms == (8, 3 + 2 * 5, 16)
-    assert reading.layer_ms == {}
+    found = machine.subject(3, 5).read(calls=3, layers=False)
+    assert found.ms == 8
+    assert found.counted_ms == found.cpu_ms == (8, 3 + 2 * 5, 16)
+    assert found.wall_ms == (8, 3 + 2 * 5, 16)
+    assert found.layer_ms == {}
 
 
+@settings(deadline=None)
 @given(slow_from=st.floats(0, 3000))
 def test_drift_is_corrected_whenever_the_machine_becomes_half_as_fast(slow_from: float):
     machine = Machine(slow_from=slow_from)
@@ -80,13 +90,15 @@ def test_drift_is_corrected_whenever_the_machine_becomes_half_as_fast(slow_from:
     subjects = {r: machine.subject(*ms) for r, ms in costs.items()}
     reference, *specs = specs_named(*costs)
 
-    timings = interleave(
-        lambda spec, layers: subjects[spec.resolution].read(3, layers),
-        specs,
-        reference,
+    numbered = [*specs, reference]
+    visits = take_visits(
+        lambda number, layers: subjects[numbered[number].resolution].read(3, layers),
+        len(specs),
         rounds=3,
         per_layer=True,
+        round_seconds=0,
     )
+    timings = summarise(specs, visits)
 
     for timing in timings:
         first, second = costs[timing.spec.resolution]
@@ -98,59 +110,112 @@ def test_drift_is_corrected_whenever_the_machine_becomes_half_as_fast(slow_from:
 
 
 def test_a_network_whose_rounds_disagree_is_visited_again_but_not_for_ever():
-    reference, calm, once, wild = specs_named(8, 16, 24, 32)
-    wanted = {calm: [2.0] * 3, once: [3.0, 4.0, 3.0, 3.0], wild: [1.0, 2.0, 4.0, 8.0, 16.0, 32.0]}
-    left = {spec: list(values) for spec, values in wanted.items()}
+    calm, once, wild = specs_named(16, 24, 32)
+    wanted = [[2.0] * 3, [3.0, 4.0, 3.0, 3.0], [1.0, 2.0, 4.0, 8.0, 16.0, 32.0], [1.0] * 14]
+    left = [list(values) for values in wanted]
     progress: list[tuple[int, int]] = []
-
-    def read(spec: NetworkSpec, layers: bool) -> Reading:
-        ms = 1.0 if spec == reference else left[spec].pop(0)
-        return Reading(ms=ms, wall_ms=(ms, ms), layer_ms={})
-
-    timings = interleave(
-        read,
-        [calm, once, wild],
-        reference,
+    visits = take_visits(
+        lambda number, layers: reading(left[number].pop(0)),
+        3,
         rounds=3,
         per_layer=False,
+        round_seconds=0,
         on_progress=lambda done, total: progress.append((done, total)),
     )
+    timings = summarise([calm, once, wild], visits)
 
-    assert not any(left.values())
+    assert not any(left)
     assert [t.spec for t in timings] == [calm, once, wild]
-    assert [t.latency.ms for t in timings] == [2, 3, 2]
-    assert [t.latency.noise_floor for t in timings] == [0, 0, 1.5]
+    # Medians of all rounds, by hand: of 1, 2, 4, 8, 16, 32 it is 6.
+    assert [t.latency.ms for t in timings] == [2, 3, 6]
     assert [t.layer_ms for t in timings] == [None] * 3
     assert [done for done, _ in progress] == list(range(1, 14))
     assert progress[-1] == (13, 13)
     assert all(done <= total for done, total in progress)
 
 
+def test_the_noise_floor_is_of_all_rounds():
+    # By hand: the median is 3, the deviations are 0, 0, 1, 0 and their median is 0.
+    assert noise_floor([3, 3, 4, 3]) == 0
+    # Median 100, deviations 0, 1, 3, so MAD 1; σ = 1.4826 · 1.495; 2 · 1.2533 · σ / √3 / 100.
+    by_hand = 2 * 1.2533 * 1.4826 * 1.495 / 3**0.5 / 100
+    assert noise_floor([100, 99, 103]) == pytest.approx(by_hand, rel=1e-4)
+    with pytest.raises(ValueError, match="at least 2"):
+        noise_floor([1.0])
+
+
+@pytest.mark.parametrize("rounds", [2, 3, 4, 6, 12])
+def test_the_noise_floor_is_two_standard_errors_of_normal_noise(rounds: int):
+    values = 1 + 0.01 * np.random.default_rng(0).standard_normal((8000, rounds))
+    stated = np.mean([noise_floor(row.tolist()) for row in values])
+    true = 2 * np.std(np.median(values, axis=1))
+    # Of few values it is less than √(π/2) · σ / √n, by 20 % for two: the safe side.
+    assert 0.97 < stated / true < 1.3
+
+
+def test_rounds_begin_some_time_apart(monkeypatch: pytest.MonkeyPatch):
+    waited: list[float] = []
+    monkeypatch.setattr(bench.time, "monotonic", lambda: 0.0)
+    monkeypatch.setattr(bench.time, "sleep", waited.append)
+    take_visits(
+        lambda number, layers: reading(1.0), 1, rounds=3, per_layer=False, round_seconds=2.0
+    )
+    assert waited == [2.0, 2.0]
+
+
 def test_wall_statistics_are_of_all_calls_and_the_papers_of_the_first_fifty():
-    reference, spec = specs_named(8, 16)
-    readings = iter([tuple(float(i) for i in range(40)), tuple(float(i) for i in range(40, 80))])
+    readings = iter([tuple(map(float, range(40))), tuple(map(float, range(40, 80)))])
 
-    def read(which: NetworkSpec, layers: bool) -> Reading:
-        wall = next(readings) if which == spec else (1.0,)
-        return Reading(ms=1.0, wall_ms=wall, layer_ms={})
+    def read(number: int, layers: bool) -> Reading:
+        wall = next(readings) if number == 0 else (1.0,)
+        ones = (1.0,) * len(wall)
+        return Reading(counted_ms=ones, cpu_ms=ones, wall_ms=wall, layer_ms={})
 
-    [timing] = interleave(read, [spec], reference, rounds=2, per_layer=False)
+    visits = take_visits(read, 1, rounds=2, per_layer=False, round_seconds=0)
+    [timing] = summarise(specs_named(16), visits)
     assert timing.latency.wall_ms_min == 0
     assert timing.latency.wall_ms_median == 39.5
     assert timing.latency.wall_ms_p95 == pytest.approx(0.95 * 79)
     assert timing.latency.wall_ms_mean50 == 24.5
+    assert timing.latency.cpu_ms == 1
 
 
 def test_a_clock_without_ticks_is_refused():
     frozen = Machine().subject(0)
-    with pytest.raises(UserError, match="too coarse"):
-        interleave(
-            lambda spec, layers: frozen.read(3, layers),
-            specs_named(16),
-            specs_named(8)[0],
-            rounds=1,
-            per_layer=False,
-        )
+    with pytest.raises(TooCoarse):
+        take_visits(lambda number, layers: frozen.read(3, layers), 1, rounds=2, per_layer=False)
+
+
+def test_an_accelerator_is_warmed_up_until_its_times_are_stable_but_not_for_ever():
+    class Ramping:
+        """An accelerator that raises its clocks for some forwards."""
+
+        def __init__(self, forwards: int) -> None:
+            self.left = forwards
+
+        def warm(self, forwards: int) -> None:
+            raise AssertionError
+
+        def read(self, calls: int, layers: bool) -> Reading:
+            self.left -= calls
+            return reading(1.0 + max(0, self.left))
+
+    ramping, endless = Ramping(10), Ramping(10**6)
+    bench.settle(ramping)
+    assert -2 * bench.REWARM <= ramping.left <= 0
+    endless.left = -(10**6)
+    bench.settle(endless)
+    assert endless.left == -(10**6) - 2 * bench.REWARM
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="no affinity on this system")
+def test_a_measurement_stays_on_its_cores_and_gives_them_back():
+    before, threads = os.sched_getaffinity(0), torch.get_num_threads()
+    with pytest.raises(KeyError), bench.pinned(1):
+        assert os.sched_getaffinity(0) == {max(before)}
+        assert torch.get_num_threads() == 1
+        raise KeyError
+    assert (os.sched_getaffinity(0), torch.get_num_threads()) == (before, threads)
 
 
 def test_real_networks_are_timed_op_by_op(graph: NetworkGraph):
@@ -177,7 +242,7 @@ def test_marks_do_not_change_what_a_network_computes(graph: NetworkGraph):
     module = graph.build(graph.spec(32, 0.1), seed=3).eval()
     images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     machine = Machine()
-    subject = Subject(module, images, CpuStopwatch(machine.clock, machine.clock))
+    subject = TorchSubject(module, images, CpuStopwatch(machine.clock, machine.clock))
     marked, names = subject.marked
     with torch.inference_mode():
         assert torch.equal(marked(images), module(images))
@@ -197,8 +262,9 @@ def test_networks_are_kept_only_while_there_is_room(
         return build(spec, seed)
 
     monkeypatch.setattr(graph, "build", counting)
-    monkeypatch.setattr(measure, "KEPT_PARAMS", room)
-    monkeypatch.setattr(measure, "AGREEMENT", float("inf"))
+    monkeypatch.setattr(bench, "ROUND_SECONDS", 0.0)
+    monkeypatch.setattr(bench, "KEPT_PARAMS", room)
+    monkeypatch.setattr(bench, "AGREEMENT", float("inf"))
     reference, spec = graph.spec(32, 0.05), graph.spec(32, 0.06)
     measure.time_networks(
         graph, [spec, reference], reference, Device(), calls=3, rounds=2, per_layer=False
@@ -211,7 +277,7 @@ def test_several_threads_are_timed_by_the_wall_clock(graph: NetworkGraph):
     assert "CPU time" in environment(Device(threads=1))["clock"]
     spec = graph.spec(32, 0.05)
     [timing] = measure.time_networks(
-        graph, [spec], spec, Device(threads=2), calls=3, rounds=1, per_layer=False
+        graph, [spec], spec, Device(threads=2), calls=3, rounds=2, per_layer=False
     )
     assert timing.latency.ms > 0
 

@@ -243,6 +243,7 @@ def test_assignments_change_what_they_name_and_nothing_else() -> None:
         ("cluster.retries=-1", "retries must not be negative"),
         ("train.lr=0", "lr must be above zero"),
         ("data.validation_share=1", "validation_share must lie between 0 and 1"),
+        ("data.stored_resolution=31", "must be at least resolution (32), not 31"),
         ("device.batch=0", "batch must be at least 1"),
     ],
 )

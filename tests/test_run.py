@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,11 +28,82 @@ TINY = [
 ]  # fmt: skip
 
 
-def command(runs: Path, name: str, *more: str) -> list[str]:
-    return [
-        *(sys.executable, "-c", "from engine.cli import main; main()"),
-        *("run", "digits-vgg11", "--runs-dir", str(runs), "--name", name, "--set", *TINY, *more),
-    ]
+def words(runs: Path, name: str, *more: str) -> list[str]:
+    return ["run", "digits-vgg11", "--runs-dir", str(runs), "--name", name, "--set", *TINY, *more]
+
+
+def command(runs: Path, name: str) -> list[str]:
+    code = "from engine.cli import main; main()"
+    return [sys.executable, "-c", code, *words(runs, name)]
+
+
+# Answers for Ray where nothing is trained: the device without noise is asked in this process.
+WITHOUT_RAY = """
+import os, signal
+import cluster.device, cluster.stages, engine.store
+from cluster.device import _scaled
+from engine.cli import main
+from engine.graph import load_graph
+from engine.measure import environment, time_networks
+
+def measure(specs, reference, device, calls, rounds, per_layer, reference_ms=None):
+    graph = load_graph(reference.model, reference.resolution)
+    timings = time_networks(
+        graph, specs, reference, device, calls=calls, rounds=rounds, per_layer=per_layer
+    )
+    if reference_ms is not None:
+        timings = [_scaled(timing, reference_ms / timing.reference_ms) for timing in timings]
+    return timings, environment(device)
+
+cluster.stages.measure = measure
+cluster.stages.Search._start_ray = lambda self: None
+"""
+
+# Kills itself in one stage after another, at one point after another, each time in a fork.
+KILLED_EVERYWHERE = """
+import sys
+
+write, measured = engine.store.write_atomic, cluster.stages.measure
+
+def kill():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def killed_at(stage, file, after):
+    def write_or_die(path, data):
+        here = path.name == file and path.parent.name.startswith(stage + "-")
+        if here and not after:
+            kill()
+        write(path, data)
+        if here:
+            kill()
+
+    engine.store.write_atomic = write_or_die
+    if file == "":
+        cluster.stages.measure = lambda *a, **k: kill()
+    main(sys.argv[1:])
+
+for stage in ("profile", "fit", "allocate", "measure"):
+    for file, after in (("", 0), ("output.json", 0), ("output.json", 1), ("manifest.json", 1)):
+        if stage == "fit" and file == "":
+            continue  # it measures nothing
+        child = os.fork()
+        if child == 0:
+            killed_at(stage, file, after)
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        print("point", stage, file, os.WIFSIGNALED(status) and os.WTERMSIG(status), flush=True)
+main(sys.argv[1:])
+"""
+
+
+def python(code: str, *words: str) -> str:
+    """Runs code in a process of its own, which must end well."""
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    return done.stdout
 
 
 def result_of(run: Path) -> dict[str, object]:
@@ -69,7 +141,7 @@ def test_every_epoch_is_trained_once(uninterrupted: Path) -> None:
 def test_same_seed_gives_the_same_result_and_rows_as_a_killed_run(
     uninterrupted: Path, tmp_path: Path
 ) -> None:
-    """Kills the driver with SIGKILL once in every stage that takes time, resuming each time."""
+    """Kills the driver with SIGKILL once in every stage that trains, resuming each time."""
     lost = 0
     for stage in ("baseline", "alpha", "sample", "train"):
         lost += kill_in(stage, tmp_path)
@@ -105,6 +177,25 @@ def kill_in(stage: str, runs: Path) -> int:
     return 2
 
 
+def test_a_driver_killed_at_any_point_where_nothing_is_trained_goes_on(
+    uninterrupted: Path, tmp_path: Path
+) -> None:
+    """Kills it while it measures, and before, between and after the files that commit a stage."""
+    run = tmp_path / "whole"
+    shutil.copytree(uninterrupted, run)
+    for stage in ("profile", "fit", "allocate", "measure"):
+        for directory in run.glob(f"{stage}-*"):
+            shutil.rmtree(directory)
+    (run / "result.json").unlink()
+    out = python(WITHOUT_RAY + KILLED_EVERYWHERE, *words(tmp_path, "whole"))
+    points = [line.split() for line in out.splitlines() if line.startswith("point")]
+    assert len(points) == 15
+    assert all(int(point[-1]) == signal.SIGKILL for point in points)
+    assert result_of(run) == result_of(uninterrupted)
+    assert epochs_trained(run) == epochs_trained(uninterrupted)
+    assert not list(run.glob("*/*.damaged"))
+
+
 def test_a_finished_run_repeated_trains_nothing(
     uninterrupted: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -124,17 +215,15 @@ def test_allocate_answers_other_limits_without_training(
 
 
 def test_a_changed_recipe_reuses_what_did_not_change(uninterrupted: Path) -> None:
-    before = epochs_trained(uninterrupted)
-    more = ("allocate.stride=4",)
-    done = subprocess.run(
-        command(uninterrupted.parent, "whole", *more), capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "allocate: what it depends on has changed" in done.stdout
-    after = epochs_trained(uninterrupted)
-    fresh = {task for task, _ in after} - {task for task, _ in before}
-    assert len(fresh) <= 1  # only another result may have been trained
-    assert all(after[epoch] == count for epoch, count in before.items())
+    before, result = epochs_trained(uninterrupted), result_of(uninterrupted)
+    # The network without noise keeps its limit at the first try, whatever is allowed after that.
+    out = python(WITHOUT_RAY + "main()", *words(uninterrupted.parent, "whole", "allocate.rounds=2"))
+    redone = [line.split()[0] for line in out.splitlines() if "has changed" in line]
+    assert redone == ["allocate:"]
+    assert epochs_trained(uninterrupted) == before
+    assert result_of(uninterrupted) == result | {
+        "recipe_key": result_of(uninterrupted)["recipe_key"]
+    }
 
 
 def test_more_samples_train_only_those_and_refit(
@@ -152,14 +241,24 @@ def test_more_samples_train_only_those_and_refit(
     assert recipe["sample"]["networks"] == 6
 
 
-def test_ctrl_c_stops_in_order_and_prints_the_command(tmp_path: Path) -> None:
-    log = tmp_path / "log"
+@pytest.mark.parametrize(
+    ("number", "stage"), [(signal.SIGINT, "baseline"), (signal.SIGTERM, "alpha")]
+)
+def test_signals_stop_in_order_and_print_the_command(
+    number: signal.Signals, stage: str, uninterrupted: Path, tmp_path: Path
+) -> None:
+    """In a final training under Ray Train, and in trials under Ray Tune."""
+    run, log = tmp_path / "whole", tmp_path / "log"
+    if stage == "alpha":
+        shutil.copytree(uninterrupted, run)
+        for directory in (*run.glob("alpha-*"), run / "studies", run / "ledger"):
+            shutil.rmtree(directory)
     with log.open("w") as out:
-        process = subprocess.Popen(command(tmp_path, "stopped"), stdout=out, stderr=out)
+        process = subprocess.Popen(command(tmp_path, "whole"), stdout=out, stderr=out)
     deadline = time.monotonic() + 240
-    while time.monotonic() < deadline and not list((tmp_path / "stopped/checkpoints").glob("*.pt")):
+    while time.monotonic() < deadline and not list((run / "checkpoints").glob("*.pt")):
         time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     assert process.wait(timeout=120) == 130, log.read_text()
     assert "hacscale resume" in log.read_text()
     assert "Traceback" not in log.read_text()

@@ -12,12 +12,14 @@ import pytest
 import ray
 from rich.console import Console
 
+from cluster.device import measure
 from cluster.final import run_final
 from cluster.progress import Progress
 from cluster.session import session
 from cluster.trials import TrialRunner
+from engine.errors import UserError
 from engine.graph import load_graph
-from engine.recipe import Cluster, Data
+from engine.recipe import Cluster, Data, Device
 from engine.rows import TrainingTask
 from engine.spec import ModelRef
 from engine.store import RunStore
@@ -61,7 +63,7 @@ def test_failures_are_recorded_and_the_others_go_on(
     good = replace(task, seed=11)
     diverges = replace(task, training=replace(TRAINING, lr=1e12))
     never_learns = replace(task, training=replace(TRAINING, lr=1e-12, epochs=1))
-    crashes = replace(task, data="another data set")
+    crashes = replace(task, spec=replace(task.spec, widths=task.spec.widths[1:]))
     runner.run_tasks("mixed", [diverges, crashes, never_learns, good])
 
     def row(task: TrainingTask):
@@ -76,9 +78,35 @@ def test_failures_are_recorded_and_the_others_go_on(
     assert row(never_learns).status == "failed"
     assert "most frequent class" in (row(never_learns).error or "")
     assert row(crashes).status == "failed"
-    assert "data set" in (row(crashes).error or "")
+    assert "the spec belongs to another network" in (row(crashes).error or "")
     # A crash is tried again, a training that ended by itself is not.
     assert epochs_of(runner.store, never_learns) == [1]
+
+
+def test_what_only_the_user_can_mend_ends_a_stage_at_once(
+    runner: TrialRunner, task: TrainingTask
+) -> None:
+    refused = replace(task, seed=13, data="another data set")
+    others = [replace(task, seed=seed, training=replace(TRAINING, epochs=500)) for seed in (14, 15)]
+    with pytest.raises(UserError, match=r"^the data set is not the one that the run began with"):
+        runner.run_tasks("refused", [others[0], refused, others[1]])
+    assert all(runner.store.ledger.find(one.id) is None for one in (refused, *others))
+
+
+def test_what_only_the_user_can_mend_ends_a_final_training_at_once(
+    runner: TrialRunner, task: TrainingTask
+) -> None:
+    refused = replace(task, seed=16, data="another data set", sync_workers=True, test=True)
+    with pytest.raises(UserError, match=r"^the data set is not the one that the run began with"):
+        run_final(refused, runner.store, runner.data, runner.resources, runner.progress)
+    assert runner.store.ledger.find(refused.id) is None
+
+
+def test_what_a_measurement_says_is_one_line(runner: TrialRunner, task: TrainingTask) -> None:
+    unknown = replace(task.spec, model=ModelRef(name="vgg12", classes=10))
+    with pytest.raises(UserError, match=r"^unknown model 'vgg12'") as caught:
+        measure([unknown], unknown, Device(runtime="synthetic"), 3, 1, per_layer=False)
+    assert "\n" not in str(caught.value)
 
 
 def test_rows_that_are_known_are_not_trained_again(runner: TrialRunner, task: TrainingTask) -> None:

@@ -68,7 +68,7 @@ def allocate(count: int, channels: int, resolution: int) -> np.ndarray:
         raise UserError(
             f"{count} images of {resolution} pixels a side take "
             f"{count * channels * resolution**2 / 1e9:.0f} GB, more than the memory; "
-            "lower data.resolution or give fewer images"
+            "lower data.stored_resolution (or data.resolution) or give fewer images"
         ) from None
 
 

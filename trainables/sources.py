@@ -52,7 +52,7 @@ def read_source(source: str, resolution: int, any_targets: bool) -> Source:
 
     Args:
         source: as in ``engine.recipe.Data.source``.
-        resolution: side of the squares in pixels.
+        resolution: side of the squares in pixels, as they are stored.
 
     Raises:
         UserError: the source is not known, not there or not what it should be.

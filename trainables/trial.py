@@ -6,7 +6,7 @@ import torch
 from ray import tune
 
 from engine.codec import canonical, decode
-from engine.errors import TrainingFailed
+from engine.errors import TrainingFailed, UserError
 from engine.rows import Epoch, Row, TrainingTask
 from engine.store import RunStore
 from trainables.data import ImageData
@@ -35,38 +35,46 @@ class TrainingTrial(tune.Trainable):
     ) -> None:
         """Takes up the training of ``config["task"]``, where it was left if it was begun."""
         torch.set_num_threads(cpus)
-        self._store = store
+        self._data, self._store = data, store
+        self._checkpoint_seconds = checkpoint_seconds
         self._task = decode(TrainingTask, canonical(config["task"]), "the task of a trial")
         self._training: NetworkTraining | None = None
-        try:
-            if not hasattr(self, "_tensors"):
-                device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-                self._tensors = TensorData.on(data, device)
-            self._training = NetworkTraining(
-                self._task, self._tensors, store, checkpoint_seconds=checkpoint_seconds
-            )
-        except torch.OutOfMemoryError:
-            _release_memory()  # `step` reports it: what `setup` raises would end the actor
 
     def step(self) -> dict[str, Any]:
         """Trains one epoch; reports it, and whether the training is over.
 
         A training that runs out of GPU memory is over without a row: with `NO_MEMORY` as its
-        status it is the driver's to give it more room.
+        status it is the driver's to give it more room. What only the user can mend is reported as
+        well, since Tune would try again what is raised.
         """
-        training = self._training
-        if training is None:
+        try:
+            return self._step()
+        except torch.OutOfMemoryError:
+            self._training = None
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
             return {"done": True, "status": NO_MEMORY, "epoch": 0}
+        except UserError as error:
+            return {"done": True, "status": "refused", "epoch": 0, "user_error": str(error)}
+
+    def _step(self) -> dict[str, Any]:
+        if not hasattr(self, "_tensors"):
+            device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+            self._tensors = TensorData.on(self._data, device)
+        if self._training is None:
+            self._training = NetworkTraining(
+                self._task,
+                self._tensors,
+                self._store,
+                checkpoint_seconds=self._checkpoint_seconds,
+            )
+        training = self._training
         try:
             if not training.finished:
                 training.run_epoch()
             if not training.finished:
                 return _report(training.history[-1], len(training.history), "running")
             row = training.result()
-        except torch.OutOfMemoryError:
-            self._training = training = None
-            _release_memory()
-            return {"done": True, "status": NO_MEMORY, "epoch": 0}
         except TrainingFailed as error:
             row = Row(
                 task=self._task,
@@ -84,11 +92,6 @@ class TrainingTrial(tune.Trainable):
         """Takes up another trial's training on the same worker, whose data stays."""
         self.setup(new_config)  # pyright: ignore[reportCallIssue]
         return True
-
-
-def _release_memory() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def _report(epoch: Epoch, number: int, status: str) -> dict[str, Any]:

@@ -1,6 +1,5 @@
-"""What commands share that drive a run: where, and how they are stopped in order."""
+"""How commands that drive a run are stopped in order."""
 
-import argparse
 import shlex
 import signal
 import sys
@@ -9,21 +8,24 @@ from contextlib import contextmanager
 
 from rich.console import Console
 
-
-def add_address(parser: argparse.ArgumentParser) -> None:
-    """Adds the address of a cluster."""
-    parser.add_argument("--address", metavar="A", help="of a Ray cluster: auto, HOST:PORT")
+from engine.store import RunStore
 
 
 @contextmanager
 def orderly_stop(location: str, console: Console) -> Generator[None]:
     """Ctrl-C, SIGTERM and SIGUSR1 stop the run, say how to go on with it, and exit with 130."""
+    # A job of Ray begins with SIGINT blocked, what a script starts with & with SIGINT ignored.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for stop in (signal.SIGTERM, signal.SIGUSR1):
         # Whoever handles Ctrl-C at that moment handles these: Tune while it runs trials.
         signal.signal(stop, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         yield
     except KeyboardInterrupt:
+        if RunStore(location, read_only=True).folder.read("run.json") is None:
+            console.print("stopped before the run began; repeat the command to begin it")
+            sys.exit(130)
         command = f"hacscale resume {shlex.quote(location)}"
         console.print(f"stopped; nothing is lost. Go on with:\n  {command}", soft_wrap=True)
         sys.exit(130)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from engine.errors import UserError, nearest
+from engine.limits import Limits
 from engine.recipe import Recipe, load_recipe
 from engine.recipes import RECIPES
 from engine.storage import open_folder
@@ -15,12 +16,18 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # p
 """Where a command is added."""
 
 
-def add_limits(parser: argparse.ArgumentParser) -> None:
-    """Adds the limits of latency and parameters."""
+def add_limits(parser: argparse.ArgumentParser, several: bool = False) -> None:
+    """Adds the limits; ``several`` takes more than one of latency."""
     latency = parser.add_mutually_exclusive_group()
-    latency.add_argument("--latency", metavar="1.065x", help="limit as a ratio to the baseline")
-    latency.add_argument("--latency-ms", metavar="X", help="limit in ms")
+    count = {"nargs": "+"} if several else {}
+    latency.add_argument(
+        "--latency", metavar="1.065x", help="limit as a ratio to the baseline", **count
+    )
+    latency.add_argument("--latency-ms", metavar="X", help="limit in ms", **count)
     parser.add_argument("--params", metavar="1.33x|N", help="limit as a ratio or a count")
+    parser.add_argument(
+        "--memory", metavar="1.5x|12MB", help="limit of weights and activations together"
+    )
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
@@ -34,6 +41,11 @@ def add_runs_dir(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--runs-dir", default="runs", metavar="D", help="a directory, or s3://…; default: runs"
     )
+
+
+def names_recipe(reference: str) -> bool:
+    """Whether an argument is the name or the file of a recipe."""
+    return reference in RECIPES or Path(reference).suffix in (".yaml", ".yml")
 
 
 def find_recipe(reference: str) -> tuple[Recipe, str]:
@@ -50,18 +62,28 @@ def find_recipe(reference: str) -> tuple[Recipe, str]:
 
 def with_limits(recipe: Recipe, arguments: argparse.Namespace) -> Recipe:
     """Returns the recipe with the limits that the options give."""
-    latency = arguments.latency
-    if arguments.latency_ms is not None:
-        latency = f"{arguments.latency_ms}ms"
+    (limits,) = given_limits(recipe.limits, arguments)
+    return replace(recipe, limits=limits)
+
+
+def given_limits(limits: Limits, arguments: argparse.Namespace) -> list[Limits]:
+    """Returns ``limits`` with those that the options give, once for every latency given."""
+    latencies = _listed(arguments.latency) + [f"{ms}ms" for ms in _listed(arguments.latency_ms)]
     try:
-        limits = replace(
-            recipe.limits,
-            latency=recipe.limits.latency if latency is None else latency,
-            params=recipe.limits.params if arguments.params is None else arguments.params,
-        )
+        return [
+            Limits(
+                latency=latency,
+                params=limits.params if arguments.params is None else arguments.params,
+                memory=limits.memory if arguments.memory is None else arguments.memory,
+            )
+            for latency in latencies or [limits.latency]
+        ]
     except ValueError as error:
         raise UserError(str(error)) from None
-    return replace(recipe, limits=limits)
+
+
+def _listed(given: str | list[str] | None) -> list[str]:
+    return [given] if isinstance(given, str) else given or []
 
 
 def run_directory(arguments: argparse.Namespace) -> str:

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from engine.commands.driving import add_address, orderly_stop
+from engine.commands.driving import orderly_stop
 from engine.commands.options import Commands, add_run, run_directory
 from engine.errors import UserError
 from engine.results import ImportancePredictor
@@ -23,7 +23,7 @@ def add(commands: Commands) -> None:
     )
     add_run(sample)
     sample.add_argument("--networks", required=True, metavar="+N", help="how many more are trained")
-    add_address(sample)
+    sample.add_argument("--address", metavar="A", help="of a Ray cluster: auto, HOST:PORT")
     sample.set_defaults(command=_sample)
 
 
@@ -51,7 +51,7 @@ def _sample(arguments: argparse.Namespace, console: Console) -> None:
             _exponent(now),
             f"{now.r2:.3f}",
             str(width),
-            str(done.allocated.allocation.widths[group]),
+            str(done.allocated.spec.width_of[group]),
         )
     console.print(table)
     console.print(

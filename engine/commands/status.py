@@ -6,22 +6,27 @@ from rich.console import Console
 from rich.table import Table
 
 from engine.commands.options import Commands, add_run, run_directory
+from engine.commands.submit import add_job_server, show_job
 from engine.errors import Unfinished
 from engine.store import RunStore
 
-_STAGES = (
+STAGES = (
     "data", "baseline", "profile", "alpha", "sample", "fit", "allocate", "train", "measure",
 )  # fmt: skip
 
 
 def add(commands: Commands) -> None:
     """Adds the command."""
-    status = commands.add_parser("status", help="what a run has done")
+    status = commands.add_parser("status", help="what a run or a job has done")
     add_run(status)
+    add_job_server(status, required=False)
     status.set_defaults(command=_status)
 
 
 def _status(arguments: argparse.Namespace, console: Console) -> None:
+    if arguments.address is not None:
+        show_job(arguments.run, arguments.address, console)
+        return
     location = run_directory(arguments)
     store = RunStore(location, read_only=True)
     info = store.info()
@@ -29,14 +34,14 @@ def _status(arguments: argparse.Namespace, console: Console) -> None:
 
     try:
         read_run(location)
-        complete = len(_STAGES)
+        complete = len(STAGES)
     except Unfinished as error:
         # A stage of an older recipe is not found by this one, so the order is all that is needed.
-        complete = _STAGES.index(error.stage)
+        complete = STAGES.index(error.stage)
     table = Table(title=f"{info.name} ({info.recipe_name})", title_justify="left")
     table.add_column("stage")
     table.add_column("state")
-    for number, stage in enumerate(_STAGES):
+    for number, stage in enumerate(STAGES):
         table.add_row(stage, "complete" if number < complete else "to do")
     console.print(table)
     rows = list(store.ledger.rows())

@@ -2,14 +2,16 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 from engine.codec import STRICT
 from engine.costs import LayerCost, NetworkCost
 from engine.errors import UserError, nearest
-from engine.graph import NetworkGraph
 from engine.recipe import Profile
 from engine.spec import ModelRef, NetworkSpec
+
+if TYPE_CHECKING:  # a model is read and asked without PyTorch
+    from engine.graph import NetworkGraph
 
 
 class LatencyModel(Protocol):
@@ -91,7 +93,7 @@ class Box:
 
     @classmethod
     def around(
-        cls, graph: NetworkGraph, base: NetworkSpec, resolutions: Sequence[int], profile: Profile
+        cls, graph: "NetworkGraph", base: NetworkSpec, resolutions: Sequence[int], profile: Profile
     ) -> "Box":
         """Returns the box of ``profile`` around ``base``, at its resolution and ``resolutions``."""
         pixels = (base.resolution, *resolutions)

@@ -1,10 +1,11 @@
 """Latency of a whole network from the widths of its groups, fitted in situ on one device.
 
 Every class of op has a non-negative combination of physical sizes, fitted to the times that its
-ops took inside whole forwards; one scale and one offset lead from their sum to the network. No
-size falls when a width or the resolution grows and no coefficient is negative, so neither does
-the prediction. A model holds for the device, runtime, threads and batch it was measured with,
-and for networks inside its `Box`.
+ops took inside whole forwards, and a boosted correction where cross-validation says that it helps;
+one scale and one offset lead from their sum to the network. No size falls when a width or the
+resolution grows, no coefficient is negative and no correction falls, so neither does the
+prediction. A model holds for the device, runtime, threads and batch it was measured with, and for
+networks inside its `Box`.
 
 Starting an op costs time too, but that is left to the offset: all networks of one graph have the
 same ops, and the overhead of each depends on the whole network. Inside a VGG-11 whose weights fit
@@ -12,61 +13,79 @@ into the cache a batch norm takes 13 µs, inside one that is eight times as wide
 """
 
 import math
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import product
 from operator import mul
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import nnls
 
-from engine.codec import STRICT, canonical
-from engine.costs import LayerCost, NetworkCost
-from engine.errors import UserError
-from engine.graph import NetworkGraph
+from engine.codec import STRICT
+from engine.costs import LayerCost
+from engine.hardware.boosting import Boosting, boost, exported
+from engine.hardware.calibrated import (
+    Calibrated,
+    Matrix,
+    OpTime,
+    calibrated,
+    op_times,
+    require,
+    solve,
+)
 from engine.hardware.contract import Box, op_class, unknown_op
-from engine.measure import Timing
-from engine.spec import NetworkSpec
 
-GRANULARITIES = (8, 16, 32)
-"""Candidates for the output channels that a device computes together."""
+if TYPE_CHECKING:  # a model is read and asked without PyTorch
+    from engine.graph import NetworkGraph
+    from engine.measure import Timing
+
+GRANULARITIES = (1, 2, 4, 8, 16, 32, 64)
+"""Steps of the staircase in the output channels that are looked for."""
 PIXELS = 16
 """Output pixels that are computed together (one AVX-512 register of float32)."""
-SWITCH = 20480
-"""Input activations above which PyTorch on CPU leaves im2col, at batch 1."""
+SWITCHES = 8
+"""Numbers of inputs that are tried as the switch of an algorithm, evenly by rank."""
+POWERS = (1.0, 0.5)
+"""Of the physical part beside a correction, which can only add to its growth."""
 FOLDS = 5
 GAIN = 0.98
 """A richer candidate must bring the squared error of cross-validation below this share."""
-RESOLVED_MS = 1e-4
-"""Shorter op times are taken for this, so that one no clock can see has a finite weight."""
+EXACT = 1e-6
+"""Mean squared relative errors below this are not worth a richer candidate."""
+NOTICED = 1e-4
+"""Mean squared relative error from which a correction is looked for: 1 % of the time of an op."""
+ROWS = 60
+"""Fewest timed ops that a correction is fitted to."""
 
 _SIZES = 7
-_Matrix = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpModel:
-    """Latency of one class of op.
+    """Latency of one class of op: physical part ^ power · exp(correction).
 
     Attributes:
-        granularity: output channels that are computed together.
+        granularity: output channels that are computed together, 1 if no staircase was found.
+        switch: inputs above which another algorithm runs; None if no such switch was found.
         below: ms per unit of each size, see `_sizes`.
-        above: added to ``below`` where an op has more than `SWITCH` inputs; all zero if that
-            did not help.
+        above: added to ``below`` beyond the switch.
+        power: of the physical part, 1 without a correction.
+        correction: of the logarithm, from `_features`.
     """
 
     __pydantic_config__ = STRICT
 
     granularity: int
+    switch: int | None = None
     below: tuple[float, ...]
     above: tuple[float, ...]
+    power: float = 1.0
+    correction: Boosting | None = None
 
     def __post_init__(self) -> None:
-        if self.granularity < 1:
-            raise ValueError(f"granularity must be at least 1, not {self.granularity}")
+        require(self.granularity >= 1, "granularity must be at least 1", self.granularity)
+        require(self.switch is None or self.switch >= 0, "switch must be at least 0", self.switch)
+        require(0 < self.power <= 1, "power must lie in (0, 1]", self.power)
         for name in ("below", "above"):
             values = getattr(self, name)
             if len(values) != _SIZES or not all(0 <= v < math.inf for v in values):
@@ -76,53 +95,38 @@ class OpModel:
 
     def ms(self, cost: LayerCost) -> float:
         """Latency of one op beyond its overhead, before calibration."""
+        ms = self.physical_ms(cost)
+        if self.correction is None or ms == 0:
+            return ms
+        return ms**self.power * math.exp(self.correction(_features(cost, self.granularity)))
+
+    def physical_ms(self, cost: LayerCost) -> float:
+        """The same without power and correction."""
         sizes = _sizes(cost, self.granularity)
         ms = sum(map(mul, self.below, sizes))
-        if cost.in_size > SWITCH:
+        if self.switch is not None and cost.in_size > self.switch:
             ms += sum(map(mul, self.above, sizes))
         return ms
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class InSitu:
+class InSitu(Calibrated):
     """Predicts latency on one device; make one with `fit`.
 
     Attributes:
         ops: by class of op, see `op_class`.
-        scale: from the sum of the ops to the whole network.
-        offset_ms: overhead of all ops together.
     """
 
-    __pydantic_config__ = STRICT
-
     kind: Literal["insitu"] = "insitu"
-    box: Box
     ops: dict[str, OpModel]
-    scale: float
-    offset_ms: float
 
-    def __post_init__(self) -> None:
-        for name in ("scale", "offset_ms"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(
-                    f"{name} must be finite and not negative, not {getattr(self, name)}"
-                )
-
-    def layer_ms(self, cost: LayerCost) -> float:
-        """Returns what one op adds to the network's latency beyond ``offset_ms``.
+    def op_ms(self, cost: LayerCost) -> float:
+        """Returns the latency of one op before calibration.
 
         Raises:
             UserError: no op of that class was measured.
         """
-        return self.scale * self._op(cost).ms(cost)
-
-    def predict(self, cost: NetworkCost) -> float:
-        """Returns the latency of a whole network in ms. `check` its spec first.
-
-        Raises:
-            UserError: no op of some layer's class was measured.
-        """
-        return self.offset_ms + sum([self.layer_ms(layer) for layer in cost.layers])
+        return self._op(cost).ms(cost)
 
     def granularity(self, cost: LayerCost) -> int:
         """Returns how many output channels of such an op are computed together.
@@ -130,19 +134,7 @@ class InSitu:
         Raises:
             UserError: no op of that class was measured.
         """
-        return self._op(cost).granularity if cost.macs else 1
-
-    def check(self, spec: NetworkSpec) -> None:
-        """Raises a UserError if ``spec`` lies outside what the model was fitted on."""
-        self.box.check(spec)
-
-    def rescaled(self, factor: float) -> "InSitu":
-        """Returns the model with every prediction multiplied by ``factor``."""
-        return replace(self, scale=self.scale * factor, offset_ms=self.offset_ms * factor)
-
-    def to_json(self) -> str:
-        """Returns canonical JSON."""
-        return canonical(self).decode()
+        return self._op(cost).granularity
 
     def _op(self, cost: LayerCost) -> OpModel:
         found = self.ops.get(op_class(cost))
@@ -151,12 +143,12 @@ class InSitu:
         return found
 
 
-def fit(graph: NetworkGraph, timings: Sequence[Timing], box: Box) -> InSitu:
-    """Fits a model to networks that were timed op by op.
+def fit(graph: "NetworkGraph", timings: "Sequence[Timing]", box: Box, batch: int) -> InSitu:
+    """Fits a model to networks that were timed op by op, for the batch of those timings.
 
-    Least squares of the relative error under non-negative coefficients. The granularity, and
-    whether an op has a second piece above `SWITCH`, are chosen for every class of op by
-    cross-validation that leaves whole networks out.
+    Least squares of the relative error under non-negative coefficients. The granularity, whether
+    an op has a second piece beyond a switch and where it lies, and whether it has a correction
+    are chosen for every class of op by cross-validation that leaves whole networks out.
 
     Source: NNLS on physical features, as in semi-analytic models; fitted in situ because ops timed
     alone sum to 0.81–0.84 of the network they make.
@@ -164,32 +156,8 @@ def fit(graph: NetworkGraph, timings: Sequence[Timing], box: Box) -> InSitu:
     Raises:
         UserError: fewer than two networks, or one that was not timed op by op.
     """
-    if len(timings) < 2:
-        raise UserError(
-            f"a latency model needs at least 2 timed networks, not {len(timings)}; "
-            "raise profile.networks"
-        )
-    rows: dict[str, list[_Row]] = defaultdict(list)
-    costs = [graph.cost(timing.spec) for timing in timings]
-    for network, (timing, cost) in enumerate(zip(timings, costs, strict=True)):
-        if timing.layer_ms is None:
-            raise UserError("the latency model needs times of every op; measure with per_layer")
-        for layer in cost.layers:
-            ms = max(timing.layer_ms[layer.name], RESOLVED_MS)
-            rows[op_class(layer)].append(_Row(layer, ms, network))
-    ops = {name: _fit_op(of_class) for name, of_class in rows.items()}
-    plain = InSitu(box=box, ops=ops, scale=1.0, offset_ms=0.0)
-    measured = np.array([timing.latency.ms for timing in timings])
-    summed = np.array([plain.predict(cost) for cost in costs])
-    scale, offset = _solve(np.stack([summed, np.ones_like(summed)], axis=1), measured)
-    return replace(plain, scale=float(scale), offset_ms=float(offset))
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    cost: LayerCost
-    ms: float
-    network: int
+    ops = {name: _fit_op(rows) for name, rows in op_times(graph, timings).items()}
+    return calibrated(InSitu(box=box, ops=ops), graph, timings)
 
 
 def _sizes(cost: LayerCost, granularity: int) -> tuple[int, ...]:
@@ -212,55 +180,125 @@ def _sizes(cost: LayerCost, granularity: int) -> tuple[int, ...]:
     )
 
 
+def _features(cost: LayerCost, granularity: int) -> tuple[int, ...]:
+    """What a correction may depend on; none falls when a width or the resolution grows."""
+    return (
+        cost.cin,
+        _up(cost.cout, granularity),
+        cost.hout * cost.wout,
+        cost.in_size,
+        cost.out_size,
+        cost.macs,
+    )
+
+
 def _up(count: int, multiple: int) -> int:
     return -(-count // multiple) * multiple
 
 
-def _fit_op(rows: Sequence[_Row]) -> OpModel:
-    """Chooses the granularity and the switch by cross-validation, then fits all rows."""
+def _fit_op(rows: Sequence[OpTime]) -> OpModel:
+    """Chooses granularity and switch by cross-validation, fits all rows, then corrects."""
     measured = np.array([row.ms for row in rows])
     fold = np.array([row.network for row in rows]) % FOLDS
-    candidates = [(False, GRANULARITIES[0])]
+    granularity, switch = 1, None
     if any(row.cost.macs for row in rows):
-        candidates = list(product((False, True), GRANULARITIES))
-    best = (math.inf, GRANULARITIES[0], np.ones((len(rows), 1)))
-    for switched, granularity in candidates:
-        design = _design(rows, granularity, switched)
-        error = _validate(design, measured, fold)
-        if error < GAIN * best[0]:
-            best = (error, granularity, design)
-    _, granularity, design = best
+        granularity, switch = _detected(rows, measured, fold)
     coefficients = np.zeros(1 + 2 * _SIZES)
-    coefficients[: design.shape[1]] = _solve(design, measured)
+    design = _design(rows, granularity, switch)
+    coefficients[: design.shape[1]] = solve(design, measured)
     below, above = coefficients[1:].reshape(2, _SIZES).tolist()
-    return OpModel(granularity=granularity, below=tuple(below), above=tuple(above))
+    plain = OpModel(granularity=granularity, switch=switch, below=tuple(below), above=tuple(above))
+    return _corrected(plain, rows, fold)
 
 
-def _design(rows: Sequence[_Row], granularity: int, switched: bool) -> _Matrix:
+def _detected(
+    rows: Sequence[OpTime], measured: Matrix, fold: NDArray[np.int64]
+) -> tuple[int, int | None]:
+    """Granularity, switch, and granularity again: a staircase may show only beside its switch."""
+    best, granularity, switch = math.inf, 1, None
+
+    def better(granularity: int, switch: int | None) -> bool:
+        nonlocal best
+        error = _validate(_design(rows, granularity, switch), measured, fold)
+        found = error < GAIN * best - EXACT
+        best = error if found else best
+        return found
+
+    def granularities(switch: int | None, found: int) -> int:
+        for g in GRANULARITIES:
+            found = g if better(g, switch) else found
+        return found
+
+    granularity = granularities(switch, granularity)
+    sizes = sorted({row.cost.in_size for row in rows})
+    # The second pass looks between the neighbours of what the first one found.
+    for _ in range(2):
+        ranks = np.linspace(0, len(sizes) - 1, SWITCHES + 2).round().astype(int)
+        tried = [sizes[rank] for rank in ranks]
+        for s in tried[1:-1]:
+            switch = s if better(granularity, s) else switch
+        if switch not in tried[1:-1]:
+            break
+        at = tried.index(switch)
+        sizes = [s for s in sizes if tried[at - 1] <= s <= tried[at + 1]]
+    return granularities(switch, granularity), switch
+
+
+def _design(rows: Sequence[OpTime], granularity: int, switch: int | None) -> Matrix:
     """Overhead and sizes of every op, and the sizes again for ops beyond the switch."""
     sizes = np.array([_sizes(row.cost, granularity) for row in rows], dtype=float)
     columns = [np.ones((len(rows), 1)), sizes]
-    if switched:
-        above = np.array([row.cost.in_size > SWITCH for row in rows])
+    if switch is not None:
+        above = np.array([row.cost.in_size > switch for row in rows])
         columns.append(sizes * above[:, None])
     return np.hstack(columns)
 
 
-def _validate(design: _Matrix, measured: _Matrix, fold: NDArray[np.int64]) -> float:
-    """Sum of squared relative errors on networks left out."""
+def _validate(design: Matrix, measured: Matrix, fold: NDArray[np.int64]) -> float:
+    """Mean of squared relative errors on networks left out."""
     error = 0.0
     for left_out in range(FOLDS):
         out = fold == left_out
         if out.any() and not out.all():
-            fitted = design[out] @ _solve(design[~out], measured[~out])
+            fitted = design[out] @ solve(design[~out], measured[~out])
             error += float(np.sum((fitted / measured[out] - 1) ** 2))
-    return error
+    return error / len(measured)
 
 
-def _solve(design: _Matrix, measured: _Matrix) -> _Matrix:
-    """Non-negative least squares of the relative error; columns are scaled to equal norms."""
-    relative = design / measured[:, None]
-    norms = np.linalg.norm(relative, axis=0)
-    norms[norms == 0] = 1.0
-    solution, _ = nnls(relative / norms, np.ones(len(measured)), maxiter=100 * design.shape[1])
-    return solution / norms
+def _corrected(plain: OpModel, rows: Sequence[OpTime], fold: NDArray[np.int64]) -> OpModel:
+    """Adds a correction if it brings the error on networks left out down.
+
+    What is corrected is the time beyond the overhead, whose share is not known op by op; so the
+    targets are whole times of ops, and the calibration takes the overhead out again.
+    """
+    measured = np.array([row.ms for row in rows])
+    network = np.array([row.network for row in rows])
+    physical = np.array([plain.physical_ms(row.cost) for row in rows])
+    if len(rows) < ROWS or physical.min() <= 0:
+        return plain
+    scale = solve(np.stack([physical, np.ones_like(physical)], axis=1), measured)
+    best = _network_error(scale[0] * physical + scale[1], measured, network)
+    if best < NOTICED:
+        return plain
+    features = np.array([_features(row.cost, plain.granularity) for row in rows], dtype=float)
+    chosen = plain
+    for power in POWERS:
+        target = np.log(measured) - power * np.log(physical)
+        left_out = np.empty_like(target)
+        for out in (fold == k for k in np.unique(fold)):
+            if out.all():
+                return plain
+            left_out[out] = boost(features[~out], target[~out]).predict(features[out])
+        error = _network_error(physical**power * np.exp(left_out), measured, network)
+        if error < GAIN * best:
+            best = error
+            correction = exported(boost(features, target))
+            chosen = replace(plain, power=power, correction=correction)
+    return chosen
+
+
+def _network_error(fitted: Matrix, measured: Matrix, network: NDArray[np.int64]) -> float:
+    """Mean of squared relative errors of what the class takes in each network."""
+    totals = np.bincount(network, weights=measured)
+    errors = np.bincount(network, weights=fitted - measured)[totals > 0] / totals[totals > 0]
+    return float(np.mean(errors**2))

@@ -3,16 +3,18 @@
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from engine.codec import decode
 from engine.errors import UserError, nearest
-from engine.graph import NetworkGraph
-from engine.hardware import insitu
 from engine.hardware.contract import Box, LatencyModel
-from engine.measure import Timing
 
-_Fit = Callable[[NetworkGraph, Sequence[Timing], Box], LatencyModel]
+if TYPE_CHECKING:  # a model is read and asked without PyTorch
+    from engine.graph import NetworkGraph
+    from engine.measure import Timing
+
+_Fit: TypeAlias = "Callable[[NetworkGraph, Sequence[Timing], Box, int], LatencyModel]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,12 +23,24 @@ class _Kind:
     fit: _Fit
 
 
-KINDS: dict[str, _Kind] = {"insitu": _Kind(insitu.InSitu, insitu.fit)}
-"""By ``profile.model``."""
+KINDS: dict[str, str] = {
+    "insitu": "InSitu",
+    "lut": "Lut",
+    "neuralpower": "NeuralPower",
+    "paleo": "Paleo",
+    "roofline": "Roofline",
+    "flops": "Flops",
+    "systolic": "Systolic",
+    "pim": "Pim",
+}
+"""By ``profile.model``, which is also the name of a module of this package: the class there.
+
+A module is imported when its kind is used, because some need libraries that take seconds.
+"""
 
 
 def fit_latency(
-    kind: str, graph: NetworkGraph, timings: Sequence[Timing], box: Box
+    kind: str, graph: "NetworkGraph", timings: "Sequence[Timing]", box: Box, batch: int = 1
 ) -> LatencyModel:
     """Makes a latency model of one device for one graph.
 
@@ -35,11 +49,12 @@ def fit_latency(
         graph: of the timed networks.
         timings: networks from ``box``, timed op by op.
         box: what the model is to hold for.
+        batch: images per forward of the measurements.
 
     Raises:
         UserError: no such kind, or measurements that it cannot be made from.
     """
-    return _kind(kind).fit(graph, timings, box)
+    return _kind(kind).fit(graph, timings, box, batch)
 
 
 def load_latency(text: str) -> LatencyModel:
@@ -64,4 +79,5 @@ def _kind(name: str) -> _Kind:
             f"unknown latency model {name!r}{nearest(name, KINDS)}; it must be one of "
             f"{', '.join(KINDS)}"
         )
-    return KINDS[name]
+    module = import_module(f"engine.hardware.{name}")
+    return _Kind(getattr(module, KINDS[name]), module.fit)

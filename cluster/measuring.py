@@ -1,0 +1,117 @@
+"""Measures for a run: on a node of Ray, or by an exchange of files with a device elsewhere."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from cluster.device import measure
+from engine.codec import decode, pretty
+from engine.errors import UserError
+from engine.exchange import SCRIPT, Request, load_plan, make_plan, read_result, script_source
+from engine.folder import Folder
+from engine.graph import load_graph
+from engine.measure import Measurement
+from engine.recipe import Device, Profile
+from engine.spec import NetworkSpec
+from engine.store import RunStore
+
+_PLAN = "plan.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measuring:
+    """The device of a run.
+
+    Attributes:
+        settings: how networks are measured.
+        start_ray: makes sure that Ray runs.
+    """
+
+    device: Device
+    settings: Profile
+    store: RunStore
+    start_ray: Callable[[], None]
+
+    def __call__(
+        self,
+        purpose: str,
+        specs: Sequence[NetworkSpec],
+        reference: NetworkSpec,
+        *,
+        per_layer: bool,
+    ) -> Measurement:
+        """Measures networks; of a device elsewhere, returns what was imported.
+
+        Args:
+            purpose: what for. A device elsewhere measures the same networks again for another
+                purpose.
+            specs, reference, per_layer: as for `engine.measure.time_networks`.
+
+        Raises:
+            UserError: the device cannot be measured; or it is elsewhere, and the files that are to
+                go there have been written.
+        """
+        calls, rounds = self.settings.calls, self.settings.rounds
+        if self.device.place != "offline":
+            self.start_ray()
+            return measure(specs, reference, self.device, calls, rounds, per_layer)
+        request = Request(
+            purpose=purpose,
+            specs=tuple(specs),
+            reference=reference,
+            device=self.device,
+            calls=calls,
+            rounds=rounds,
+            per_layer=per_layer,
+        )
+        folder = exchange_folder(self.store)
+        known = folder.read(_imported(request))
+        if known is not None:
+            return decode(Measurement, known, folder.path(_imported(request)))
+        graph = load_graph(reference.model, reference.resolution)
+        folder.write(_PLAN, pretty(make_plan(graph, request)))
+        folder.write(SCRIPT, script_source())
+        run = self.store.location
+        raise UserError(
+            f"{len(specs)} networks wait for the device: copy {folder.path(_PLAN)} and {SCRIPT} "
+            f"there, run `python {SCRIPT} {_PLAN} result.csv` there, then here `hacscale profile "
+            f"{run} --import result.csv` and `hacscale resume {run}`"
+        )
+
+
+def import_result(store: RunStore, data: bytes, what: str) -> Measurement:
+    """Takes a table for what a run waits for.
+
+    Args:
+        data: of the table.
+        what: how messages call it.
+
+    Raises:
+        UserError: the run waits for nothing, or the table is not what it waits for.
+    """
+    folder = exchange_folder(store)
+    written = folder.read(_PLAN)
+    if written is None:
+        raise UserError(
+            f"{store.location} waits for no measurement; give a recipe or a model in its place, or "
+            "set device.place to offline"
+        )
+    request = load_plan(written, folder.path(_PLAN)).request
+    measured = read_result(data, request, what)
+    folder.write(_imported(request), pretty(measured))
+    return measured
+
+
+def awaited(store: RunStore) -> str:
+    """Returns the digest of the plan whose result a run waits for; empty if there is none."""
+    folder = exchange_folder(store)
+    written = folder.read(_PLAN)
+    return load_plan(written, folder.path(_PLAN)).digest if written else ""
+
+
+def exchange_folder(store: RunStore) -> Folder:
+    """Returns the folder of a run where plans go out and results come in."""
+    return store.folder / "measure"
+
+
+def _imported(request: Request) -> str:
+    return f"{request.digest}.json"

@@ -1,0 +1,249 @@
+"""What a search is going to take, before anything is booked.
+
+One worker times a few steps of the base network. A training is expected to take that time times
+its share of multiply-accumulates: MACs of its network × epochs × (3 × training images + validation
+images), as a backward pass costs two forward passes. Expected, not known:
+
+- α is drawn evenly, the resolution it comes to is that of the middle, and the result has the MACs
+  of the α search's budget; only then do the limits and the device decide.
+- The time per MAC is that of the base network, which larger ones usually beat.
+- The final trainings share their work evenly; measurements and starting workers are not counted.
+"""
+
+import heapq
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import ray
+import torch
+
+from cluster.hours import MaxHours, held
+from cluster.trials import trial_slots
+from engine.errors import UserError
+from engine.graph import NetworkGraph, load_graph
+from engine.recipe import Recipe
+from engine.rows import TrainingTask
+from engine.scaling import scale_for_alpha
+from engine.spec import ModelRef, NetworkSpec
+from engine.store import RunStore
+from engine.training import Training
+from searchers.widths import sampled_spec
+from trainables.data import ImageData, load_data
+from trainables.loop import NetworkTraining
+from trainables.tensors import TensorData
+
+_BATCHES = 4
+_EPOCHS = 3
+"""The first one warms up, the fastest of the others counts."""
+
+_FLOAT_BYTES = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StagePlan:
+    """The trainings of one stage.
+
+    Attributes:
+        macs: of each network, for one image.
+        at_once: how many run at the same time.
+        seconds: expected time of each training.
+        elapsed_s: expected time of the stage.
+        gpu_hours, cpu_hours: expected to be held by its trainings.
+    """
+
+    stage: str
+    macs: tuple[int, ...]
+    at_once: int
+    seconds: tuple[float, ...]
+    elapsed_s: float
+    gpu_hours: float
+    cpu_hours: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a search is expected to take.
+
+    Attributes:
+        seconds_per_gmac: measured, of one worker in training.
+        store_bytes: of weights that stay and of checkpoints that come and go.
+        data_bytes: of the data set, in the object store of every node.
+    """
+
+    stages: tuple[StagePlan, ...]
+    seconds_per_gmac: float
+    store_bytes: int
+    data_bytes: int
+
+    @property
+    def elapsed_s(self) -> float:
+        """Expected time of all stages, one after the other."""
+        return sum(stage.elapsed_s for stage in self.stages)
+
+    def hours(self, kind: str) -> float:
+        """Expected GPU-hours or CPU-hours."""
+        return sum(getattr(stage, f"{kind}_hours") for stage in self.stages)
+
+    def check(self, limit: MaxHours) -> None:
+        """Checks the expectation against a ceiling.
+
+        Raises:
+            UserError: it is above.
+        """
+        expected = self.hours(limit.kind)
+        if expected > limit.hours:
+            raise UserError(
+                f"the search is expected to take {expected:.3g} {limit.kind.upper()}-hours, and "
+                f"{limit.option} is {limit.hours:g}; lower the epochs, alpha.trials or "
+                "sample.networks, or raise the option"
+            )
+
+
+def make_plan(recipe: Recipe) -> Plan:
+    """Plans a search on the Ray cluster that has been joined, after a calibration on one worker.
+
+    Raises:
+        UserError: the recipe and its data do not fit together.
+    """
+    planned = _Planned(recipe)
+    recipe.check_batches(len(planned.data.train))
+    resources = recipe.cluster
+    small = _calibration_data(planned.data, recipe.sample.training.batch_size)
+    calibrate = _calibrate.options(num_cpus=resources.cpus_per_trial, num_gpus=resources.gpu_share)
+    seconds = ray.get(
+        calibrate.remote(planned.calibration, ray.put(small), resources.cpus_per_trial)
+    )
+    timed = work(planned.graph, planned.base, planned.calibration.training, small) / _EPOCHS
+    per_mac = seconds / timed
+    return Plan(
+        stages=tuple(planned.stage(name, per_mac) for name in planned.trainings),
+        seconds_per_gmac=per_mac * 1e9,
+        store_bytes=planned.store_bytes,
+        data_bytes=sum(
+            part.images.nbytes + part.labels.nbytes
+            for part in (planned.data.train, planned.data.validation, planned.data.test)
+        ),
+    )
+
+
+def work(graph: NetworkGraph, spec: NetworkSpec, training: Training, data: ImageData) -> float:
+    """Returns the multiply-accumulates of a training; a backward pass costs two forward passes."""
+    images = len(data.train) - len(data.train) % training.batch_size
+    per_epoch = 3 * images + len(data.validation)
+    return float(graph.cost(spec).macs) * training.epochs * per_epoch
+
+
+def makespan(seconds: Sequence[float], workers: int) -> float:
+    """Returns when the last training ends if each goes to the first worker that is free."""
+    ends = [0.0] * workers
+    for length in seconds:
+        heapq.heappush(ends, heapq.heappop(ends) + length)
+    return max(ends)
+
+
+class _Planned:
+    """The networks and trainings of a recipe, as far as they are known or expected."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.data = load_data(recipe.data, any_targets=not recipe.task.is_classification)
+        ref = ModelRef(
+            name=recipe.model,
+            classes=self.data.classes or recipe.task.outputs,
+            channels=self.data.channels,
+        )
+        self.graph = load_graph(ref, recipe.data.resolution)
+        self.base = self.graph.spec(recipe.data.resolution, recipe.width)
+
+    @cached_property
+    def trainings(self) -> dict[str, tuple[list[NetworkSpec], Training]]:
+        """The networks of every stage that trains, and how they are trained."""
+        alpha, sample = self.recipe.alpha, self.recipe.sample
+        asked = np.linspace(alpha.low, alpha.high, alpha.trials)
+        candidates = [self._scaled(float(value)) for value in asked]
+        expected = self._scaled((alpha.low + alpha.high) / 2)
+        start = self.base.at(expected.resolution)
+        sampled = [
+            sampled_spec(self.graph, start, sample, self.recipe.seed, index)
+            for index in range(sample.networks)
+        ]
+        return {
+            "baseline": ([self.base], self.recipe.train),
+            # One network that several α come to is trained once.
+            "alpha": (list(dict.fromkeys(candidates)) * alpha.repeats, alpha.training),
+            "sample": (sampled, sample.training),
+            "train": ([expected], self.recipe.train),
+        }
+
+    @property
+    def calibration(self) -> TrainingTask:
+        """What is timed: the base network, trained as the sampled networks are."""
+        return TrainingTask(
+            spec=self.base,
+            training=replace(self.recipe.sample.training, epochs=_EPOCHS, milestones=()),
+            data=self.data.digest,
+            seed=self.recipe.seed,
+            loss=self.recipe.task.loss,
+            metric=self.recipe.task.metric,
+            importance=True,
+        )
+
+    @property
+    def store_bytes(self) -> int:
+        """Weights of the two final networks, and checkpoints (with momentum) of what runs."""
+
+        def size(spec: NetworkSpec) -> int:
+            return self.graph.cost(spec).params * _FLOAT_BYTES
+
+        finals = [*self.trainings["baseline"][0], *self.trainings["train"][0]]
+        widest = max(size(spec) for specs, _ in self.trainings.values() for spec in specs)
+        return sum(map(size, finals)) + 2 * widest * trial_slots(
+            self.recipe.cluster, self.recipe.cluster.gpu_share
+        )
+
+    def stage(self, name: str, per_mac: float) -> StagePlan:
+        specs, training = self.trainings[name]
+        resources = self.recipe.cluster
+        final = name in ("baseline", "train")
+        workers = resources.final_workers if final else 1
+        seconds = tuple(
+            work(self.graph, spec, training, self.data) * per_mac / workers for spec in specs
+        )
+        at_once = 1 if final else trial_slots(resources, resources.gpu_share)
+        if name == "alpha":
+            at_once = min(at_once, self.recipe.alpha.batch * self.recipe.alpha.repeats)
+        at_once = min(at_once, len(specs))
+        busy = sum(seconds) / 3600
+        return StagePlan(
+            stage=name,
+            macs=tuple(self.graph.cost(spec).macs for spec in specs),
+            at_once=at_once,
+            seconds=seconds,
+            elapsed_s=makespan(seconds, at_once),
+            gpu_hours=busy * held(resources, "gpu", final),
+            cpu_hours=busy * held(resources, "cpu", final),
+        )
+
+    def _scaled(self, alpha: float) -> NetworkSpec:
+        settings = self.recipe.alpha
+        return scale_for_alpha(self.graph, self.base, alpha, settings.budget, settings.round_to)
+
+
+def _calibration_data(data: ImageData, batch_size: int) -> ImageData:
+    train = np.arange(min(len(data.train), _BATCHES * batch_size))
+    validation = np.arange(min(len(data.validation), batch_size))
+    return replace(data, train=data.train.take(train), validation=data.validation.take(validation))
+
+
+@ray.remote(max_retries=2)
+def _calibrate(task: TrainingTask, data: ImageData, cpus: int) -> float:
+    """Seconds of one epoch."""
+    torch.set_num_threads(cpus)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    with tempfile.TemporaryDirectory() as folder:
+        training = NetworkTraining(task, TensorData.on(data, device), RunStore(folder))
+        epochs = [training.run_epoch() for _ in range(_EPOCHS)]
+    return min(epoch.seconds for epoch in epochs[1:])

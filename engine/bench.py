@@ -1,0 +1,504 @@
+"""How networks are timed. This file needs PyTorch and nothing else.
+
+The program imports it; and it is the script of a measurement on a device that has only PyTorch:
+
+    python measure.py plan.json result.csv
+
+The plan is made by ``hacscale profile … --plan plan.json``. It holds the networks as Python source,
+which is run: take it from nobody else.
+
+Means are useless on a machine that others use too (their coefficient of variation is 18–37 %),
+minima are good and CPU time of the thread is best; so every visit to a network counts by the
+minimum of its calls, over what a reference network took right before and after it.
+"""
+
+import csv
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import contextmanager, suppress
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import Any, Generic, Protocol, TypeVar
+
+import torch
+from torch import Tensor, fx, nn
+
+K = TypeVar("K")
+
+WARM_UP = 10
+"""Untimed forwards of a network that was just built."""
+REWARM = 2
+"""Untimed forwards of a network that other networks have pushed out of the caches."""
+SETTLED = 0.02
+"""An accelerator is warm when two series of forwards differ by no more than this share."""
+SETTLE_SERIES = 20
+"""Series of `REWARM` forwards after which it is taken for warm in any case."""
+AGREEMENT = 0.05
+"""Largest relative spread of a network's rounds that is not measured again."""
+ROUND_SECONDS = 2.0
+"""Rounds begin at least so far apart, so that a short disturbance hits one of them at most."""
+KEPT_PARAMS = 64_000_000
+"""Networks are kept between rounds up to so many parameters in all; others are built again."""
+REFERENCE = -1
+"""Number of the reference network among the others."""
+COLUMNS = ("visit", "network", "op", "counted_ms", "cpu_ms", "wall_ms")
+"""Of ``result.csv``: one row for each forward of a visit (``op`` is empty) and for each op's
+shortest time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gaps:
+    """ms between successive marks.
+
+    Attributes:
+        counted: by the clock that decides.
+        cpu: CPU time of the calling thread; empty on an accelerator.
+        wall: by the wall clock.
+    """
+
+    counted: list[float]
+    cpu: list[float]
+    wall: list[float]
+
+
+class Stopwatch(Protocol):
+    """Takes marks on the device's time line."""
+
+    def mark(self) -> None:
+        """Marks this moment."""
+        ...
+
+    def take(self) -> Gaps:
+        """Returns the times between successive marks, and forgets the marks."""
+        ...
+
+
+class CpuStopwatch:
+    """Marks by two clocks that count nanoseconds.
+
+    Args:
+        cpu: CPU time of the thread.
+        wall: the wall clock.
+        by_cpu: which of them decides. With several threads one thread's time says little.
+    """
+
+    def __init__(
+        self,
+        cpu: Callable[[], int] = time.thread_time_ns,
+        wall: Callable[[], int] = time.perf_counter_ns,
+        *,
+        by_cpu: bool = True,
+    ) -> None:
+        self._cpu = cpu
+        self._wall = wall
+        self._by_cpu = by_cpu
+        self._marks: list[tuple[int, int]] = []
+
+    def mark(self) -> None:
+        """Marks this moment."""
+        self._marks.append((self._cpu(), self._wall()))
+
+    def take(self) -> Gaps:
+        """Returns the times between successive marks, and forgets the marks."""
+        marks, self._marks = self._marks, []
+        cpu = [(after[0] - before[0]) / 1e6 for before, after in pairwise(marks)]
+        wall = [(after[1] - before[1]) / 1e6 for before, after in pairwise(marks)]
+        return Gaps(counted=cpu if self._by_cpu else wall, cpu=cpu, wall=wall)
+
+
+class CudaStopwatch:
+    """Marks by CUDA events, which are their own wall clock; ``take`` waits for the device."""
+
+    def __init__(self) -> None:
+        self._marks: list[torch.cuda.Event] = []
+
+    def mark(self) -> None:
+        """Enqueues a mark."""
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        self._marks.append(event)
+
+    def take(self) -> Gaps:
+        """Returns the times between successive marks, and forgets the marks."""
+        torch.cuda.synchronize()
+        marks, self._marks = self._marks, []
+        gaps = [before.elapsed_time(after) for before, after in pairwise(marks)]
+        return Gaps(counted=gaps, cpu=[], wall=gaps)
+
+
+def stopwatch(accelerator: str, threads: int) -> Stopwatch:
+    """Returns the clock for a device: CUDA events, CPU time of one thread, or the wall clock."""
+    return CudaStopwatch() if accelerator == "cuda" else CpuStopwatch(by_cpu=threads == 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """Some forwards of one network, one after the other.
+
+    Attributes:
+        counted_ms: each, by the clock that decides.
+        cpu_ms: each, CPU time of the calling thread; empty on an accelerator.
+        wall_ms: each, by the wall clock.
+        layer_ms: the shortest time of every node; empty unless asked for.
+    """
+
+    counted_ms: tuple[float, ...]
+    cpu_ms: tuple[float, ...]
+    wall_ms: tuple[float, ...]
+    layer_ms: dict[str, float]
+
+    @property
+    def ms(self) -> float:
+        """The shortest."""
+        return min(self.counted_ms)
+
+
+class Subject(Protocol):
+    """A network with its input on one runtime, to be timed."""
+
+    def warm(self, forwards: int) -> None:
+        """Makes untimed forwards."""
+        ...
+
+    def read(self, calls: int, layers: bool) -> Reading:
+        """Times ``calls`` forwards, and as many again op by op if ``layers``."""
+        ...
+
+
+class TorchSubject:
+    """A network that PyTorch runs.
+
+    Args:
+        module: takes ``images``; its nodes are the ops that are timed.
+        images: the input.
+        watch: times it.
+        whole: what is timed as the whole network; None for ``module``. A network that is compiled
+            or captured does not run op by op: its ops are timed in ``module``, run eagerly.
+    """
+
+    def __init__(
+        self,
+        module: fx.GraphModule,
+        images: Tensor,
+        watch: Stopwatch,
+        whole: Callable[[Tensor], Any] | None = None,
+    ) -> None:
+        self._module = module
+        self._images = images
+        self._watch = watch
+        self._whole = module if whole is None else whole
+
+    def warm(self, forwards: int) -> None:
+        """Makes untimed forwards."""
+        for _ in range(forwards):
+            self._whole(self._images)
+
+    def read(self, calls: int, layers: bool) -> Reading:
+        """Times ``calls`` forwards, and as many again op by op if ``layers``.
+
+        The ops are timed in a copy of the generated forward with a mark after every op, so that
+        nothing but the mark itself (about 0.5 µs) is added to a forward.
+        """
+        self._watch.mark()
+        for _ in range(calls):
+            self._whole(self._images)
+            self._watch.mark()
+        gaps = self._watch.take()
+        return Reading(
+            counted_ms=tuple(gaps.counted),
+            cpu_ms=tuple(gaps.cpu),
+            wall_ms=tuple(gaps.wall),
+            layer_ms=self._read_layers(calls) if layers else {},
+        )
+
+    def _read_layers(self, calls: int) -> dict[str, float]:
+        module, names = self.marked
+        for _ in range(calls):
+            module(self._images)
+        gaps = self._watch.take().counted
+        # A forward leaves a mark at its input and one after every op; the gap between two
+        # forwards belongs to no op.
+        period = len(names) + 1
+        ops = [gaps[first : first + len(names)] for first in range(0, len(gaps), period)]
+        return {name: min(times) for name, *times in zip(names, *ops, strict=True)}
+
+    @cached_property
+    def marked(self) -> tuple[fx.GraphModule, list[str]]:
+        """The module with a mark after its input and after every op, and the ops' names."""
+
+        def mark() -> None:
+            self._watch.mark()
+
+        graph = deepcopy(self._module.graph)
+        names: list[str] = []
+        for node in list(graph.nodes):
+            if node.op in ("placeholder", "call_module", "call_function", "call_method"):
+                with graph.inserting_after(node):
+                    graph.call_function(mark)
+                if node.op != "placeholder":
+                    names.append(node.name)
+        return fx.GraphModule(self._module, graph).eval(), names
+
+
+class Subjects(Generic[K]):
+    """Makes networks ready to be timed, and keeps them up to `KEPT_PARAMS`.
+
+    Args:
+        make: returns a network by what names it, and how many parameters it has.
+        settle: whether to warm up until times are stable, as an accelerator needs that raises its
+            clocks under load.
+    """
+
+    def __init__(self, make: Callable[[K], tuple[Subject, int]], *, settle: bool) -> None:
+        self._make = make
+        self._settle = settle
+        self._kept: dict[K, Subject] = {}
+        self._room = KEPT_PARAMS
+
+    def read(self, network: K, calls: int, layers: bool) -> Reading:
+        """Warms up a network and times it."""
+        return self.warmed(network).read(calls, layers)
+
+    def warmed(self, network: K) -> Subject:
+        """Returns a network, warmed up."""
+        subject = self._kept.get(network)
+        if subject is None:
+            subject, params = self._make(network)
+            subject.warm(WARM_UP)
+            if params <= self._room:
+                self._room -= params
+                self._kept[network] = subject
+        else:
+            subject.warm(REWARM)
+        if self._settle:
+            settle(subject)
+        return subject
+
+
+def settle(subject: Subject) -> None:
+    """Makes forwards until their times are stable; at most `SETTLE_SERIES` series."""
+    before = subject.read(REWARM, False).ms
+    for _ in range(SETTLE_SERIES):
+        now = subject.read(REWARM, False).ms
+        if abs(now - before) <= SETTLED * before:
+            return
+        before = now
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Visit:
+    """One visit to one network; visits stand in the order in which they were made."""
+
+    network: int
+    reading: Reading
+
+
+class TooCoarse(Exception):
+    """The clock did not tick during a forward."""
+
+
+def take_visits(
+    read: Callable[[int, bool], Reading],
+    networks: int,
+    *,
+    rounds: int,
+    per_layer: bool,
+    round_seconds: float | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> list[Visit]:
+    """Visits all networks in every round, with the reference before, between and after them.
+
+    Args:
+        read: times a network by its number, op by op if told so.
+        networks: how many there are beside the reference.
+        rounds: times every network is visited. One whose rounds differ by more than 5 % is
+            visited again, at most ``rounds`` times more.
+        per_layer: whether ops are timed too.
+        round_seconds: least time from the beginning of one round to that of the next; None for
+            `ROUND_SECONDS`.
+        on_progress: is told visits done and visits in all.
+
+    Raises:
+        TooCoarse: the clock did not tick during a forward.
+    """
+    apart = ROUND_SECONDS if round_seconds is None else round_seconds
+    visits = [Visit(network=REFERENCE, reading=read(REFERENCE, False))]
+    done, total = 0, rounds * networks
+    for turn in range(2 * rounds):
+        seen = ratios(visits)
+        again = [i for i in range(networks) if turn < rounds or not agree(seen[i], rounds)]
+        if turn >= rounds:
+            total += len(again)
+        ends = time.monotonic() + apart
+        for network in again:
+            visits.append(Visit(network=network, reading=read(network, per_layer)))
+            visits.append(Visit(network=REFERENCE, reading=read(REFERENCE, False)))
+            if min(visit.reading.ms for visit in visits[-3:]) <= 0:
+                raise TooCoarse
+            done += 1
+            if on_progress:
+                on_progress(done, total)
+        if again and turn + 1 < rounds:
+            time.sleep(max(0.0, ends - time.monotonic()))
+    return visits
+
+
+def ratios(visits: Sequence[Visit]) -> dict[int, list[float]]:
+    """Returns each network's readings over those of the reference beside them, in their order."""
+    found: dict[int, list[float]] = {}
+    for before, visit, after in triples(visits):
+        beside = (before.reading.ms + after.reading.ms) / 2
+        found.setdefault(visit.network, []).append(visit.reading.ms / beside)
+    return found
+
+
+def triples(visits: Sequence[Visit]) -> Iterable[tuple[Visit, Visit, Visit]]:
+    """Returns every visit to a network between those to the reference."""
+    return zip(visits[::2], visits[1::2], visits[2::2], strict=False)
+
+
+def agree(values: Sequence[float], rounds: int) -> bool:
+    """Whether the ``rounds`` values that lie closest together differ by at most `AGREEMENT`."""
+    ordered = sorted(values)
+    windows = [ordered[i : i + rounds] for i in range(len(ordered) - rounds + 1)]
+    return any(w[-1] - w[0] <= AGREEMENT * statistics.median(w) for w in windows)
+
+
+@contextmanager
+def pinned(threads: int) -> Generator[None]:
+    """Keeps this thread, and those that it starts, on ``threads`` cores; PyTorch uses as many.
+
+    The last of the allowed cores, because interrupts go to the first ones. Systems without
+    affinity are left as they are.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+    try:
+        if allowed is not None:
+            with suppress(OSError):  # a sandbox may forbid it
+                os.sched_setaffinity(0, sorted(allowed)[-threads:])
+        yield
+    finally:
+        if allowed is not None:
+            with suppress(OSError):
+                os.sched_setaffinity(0, allowed)
+        torch.set_num_threads(before)
+
+
+def facts(accelerator: str, threads: int) -> dict[str, str]:
+    """Returns what PyTorch and the system tell of this machine."""
+    found = {
+        "accelerator": accelerator,
+        "device": device_name(accelerator),
+        "cpu": cpu_name(),
+        "cores": str(os.cpu_count()),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "clock": "CPU time of the thread" if threads == 1 else "wall clock",
+    }
+    if accelerator == "cuda":
+        found |= {
+            "cuda": str(torch.version.cuda),
+            "cudnn": str(torch.backends.cudnn.version()),
+            "cudnn.benchmark": str(torch.backends.cudnn.benchmark),
+            "clock": "CUDA events",
+        }
+    return {name: value for name, value in found.items() if value}
+
+
+def device_name(accelerator: str) -> str:
+    """Returns what the device is called."""
+    return torch.cuda.get_device_name() if accelerator == "cuda" else cpu_name()
+
+
+def cpu_name() -> str:
+    """Returns what the CPU, or the board that it is on, is called."""
+    for path, key in (("/proc/cpuinfo", "model name"), ("/proc/device-tree/model", "")):
+        try:
+            with open(path, encoding="utf-8", errors="replace") as lines:
+                names = [line.partition(":")[2] if key else line for line in lines if key in line]
+        except OSError:
+            continue
+        if names:
+            return names[0].strip(" \n\0")
+    return platform.processor() or platform.machine()
+
+
+# The script ------------------------------------------------------------------------------------
+
+
+def main(plan_path: str, result_path: str) -> None:
+    """Measures what a plan asks for."""
+    with open(plan_path, encoding="utf-8") as file:
+        plan = json.load(file)
+    accelerator, threads = plan["accelerator"], plan["threads"]
+    networks = [*plan["networks"], plan["reference"]]  # -1 is the reference
+    if accelerator == "cuda" and not torch.cuda.is_available():
+        sys.exit("the plan is for a CUDA device, but PyTorch finds none here")
+
+    def make(number: int) -> tuple[Subject, int]:
+        network = networks[number]
+        names: dict[str, Any] = {}
+        exec(network["source"], names)
+        torch.manual_seed(0)
+        plain: nn.Module = names["build"]().eval()
+        module = fx.symbolic_trace(plain).to(accelerator)
+        images = torch.randn(network["input"]).to(accelerator)
+        if plan["layout"] == "channels_last":
+            module = module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+            images = images.contiguous(memory_format=torch.channels_last)
+        params = sum(parameter.numel() for parameter in module.parameters())
+        return TorchSubject(module, images, stopwatch(accelerator, threads)), params
+
+    subjects = Subjects(make, settle=accelerator == "cuda")
+
+    def progress(done: int, total: int) -> None:
+        print(f"\r{done} of {total} visits", end="", file=sys.stderr, flush=True)
+
+    with pinned(threads), torch.inference_mode():
+        try:
+            visits = take_visits(
+                lambda number, layers: subjects.read(number, plan["calls"], layers),
+                len(networks) - 1,
+                rounds=plan["rounds"],
+                per_layer=plan["per_layer"],
+                on_progress=progress,
+            )
+        except TooCoarse:
+            sys.exit("the clock of this machine is too coarse to time one forward")
+        environment = facts(accelerator, threads)
+    print(file=sys.stderr)
+    with open(result_path, "w", encoding="utf-8", newline="") as file:
+        file.write(f"# plan: {plan['digest']}\n")
+        for name, value in environment.items():
+            file.write(f"# {name}: {value}\n")
+        write_visits(visits, file)
+
+
+def write_visits(visits: Sequence[Visit], file: Any) -> None:
+    """Writes all readings as CSV with `COLUMNS`."""
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for number, visit in enumerate(visits):
+        reading = visit.reading
+        cpu = reading.cpu_ms or [""] * len(reading.wall_ms)
+        for row in zip(reading.counted_ms, cpu, reading.wall_ms, strict=True):
+            writer.writerow((number, visit.network, "", *row))
+        for op, ms in reading.layer_ms.items():
+            writer.writerow((number, visit.network, op, ms, "", ""))
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit("usage: python measure.py plan.json result.csv")
+    main(sys.argv[1], sys.argv[2])

@@ -1,0 +1,88 @@
+"""The device in the loop: allocate, measure, correct the latency model, allocate again."""
+
+from collections.abc import Callable, Mapping
+
+from engine.errors import UserError
+from engine.results import Allocation, Latency, LatencyVerdict, Round
+
+MARGIN = 0.05
+"""At most this share of the latency limit is left free for the noise of the next measurement."""
+
+
+def close_loop(
+    allocate: Callable[[float], Allocation],
+    measure: Callable[[Mapping[str, int]], Latency],
+    limit_ms: float,
+    most: int,
+) -> tuple[Round, ...]:
+    """Allocates until the network, as measured, keeps the latency limit and uses it.
+
+    The measured latency must keep the limit with room for the noise of one more measurement, at
+    most `MARGIN`. The model is rescaled by what was measured, both where the limit is missed and
+    where latency ended the allocation but more than that room is left. It also ends where a
+    network comes again, or where the rescaled model leaves no network: what was measured stands.
+
+    Args:
+        allocate: widths for a factor on the latency model.
+        measure: latency of the network with these widths.
+        limit_ms: the latency limit.
+        most: rounds at most.
+
+    Returns:
+        At least one round, in order; `best` chooses among them.
+
+    Raises:
+        UserError: ``allocate`` finds no network in the first round.
+    """
+    rounds: list[Round] = []
+    factor = room = 1.0
+    while True:
+        try:
+            allocation = allocate(factor)
+        except UserError:
+            if not rounds:
+                raise
+            break
+        if any(allocation.widths == done.allocation.widths for done in rounds):
+            break
+        latency = measure(allocation.widths)
+        rounds.append(Round(allocation=allocation, latency=latency, factor=factor, room=room))
+        used = latency.ms * _room(latency) / limit_ms
+        bound = "latency" in allocation.closed.values()
+        if len(rounds) == most or 1.0 - MARGIN <= used <= 1.0 or (used < 1.0 and not bound):
+            break
+        room = _room(latency)
+        factor = corrected(rounds[-1])
+    return tuple(rounds)
+
+
+def corrected(done: Round) -> float:
+    """Returns the factor that makes the latency model expect what a round measured, with room."""
+    expected = done.allocation.usage.latency_ms
+    return done.factor * done.latency.ms * _room(done.latency) / expected
+
+
+def best(rounds: tuple[Round, ...], limit_ms: float) -> int:
+    """Returns the index of the round that uses most of the limit and keeps it.
+
+    Rounds that keep it with room for noise come first, then those that keep it, then the one that
+    exceeds it least. No round over the limit is chosen where another keeps it.
+    """
+
+    def order(index: int) -> tuple[bool, bool, float]:
+        latency = rounds[index].latency
+        with_room = latency.ms * _room(latency)
+        return latency.ms > limit_ms, with_room > limit_ms, abs(latency.ms - limit_ms)
+
+    return min(range(len(rounds)), key=order)
+
+
+def latency_verdict(latency: Latency, limit_ms: float) -> LatencyVerdict:
+    """Returns whether a measurement keeps the limit, or exceeds it by no more than its noise."""
+    if latency.ms <= limit_ms:
+        return "within"
+    return "within noise" if latency.ms / limit_ms - 1 <= latency.noise_floor else "over"
+
+
+def _room(latency: Latency) -> float:
+    return 1.0 + min(latency.noise_floor, MARGIN)

@@ -1,0 +1,197 @@
+"""``hacscale profile``: the latency model of a device for a network."""
+
+import argparse
+import time
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from engine.commands.options import Commands, add_runs_dir, find_recipe, names_recipe, run_directory
+from engine.errors import UserError
+from engine.limits import Limits
+from engine.recipe import Recipe, override
+from engine.store import RunStore
+
+if TYPE_CHECKING:
+    from engine.profiling import Profiling
+
+_PURPOSE = "profile"
+
+
+def add(commands: Commands) -> None:
+    """Adds the command."""
+    profile = commands.add_parser("profile", help="the latency model of a device for a network")
+    profile.add_argument(
+        "run",
+        metavar="RECIPE|FILE.yaml|MODEL|RUN",
+        help="what to profile; a RUN with --import only",
+    )
+    profile.add_argument(
+        "--input", metavar="CxHxW", help="default: the data's, 3x224x224 for a MODEL"
+    )
+    profile.add_argument(
+        "--classes",
+        type=int,
+        metavar="N",
+        help="default: the data's, 1000 for a MODEL",
+    )
+    profile.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="recipe fields, for example device.runtime=onnxruntime",
+    )
+    profile.add_argument(
+        "--out", type=Path, metavar="FILE", help="where to write the profile, for profile.file"
+    )
+    files = profile.add_mutually_exclusive_group()
+    files.add_argument(
+        "--plan",
+        type=Path,
+        metavar="FILE",
+        help="write what to measure on a device elsewhere, and measure.py beside it",
+    )
+    files.add_argument(
+        "--import", dest="table", type=Path, metavar="FILE", help="what measure.py wrote there"
+    )
+    add_runs_dir(profile)
+    profile.set_defaults(command=_profile)
+
+
+def _profile(arguments: argparse.Namespace, console: Console) -> None:
+    table = _read(arguments.table) if arguments.table else None
+    if table is not None and _import_into_run(arguments, table, console):
+        return
+    from engine.exchange import Request, make_plan, read_result, write_plan
+    from engine.measure import measure_here
+    from engine.profile_view import render_profile
+    from engine.profiling import write_profile
+
+    recipe, profiling = _wanted(arguments)
+    settings, specs = recipe.profile, profiling.specs
+    request = Request(
+        purpose=_PURPOSE,
+        specs=tuple(specs),
+        reference=profiling.base,
+        device=recipe.device,
+        calls=settings.calls,
+        rounds=settings.rounds,
+        per_layer=True,
+    )
+    if arguments.plan:
+        script = write_plan(arguments.plan, make_plan(profiling.graph, request))
+        console.print(
+            f"{len(specs)} networks are planned. Copy {arguments.plan} and {script} to the device "
+            f"and run there\n  python {script.name} {arguments.plan.name} result.csv\nthen here "
+            f"repeat this command with --import result.csv in place of --plan",
+            soft_wrap=True,
+        )
+        return
+    began = time.monotonic()
+    if table is not None:
+        measured = read_result(table, request, str(arguments.table))
+    elif recipe.device.place != "here":
+        raise UserError(
+            f"hacscale profile measures this machine, but device.place is {recipe.device.place!r}; "
+            "give --plan, or start the search with `hacscale run`"
+        )
+    else:
+        with _bar(console) as bar:
+            task = bar.add_task("measuring", total=None) if bar else None
+
+            def show(done: int, total: int) -> None:
+                if bar is not None and task is not None:
+                    bar.update(task, completed=done, total=total)
+
+            measured = measure_here(
+                profiling.graph,
+                specs,
+                profiling.base,
+                recipe.device,
+                calls=settings.calls,
+                rounds=settings.rounds,
+                per_layer=True,
+                on_progress=show,
+            )
+    result = profiling.result(measured, time.monotonic() - began)
+    if arguments.out:
+        write_profile(arguments.out, result, measured.timings)
+    console.print(render_profile(result, measured.timings[0]))
+    if arguments.out:
+        console.print(
+            f"written; use it with: hacscale run … --set profile.file={arguments.out}",
+            soft_wrap=True,
+        )
+
+
+def _import_into_run(arguments: argparse.Namespace, table: bytes, console: Console) -> bool:
+    """Imports a table into a run; returns whether the argument names one that waits for it."""
+    from cluster.measuring import awaited, import_result
+    from engine.exchange import plan_of
+
+    try:
+        store = RunStore(run_directory(arguments))
+    except UserError:
+        return False
+    if names_recipe(arguments.run) and awaited(store) != plan_of(table, str(arguments.table)):
+        return False
+    measured = import_result(store, table, str(arguments.table))
+    console.print(
+        f"{len(measured.timings)} networks measured on {measured.key.device} are in the run. Go on "
+        f"with:\n  hacscale resume {store.location}",
+        soft_wrap=True,
+    )
+    return True
+
+
+def _wanted(arguments: argparse.Namespace) -> "tuple[Recipe, Profiling]":
+    """The recipe that the arguments stand for, and what its profile asks for."""
+    from engine.check import model_ref
+    from engine.graph import load_graph
+    from engine.profiling import Profiling
+    from engine.scaling import feasible_resolutions
+
+    name = arguments.run
+    is_recipe = names_recipe(name)
+    if is_recipe:
+        recipe = override(find_recipe(name)[0], arguments.set)
+    else:
+        recipe = override(
+            Recipe(model=name, limits=Limits(latency="1x", params="1x")), arguments.set
+        )
+    if is_recipe and arguments.input is None and arguments.classes is None:
+        from cluster.network import network_of
+
+        ref, resolution = network_of(recipe), recipe.data.resolution
+    else:
+        ref, resolution = model_ref(
+            recipe.model, arguments.input or "3x224x224", arguments.classes or 1000
+        )
+    graph = load_graph(ref, resolution)
+    base = graph.spec(resolution, recipe.width)
+    alpha = recipe.alpha
+    resolutions = feasible_resolutions(
+        graph, base, alpha.low, alpha.high, alpha.budget, alpha.round_to
+    )
+    profiling = Profiling(graph=graph, base=base, resolutions=resolutions, settings=recipe.profile)
+    return recipe, profiling
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+
+
+def _bar(console: Console) -> "Progress | nullcontext[None]":
+    """A bar on a terminal, nothing elsewhere."""
+    if not console.is_terminal:
+        return nullcontext()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    return Progress(*columns, TimeRemainingColumn(), console=console, transient=True)

@@ -1,0 +1,60 @@
+"""``hacscale runs``: the runs that are kept in a place, and how to go on with each."""
+
+import argparse
+import shlex
+from datetime import datetime
+
+from rich.console import Console
+from rich.table import Table
+
+from engine.commands.options import Commands, add_runs_dir
+from engine.errors import Unfinished, UserError
+from engine.storage import open_folder
+from engine.store import RunStore
+
+
+def add(commands: Commands) -> None:
+    """Adds the command."""
+    runs = commands.add_parser("runs", help="list the runs and how to go on with each")
+    add_runs_dir(runs)
+    runs.set_defaults(command=_runs)
+
+
+def _runs(arguments: argparse.Namespace, console: Console) -> None:
+    folder = open_folder(arguments.runs_dir)
+    names = [entry.name for entry in folder.entries() if entry.is_folder]
+    found = [folder / name for name in names if (folder / name).exists("run.json")]
+    if not found:
+        raise UserError(f"there are no runs in {arguments.runs_dir}; `hacscale run` begins one")
+    table = Table(box=None, pad_edge=False)
+    for column in ("run", "state", "done", "failed", "last activity"):
+        table.add_column(column, justify="right" if column in ("done", "failed") else "left")
+    commands: list[str] = []
+    for run in found:
+        store = RunStore(run.location, read_only=True)
+        state = _state(store)
+        statuses = [row.status for row in store.ledger.rows()]
+        last = datetime.fromtimestamp(store.last_activity()).strftime("%Y-%m-%d %H:%M")
+        counts = str(statuses.count("done")), str(statuses.count("failed"))
+        table.add_row(run.name, state, *counts, last)
+        if state.startswith("interrupted"):
+            commands.append(f"hacscale resume {shlex.quote(run.location)}")
+    console.print(table)
+    if commands:
+        console.print("go on with:", *commands, sep="\n  ", soft_wrap=True)
+
+
+def _state(store: RunStore) -> str:
+    from cluster.driver import read_run
+
+    driver = store.driver()
+    try:
+        store.info()
+        read_run(store.location)
+    except Unfinished as error:
+        if driver:
+            return f"running ({error.stage})"
+        return f"interrupted ({error.stage})"
+    except UserError as error:
+        return str(error)
+    return "running" if driver else "complete"

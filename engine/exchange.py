@@ -1,0 +1,287 @@
+"""Measurements by exchange of files, for a device that this program does not reach.
+
+A plan goes there with the script ``measure.py`` (`engine.bench`), which needs PyTorch alone; a
+table of all readings comes back.
+"""
+
+import csv
+import inspect
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import fx
+
+from engine import bench
+from engine.bench import REFERENCE, Reading, Visit
+from engine.codec import STRICT, decode, digest, pretty
+from engine.errors import UserError
+from engine.graph import NetworkGraph
+from engine.local_folder import write_atomic
+from engine.measure import Measurement, summarise
+from engine.model_source import model_source, plain_network
+from engine.profile_key import ProfileKey
+from engine.recipe import Device
+from engine.spec import NetworkSpec
+
+SCRIPT = "measure.py"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedNetwork:
+    """A network to time.
+
+    Attributes:
+        input: shape of its input.
+        source: Python that defines ``build()``, of PyTorch alone.
+    """
+
+    __pydantic_config__ = STRICT
+
+    spec: NetworkSpec
+    input: tuple[int, int, int, int]
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """Networks that are to be timed elsewhere.
+
+    Attributes:
+        purpose: what for. The same networks for another purpose are timed again: what chose a
+            network is not what judges it.
+    """
+
+    __pydantic_config__ = STRICT
+
+    purpose: str
+    specs: tuple[NetworkSpec, ...]
+    reference: NetworkSpec
+    device: Device
+    calls: int
+    rounds: int
+    per_layer: bool
+
+    @property
+    def digest(self) -> str:
+        """Its identity; where the device stands is no part of it."""
+        return digest(replace(self, device=replace(self.device, place="offline")))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """``plan.json``: a request with everything that the script needs. See `engine.bench.main`."""
+
+    __pydantic_config__ = STRICT
+
+    digest: str
+    request: Request
+    accelerator: str
+    threads: int
+    layout: str
+    calls: int
+    rounds: int
+    per_layer: bool
+    reference: PlannedNetwork
+    networks: tuple[PlannedNetwork, ...]
+
+
+def make_plan(graph: NetworkGraph, request: Request) -> Plan:
+    """Writes the networks of ``request`` as source.
+
+    Raises:
+        UserError: the runtime needs more than PyTorch, or the network cannot be written so that
+            its ops keep their names.
+    """
+    device = request.device
+    if device.runtime != "eager":
+        raise UserError(
+            f"a device that is elsewhere is measured with device.runtime eager, not "
+            f"{device.runtime!r}: the script needs PyTorch alone"
+        )
+    return Plan(
+        digest=request.digest,
+        request=request,
+        accelerator=device.accelerator,
+        threads=device.threads,
+        layout=device.layout,
+        calls=request.calls,
+        rounds=request.rounds,
+        per_layer=request.per_layer,
+        reference=_planned(graph, request.reference, device.batch),
+        networks=tuple(_planned(graph, spec, device.batch) for spec in request.specs),
+    )
+
+
+def write_plan(path: Path, plan: Plan) -> Path:
+    """Writes a plan, and the script beside it, whose path is returned.
+
+    Raises:
+        UserError: they cannot be written.
+    """
+    write_atomic(path, pretty(plan))
+    script = path.with_name(SCRIPT)
+    write_atomic(script, script_source())
+    return script
+
+
+def script_source() -> bytes:
+    """Returns the script that measures a plan."""
+    return inspect.getsource(bench).encode()
+
+
+def read_result(data: bytes, request: Request, what: str) -> Measurement:
+    """Reads the table that the script wrote for ``request``.
+
+    Args:
+        data: of the file.
+        what: how messages call it.
+
+    Raises:
+        UserError: it is of another plan, columns are missing, a time is negative or no number, or
+            rounds or ops are missing.
+    """
+    head, rows = _parts(data, what)
+    if head.get("plan") != request.digest:
+        raise UserError(
+            f"{what} is of the plan {head.get('plan', 'of nobody')}, not of {request.digest}; "
+            "measure the plan that was written last"
+        )
+    visits = _visits(rows, len(request.specs), what)
+    counts = [sum(v.network == n for v in visits) for n in range(len(request.specs))]
+    alternate = all((v.network == REFERENCE) == (i % 2 == 0) for i, v in enumerate(visits))
+    if not alternate or len(visits) % 2 == 0 or min(counts, default=0) < request.rounds:
+        raise UserError(
+            f"{what} does not hold {request.rounds} visits to each of {len(counts)} networks with "
+            "the reference between them; it is cut off: measure again"
+        )
+    ops = {frozenset(v.reading.layer_ms) for v in visits if v.network != REFERENCE}
+    if len(ops) > 1 or (request.per_layer and ops == {frozenset[str]()}):
+        raise UserError(f"{what} has not the times of the same ops for every network")
+    environment = {name: value for name, value in head.items() if name != "plan"}
+    device = request.device
+    return Measurement(
+        key=ProfileKey.of(device, environment.get("device", "unknown")),
+        environment={
+            "runtime": device.runtime,
+            "layout": device.layout,
+            "dtype": "float32",
+            "threads": str(device.threads),
+            "batch": str(device.batch),
+            **environment,
+            "power": "not measured: the script reads no sensor",
+        },
+        timings=tuple(summarise(request.specs, visits)),
+    )
+
+
+def plan_of(data: bytes, what: str) -> str:
+    """Returns the digest of the plan that a table is of."""
+    return _parts(data, what)[0].get("plan", "")
+
+
+def _planned(graph: NetworkGraph, spec: NetworkSpec, batch: int) -> PlannedNetwork:
+    module = graph.build(spec, seed=0).eval()
+    source = model_source(
+        plain_network(module),
+        classes=spec.model.classes,
+        channels=spec.model.channels,
+        resolution=spec.resolution,
+        mean=(0.0,) * spec.model.channels,
+        std=(1.0,) * spec.model.channels,
+    )
+    names: dict[str, Any] = {}
+    exec(source, names)
+    if _ops(fx.symbolic_trace(names["build"]().eval())) != _ops(module):
+        raise UserError(
+            f"model {spec.model.name!r} cannot be measured elsewhere: as plain PyTorch it has "
+            "other ops; use layers of torch.nn alone"
+        )
+    shape = (batch, spec.model.channels, spec.resolution, spec.resolution)
+    return PlannedNetwork(spec=spec, input=shape, source=source)
+
+
+def _ops(module: fx.GraphModule) -> list[str]:
+    return [node.name for node in module.graph.nodes if node.op.startswith("call")]
+
+
+def _parts(data: bytes, what: str) -> tuple[dict[str, str], list[dict[str, str]]]:
+    """The facts at the head of a table, and its rows."""
+    try:
+        lines = data.decode("utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise UserError(f"{what} is no text; give the CSV file that {SCRIPT} wrote") from None
+    head = [line[1:].partition(":") for line in lines if line.startswith("#")]
+    reader = csv.DictReader(io.StringIO("\n".join(line for line in lines if line[:1] != "#")))
+    missing = [name for name in bench.COLUMNS if name not in (reader.fieldnames or ())]
+    if missing:
+        raise UserError(
+            f"{what} has no column {missing[0]!r}; it must have {', '.join(bench.COLUMNS)}"
+        )
+    rows = list(reader)
+    if not rows:
+        raise UserError(f"{what} holds no rows; measure again")
+    return {name.strip(): value.strip() for name, _, value in head}, rows
+
+
+def _visits(rows: Sequence[dict[str, str]], networks: int, what: str) -> list[Visit]:
+    calls: dict[int, list[tuple[float, float | None, float]]] = {}
+    layers: dict[int, dict[str, float]] = {}
+    network_of: dict[int, int] = {}
+    for number, row in enumerate(rows, start=1):
+        where = f"row {number} of {what}"
+        visit, network = _whole(row["visit"], where), _whole(row["network"], where)
+        if not REFERENCE <= network < networks:
+            raise UserError(f"{where} is of network {network}, but the plan has {networks}")
+        if network_of.setdefault(visit, network) != network:
+            raise UserError(f"{where} gives visit {visit} a second network")
+        counted = _time(row["counted_ms"], where)
+        if row["op"]:
+            layers.setdefault(visit, {})[row["op"]] = counted
+        else:
+            cpu = _time(row["cpu_ms"], where) if row["cpu_ms"] else None
+            calls.setdefault(visit, []).append((counted, cpu, _time(row["wall_ms"], where)))
+    for visit in network_of:
+        if min((c[0] for c in calls.get(visit, ())), default=0.0) <= 0:
+            raise UserError(f"{what} has no time of the whole network in visit {visit}")
+    return [
+        Visit(
+            network=network_of[visit],
+            reading=Reading(
+                counted_ms=tuple(c[0] for c in calls[visit]),
+                cpu_ms=tuple(c[1] for c in calls[visit] if c[1] is not None),
+                wall_ms=tuple(c[2] for c in calls[visit]),
+                layer_ms=layers.get(visit, {}),
+            ),
+        )
+        for visit in sorted(network_of)
+    ]
+
+
+def _whole(text: str | None, where: str) -> int:
+    try:
+        return int(text or "")
+    except ValueError:
+        raise UserError(f"{where} has {text!r} where a whole number belongs") from None
+
+
+def _time(text: str | None, where: str) -> float:
+    try:
+        ms = float(text or "")
+    except ValueError:
+        ms = math.nan
+    if not 0 <= ms < math.inf:
+        raise UserError(f"{where} has the time {text!r}; a time is a number of ms, not negative")
+    return ms
+
+
+def load_plan(data: bytes, what: str) -> Plan:
+    """Reads ``plan.json``.
+
+    Raises:
+        UserError: it is something else.
+    """
+    return decode(Plan, data, what)

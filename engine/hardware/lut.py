@@ -1,0 +1,202 @@
+"""A lookup table of layer times, interpolated between its knots."""
+
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from engine.codec import STRICT
+from engine.costs import LayerCost
+from engine.errors import UserError
+from engine.hardware.calibrated import Calibrated, Matrix, calibrated, op_times, require, solve
+from engine.hardware.contract import Box, op_class, unknown_op
+
+if TYPE_CHECKING:  # a model is read and asked without PyTorch
+    from engine.graph import NetworkGraph
+    from engine.measure import Timing
+    from engine.tables import TableRow
+
+KNOTS = 4
+"""At most so many values of a width have a knot of their own; more are thinned out."""
+GRANULARITY = 8
+"""Output channels that a device is taken to compute together unless told otherwise."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """Times of one class of op over three axes, linear between knots along each.
+
+    Attributes:
+        cin, cout, pixels: knots in rising order; ``cout`` counts channels rounded up to what is
+            computed together.
+        ms: by knot, the last axis fastest.
+    """
+
+    __pydantic_config__ = STRICT
+
+    cin: tuple[int, ...]
+    cout: tuple[int, ...]
+    pixels: tuple[int, ...]
+    ms: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        for axis in self.axes:
+            require(list(axis) == sorted(set(axis)) != [], "knots must rise", axis)
+        knots = len(self.cin) * len(self.cout) * len(self.pixels)
+        require(len(self.ms) == knots, f"ms must hold {knots} numbers", len(self.ms))
+
+    @property
+    def axes(self) -> tuple[tuple[int, ...], ...]:
+        """The knots of all axes."""
+        return self.cin, self.cout, self.pixels
+
+    def holds(self, point: Sequence[int]) -> bool:
+        """Whether ``point`` lies between the first and the last knot of every axis."""
+        return all(axis[0] <= at <= axis[-1] for axis, at in zip(self.axes, point, strict=True))
+
+    def at(self, point: Sequence[int]) -> float:
+        """Returns the time at ``point``, which the table must hold."""
+        return sum(share * self.ms[knot] for knot, share in _corners(self.axes, point))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lut(Calibrated):
+    """Looks ops up in tables, one for every class and stride.
+
+    Source: NetAdapt, whose tables hold layers timed alone, by (cin, cout) at one resolution.
+    Deviations: a third axis of output pixels, and times between the knots are fitted rather than
+    read where the rows are no full grid; no time falls along an axis.
+
+    Attributes:
+        lanes: output channels that are computed together.
+    """
+
+    kind: Literal["lut"] = "lut"
+    lanes: int = GRANULARITY
+    tables: dict[str, Table]
+
+    def __post_init__(self) -> None:
+        Calibrated.__post_init__(self)
+        require(self.lanes >= 1, "lanes must be at least 1", self.lanes)
+
+    def op_ms(self, cost: LayerCost) -> float:
+        """Returns the time in the table.
+
+        Raises:
+            UserError: no table for such an op, or one that does not reach it.
+        """
+        table = self.tables.get(_key(cost))
+        if table is None:
+            raise unknown_op(cost, self.tables)
+        point = _point(cost, self.lanes)
+        if not table.holds(point):
+            raise UserError(
+                f"the latency table of {_key(cost)} does not reach {cost.name!r} with {cost.cin} "
+                f"to {cost.cout} channels and {cost.hout}×{cost.wout} outputs; measure such layers"
+            )
+        return table.at(point)
+
+    def granularity(self, cost: LayerCost) -> int:
+        """Returns ``lanes`` for convolutions and linear layers."""
+        return self.lanes if cost.macs else 1
+
+
+def from_rows(rows: "Iterable[TableRow]", box: Box, lanes: int = GRANULARITY) -> Lut:
+    """Makes the tables of layers that were timed one by one; the network is their sum.
+
+    Raises:
+        UserError: no rows.
+    """
+    return Lut(box=box, lanes=lanes, tables=_tables([(_cost(row), row.ms) for row in rows], lanes))
+
+
+def fit(graph: "NetworkGraph", timings: "Sequence[Timing]", box: Box, batch: int) -> Lut:
+    """Makes the tables of ops that were timed inside whole networks, then calibrates."""
+    times = [(row.cost, row.ms) for rows in op_times(graph, timings).values() for row in rows]
+    tables = _tables(times, GRANULARITY)
+    return calibrated(Lut(box=box, tables=tables), graph, timings)
+
+
+def _cost(row: "TableRow") -> LayerCost:
+    """The layer of a row, with padding that keeps the size up to the stride."""
+    height, width = -(-row.h // row.stride), -(-row.w // row.stride)
+    weights = row.cin // row.groups * row.cout * row.kernel**2
+    return LayerCost(
+        name=f"{row.op} of {row.cin} to {row.cout} channels",
+        kind=row.op,
+        cin=row.cin,
+        cout=row.cout,
+        hin=row.h,
+        win=row.w,
+        hout=height,
+        wout=width,
+        kernel=(row.kernel, row.kernel),
+        stride=row.stride,
+        groups=row.groups,
+        macs=weights * height * width if row.op in ("conv", "linear") else 0,
+    )
+
+
+def _tables(times: Iterable[tuple[LayerCost, float]], lanes: int) -> dict[str, Table]:
+    points: dict[str, dict[tuple[int, ...], list[float]]] = defaultdict(lambda: defaultdict(list))
+    for cost, ms in times:
+        points[_key(cost)][_point(cost, lanes)].append(ms)
+    if not points:
+        raise UserError("a latency table needs at least one timed layer, not 0")
+    return {
+        key: _fit_table({at: float(np.median(ms)) for at, ms in of_key.items()})
+        for key, of_key in points.items()
+    }
+
+
+def _fit_table(times: dict[tuple[int, ...], float]) -> Table:
+    """Least squares over non-negative increments from knot to knot, so that no time falls."""
+    cin, cout, pixels = (sorted(set(values)) for values in zip(*times, strict=True))
+    full = len(times) == len(cin) * len(cout) * len(pixels)
+    if not full:
+        cin, cout = _thinned(cin), _thinned(cout)
+    axes = (tuple(cin), tuple(cout), tuple(pixels))
+    shape = tuple(map(len, axes))
+    # Along one axis, a knot is the sum of the increments up to it.
+    sums: Matrix = np.ones((1, 1))
+    for length in shape:
+        sums = np.kron(sums, np.tril(np.ones((length, length))))
+    shares = np.zeros((len(times), len(sums)))
+    for i, point in enumerate(times):
+        for knot, share in _corners(axes, point):
+            shares[i, knot] += share
+    increments = solve(shares @ sums, np.array(list(times.values())))
+    ms = np.maximum.accumulate((sums @ increments).reshape(shape), axis=0)
+    return Table(cin=axes[0], cout=axes[1], pixels=axes[2], ms=tuple(ms.ravel().tolist()))
+
+
+def _thinned(values: list[int]) -> list[int]:
+    """At most `KNOTS` of them, evenly by rank, with the first and the last."""
+    if len(values) <= KNOTS:
+        return values
+    return [values[round(i * (len(values) - 1) / (KNOTS - 1))] for i in range(KNOTS)]
+
+
+def _corners(axes: tuple[tuple[int, ...], ...], point: Sequence[int]) -> list[tuple[int, float]]:
+    """Knots around ``point``, by index, with their shares, which sum to 1."""
+    sides: list[list[tuple[int, float]]] = []
+    for axis, at in zip(axes, point, strict=True):
+        high = min(bisect_right(axis, at), len(axis) - 1)
+        low = max(high - 1, 0)
+        share = (at - axis[low]) / (axis[high] - axis[low]) if high > low else 0.0
+        sides.append([(low, 1 - share), (high, share)] if share else [(low, 1.0)])
+    _, across, along = map(len, axes)
+    return [((i * across + j) * along + k, a * b * c) for (i, a), (j, b), (k, c) in product(*sides)]
+
+
+def _key(cost: LayerCost) -> str:
+    return f"{op_class(cost)} /{cost.stride}"
+
+
+def _point(cost: LayerCost, lanes: int) -> tuple[int, int, int]:
+    cout = -(-cost.cout // lanes) * lanes if cost.macs else cost.cout
+    return cost.cin, cout, cost.hout * cost.wout

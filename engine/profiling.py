@@ -1,0 +1,121 @@
+"""A latency model of one device for one network: what to time for it, and what comes of it."""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from engine.codec import STRICT, decode, pretty
+from engine.errors import UserError
+from engine.graph import NetworkGraph
+from engine.hardware.contract import Box, op_class
+from engine.hardware.models import fit_latency, load_latency
+from engine.latency import judge, profile_specs
+from engine.local_folder import write_atomic
+from engine.measure import Measurement, Timing
+from engine.recipe import Profile
+from engine.results import ProfileResult
+from engine.spec import NetworkSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profiling:
+    """What a profile asks for.
+
+    Attributes:
+        base: the base network, and the reference of every measurement.
+        resolutions: what the model must hold for beside the base network's.
+    """
+
+    graph: NetworkGraph
+    base: NetworkSpec
+    resolutions: tuple[int, ...]
+    settings: Profile
+
+    @property
+    def specs(self) -> list[NetworkSpec]:
+        """All networks to time; the base network is the first."""
+        fitted, held_out = self._split
+        return [*fitted, *held_out]
+
+    @cached_property
+    def box(self) -> Box:
+        """The networks that the model is to hold for."""
+        return Box.around(self.graph, self.base, self.resolutions, self.settings)
+
+    @cached_property
+    def _split(self) -> tuple[list[NetworkSpec], list[NetworkSpec]]:
+        return profile_specs(self.graph, self.base, self.resolutions, self.settings)
+
+    def result(self, measured: Measurement, seconds: float) -> ProfileResult:
+        """Fits the model and judges it.
+
+        Args:
+            measured: the networks of `specs`, in their order.
+            seconds: that it took.
+
+        Raises:
+            UserError: the model cannot be fitted.
+        """
+        fitted = len(self._split[0])
+        timings = measured.timings
+        model = fit_latency(
+            self.settings.model, self.graph, timings[:fitted], self.box, measured.key.batch
+        )
+        layers = self.graph.cost(self.base).layers
+        return ProfileResult(
+            model=model.to_json(),
+            quality=judge(model, self.graph, timings[fitted:]),
+            granularity={op_class(c): model.granularity(c) for c in layers if c.macs},
+            noise_floor=statistics.median(t.latency.noise_floor for t in timings),
+            key=measured.key,
+            environment=measured.environment,
+            seconds=seconds,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProfileFile:
+    """What ``hacscale profile --out`` writes and ``profile.file`` reads.
+
+    Attributes:
+        timings: that the model was fitted to and judged on.
+    """
+
+    __pydantic_config__ = STRICT
+
+    format: Literal["hacscale-profile"] = "hacscale-profile"
+    version: Literal[1] = 1
+    result: ProfileResult
+    timings: tuple[Timing, ...]
+
+
+def write_profile(path: Path, result: ProfileResult, timings: Sequence[Timing]) -> None:
+    """Writes a profile.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    write_atomic(path, pretty(ProfileFile(result=result, timings=tuple(timings))))
+
+
+def read_profile(path: Path, profiling: Profiling) -> ProfileResult:
+    """Reads a profile that is to serve for ``profiling``.
+
+    Raises:
+        UserError: it cannot be read, or does not hold for all networks of ``profiling``.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"cannot read the profile {path}: {error.strerror}; `hacscale profile` writes one"
+        ) from None
+    result = decode(ProfileFile, data, str(path)).result
+    model, box = load_latency(result.model), profiling.box
+    for end in (0, 1):
+        corner = profiling.base.at(box.resolutions[end])
+        model.check(corner.with_widths({group: w[end] for group, w in box.widths.items()}))
+    return result

@@ -1,0 +1,28 @@
+"""torch.compile with inductor. Compiling takes 10 to 60 s a network: profile few."""
+
+import torch
+from torch import Tensor, fx
+
+from engine.bench import Subject, TorchSubject, stopwatch
+from engine.errors import UserError
+from engine.recipe import Device
+
+
+def compiled(module: fx.GraphModule, images: Tensor, device: Device) -> Subject:
+    """Returns ``module`` compiled for the shape of ``images``; see `engine.runtimes.Runtime`.
+
+    Inductor fuses ops, so that none has a time of its own: they are timed eagerly, and the latency
+    model is calibrated to the whole compiled network.
+
+    Raises:
+        UserError: inductor cannot compile the network, or finds no compiler.
+    """
+    whole = torch.compile(module, dynamic=False, fullgraph=True)
+    try:
+        whole(images)
+    except Exception as error:
+        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"torch.compile cannot compile the network: {why}; set device.runtime to eager"
+        ) from error
+    return TorchSubject(module, images, stopwatch(device.accelerator, device.threads), whole)

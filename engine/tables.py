@@ -1,0 +1,106 @@
+"""Lookup tables of layer latency, as others publish them: CSV or Parquet, one layer a row."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+
+from engine.codec import STRICT
+from engine.errors import UserError, nearest
+
+COLUMNS = ("op", "cin", "cout", "h", "w", "kernel", "stride", "groups", "ms")
+"""The first is text, the last a number, those between are whole numbers."""
+_COUNTS = COLUMNS[1:-1]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableRow:
+    """One layer that was timed alone.
+
+    Attributes:
+        op: its kind, as in `engine.costs.LayerCost`.
+        cin, cout: channels in and out.
+        h, w: spatial size of its input.
+        kernel: side of its window.
+        ms: its latency.
+    """
+
+    __pydantic_config__ = STRICT
+
+    op: str
+    cin: int
+    cout: int
+    h: int
+    w: int
+    kernel: int
+    stride: int
+    groups: int
+    ms: float
+
+
+def read_table(path: Path) -> tuple[TableRow, ...]:
+    """Reads a lookup table; columns may stand in any order.
+
+    Args:
+        path: a file that ends in ``.csv`` or ``.parquet``.
+
+    Raises:
+        UserError: it cannot be read, is empty, has other columns, or holds what is no size or no
+            time.
+    """
+    if path.suffix not in (".csv", ".parquet"):
+        raise UserError(f"a table of layers ends in .csv or .parquet, {path} does not")
+    try:
+        table: Any = _parsed(path)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {str(error).splitlines()[0]}") from None
+    except pa.ArrowInvalid as error:
+        why = str(error).splitlines()[0]
+        raise UserError(f"{path} is no table of layers ({why}); see docs/profile.md") from None
+    _check_columns(path, table.column_names)
+    if not table.num_rows:
+        raise UserError(f"{path} holds no rows; a table has one for each layer")
+    return tuple(_row(path, number, row) for number, row in enumerate(table.to_pylist(), start=1))
+
+
+def _parsed(path: Path) -> Any:
+    if path.suffix == ".parquet":
+        return pa.parquet.read_table(str(path))
+    # By default "nan" would be read as if nothing stood there.
+    empty = pa.csv.ConvertOptions(null_values=[""])
+    return pa.csv.read_csv(str(path), convert_options=empty)
+
+
+def _check_columns(path: Path, names: Sequence[str]) -> None:
+    wanted = f"it must have {', '.join(COLUMNS)}"
+    for name in names:
+        if name not in COLUMNS:
+            hint = nearest(name, COLUMNS)
+            raise UserError(f"{path} has the column {name!r}, which is none{hint}; {wanted}")
+        if names.count(name) > 1:
+            raise UserError(f"{path} has the column {name!r} twice; {wanted}")
+    for name in COLUMNS:
+        if name not in names:
+            raise UserError(f"{path} has no column {name!r}; {wanted}")
+
+
+def _row(path: Path, number: int, row: dict[str, Any]) -> TableRow:
+    where = f"row {number} of {path}"
+    if not isinstance(row["op"], str) or not row["op"]:
+        raise UserError(f"{where}: op must be the kind of a layer, not {row['op']!r}")
+    for name in _COUNTS:
+        value = row[name]
+        if type(value) is not int or value < 1:
+            raise UserError(f"{where}: {name} must be a whole number of at least 1, not {value!r}")
+    for name in ("cin", "cout"):
+        if row[name] % row["groups"]:
+            raise UserError(f"{where}: {name} {row[name]} is no multiple of groups {row['groups']}")
+    ms = row["ms"]
+    # NaN is not above zero either.
+    if type(ms) not in (int, float) or not 0 < ms < float("inf"):
+        raise UserError(f"{where}: ms must be a time above zero, not {ms!r}; measure that layer")
+    return TableRow(**{name: row[name] for name in COLUMNS[:-1]}, ms=float(ms))

@@ -1,0 +1,125 @@
+"""The closed loop on devices that differ from their model in known ways."""
+
+import math
+from collections.abc import Callable, Mapping
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine.closed_loop import MARGIN, best, close_loop, corrected, latency_verdict
+from engine.errors import UserError
+from engine.limits import Usage
+from engine.results import Allocation, Latency, Round
+
+
+def measured(ms: float, noise: float = 0.0) -> Latency:
+    return Latency(
+        ms=ms, wall_ms_min=ms, wall_ms_median=ms, wall_ms_p95=ms, wall_ms_mean50=ms,
+        noise_floor=noise,
+    )  # fmt: skip
+
+
+def allocator(limit_ms: float, cap: int = 10_000) -> Callable[[float], Allocation]:
+    """One group; the model expects its width in ms, times the factor."""
+
+    def allocate(factor: float) -> Allocation:
+        width = min(math.floor(limit_ms / factor), cap)
+        if width < 1:
+            raise UserError("no room")
+        return Allocation(
+            widths={"g": width},
+            start=Usage(latency_ms=factor, params=1),
+            usage=Usage(latency_ms=width * factor, params=width),
+            limit=Usage(latency_ms=limit_ms, params=cap),
+            steps=(),
+            closed={"g": "width cap" if width == cap else "latency"},
+            stop_reason="",
+        )
+
+    return allocate
+
+
+def closed(
+    device: Callable[[int], float], limit: float = 1000.0, noise: float = 0.0, most: int = 3
+) -> tuple[Round, ...]:
+    def measure(widths: Mapping[str, int]) -> Latency:
+        return measured(device(widths["g"]), noise)
+
+    return close_loop(allocator(limit), measure, limit, most)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.floats(0.5, 2), st.floats(0, 0.2))
+def test_a_model_that_is_off_by_a_factor_is_right_in_the_second_round(
+    factor: float, noise: float
+) -> None:
+    rounds = closed(lambda width: width * factor, noise=noise)
+    chosen = rounds[best(rounds, 1000.0)]
+    room = 1 + min(noise, MARGIN)
+    assert len(rounds) <= 2
+    assert chosen.latency.ms * room + 2 * factor * room >= (1 - MARGIN) * 1000
+    assert chosen.latency.ms * room <= 1000
+    if len(rounds) == 2:
+        assert rounds[1].predicted_ms == pytest.approx(rounds[1].latency.ms)
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_nothing_over_the_limit_is_chosen_where_something_below_was_seen(
+    data: st.DataObject,
+) -> None:
+    factors: dict[int, float] = {}
+
+    def device(width: int) -> float:
+        if width not in factors:
+            factors[width] = data.draw(st.floats(0.3, 3))
+        return width * factors[width]
+
+    rounds = closed(device, noise=data.draw(st.floats(0, 0.3)))
+    assert 1 <= len(rounds) <= 3
+    chosen = rounds[best(rounds, 1000.0)].latency.ms
+    if any(r.latency.ms <= 1000 for r in rounds):
+        assert chosen <= 1000
+    else:
+        assert chosen == min(r.latency.ms for r in rounds)
+
+
+def test_the_same_network_is_not_measured_twice() -> None:
+    seen: list[int] = []
+
+    def device(width: int) -> float:
+        seen.append(width)
+        return 500.0 if len(seen) == 1 else 2000.0
+
+    rounds = close_loop(
+        lambda _: allocator(1000.0)(1.0), lambda w: measured(device(w["g"])), 1000.0, 3
+    )
+    assert len(rounds) == len(seen) == 1
+
+
+def test_a_rescaled_model_without_a_network_ends_the_loop_with_what_was_seen() -> None:
+    rounds = closed(lambda width: width * 5000.0)
+    assert len(rounds) == 1
+    assert best(rounds, 1000.0) == 0
+    with pytest.raises(UserError, match="no room"):
+        close_loop(allocator(0.5), lambda _: measured(1.0), 0.5, 3)
+
+
+def test_latency_left_over_is_used_only_where_latency_ended_the_allocation() -> None:
+    capped = close_loop(allocator(1000.0, cap=10), lambda w: measured(w["g"]), 1000.0, 3)
+    assert len(capped) == 1
+    assert len(closed(lambda width: width * 0.5)) == 2
+
+
+def test_the_corrected_model_expects_what_was_measured_with_room() -> None:
+    (done,) = closed(lambda width: width * 1.25, noise=0.02, most=1)
+    assert corrected(done) == pytest.approx(1.25 * 1.02)
+
+
+@pytest.mark.parametrize(
+    ("ms", "noise", "verdict"),
+    [(10.0, 0.0, "within"), (10.1, 0.02, "within noise"), (10.3, 0.02, "over"), (9.0, 9, "within")],
+)
+def test_a_verdict_speaks_of_the_noise_floor(ms: float, noise: float, verdict: str) -> None:
+    assert latency_verdict(measured(ms, noise), 10.0) == verdict

@@ -1,0 +1,241 @@
+"""What every latency model must pass; a new kind is tested by being in `KINDS`."""
+
+import json
+import math
+from dataclasses import replace
+from functools import cache
+from typing import get_args, get_type_hints
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine.costs import LayerCost
+from engine.errors import UserError
+from engine.graph import load_graph
+from engine.hardware.contract import Box, LatencyModel
+from engine.hardware.lut import from_rows
+from engine.hardware.models import KINDS, fit_latency, load_latency
+from engine.hardware.neuralpower import NeuralPower, PowerRow, fit_power
+from engine.latency import judge, profile_specs
+from engine.measure import Timing, time_networks
+from engine.recipe import Device, Profile
+from engine.spec import ModelRef, NetworkSpec
+from engine.tables import TableRow
+from engine.widening import NetworkWidening
+
+GRAPH = load_graph(ModelRef(name="mobilenet_v2", classes=10), 32)
+BASE = GRAPH.spec(32, 0.5)
+PROFILE = Profile(networks=12, held_out=4, min_width=0.5, max_width=2.0)
+RESOLUTIONS = (32, 48)
+BOX = Box.around(GRAPH, BASE, RESOLUTIONS, PROFILE)
+TRAINING, HELD_OUT = profile_specs(GRAPH, BASE, RESOLUTIONS, PROFILE)
+
+every_model = pytest.mark.parametrize("kind", KINDS)
+
+
+def timed(specs: list[NetworkSpec]) -> list[Timing]:
+    device = Device(runtime="synthetic")
+    return time_networks(GRAPH, specs, BASE, device, calls=3, rounds=1, per_layer=True)
+
+
+@cache
+def fitted(kind: str) -> LatencyModel:
+    return fit_latency(kind, GRAPH, timed(TRAINING), BOX)
+
+
+@st.composite
+def specs(draw: st.DrawFn) -> NetworkSpec:
+    """Any network inside the box."""
+    widths = {
+        g.name: GRAPH.round_width(g.name, draw(st.integers(*BOX.widths[g.name])))
+        for g in GRAPH.groups
+    }
+    return GRAPH.spec(draw(st.integers(*RESOLUTIONS))).with_widths(widths)
+
+
+class Counting:
+    """A model that counts the ops that it is asked about."""
+
+    def __init__(self, model: LatencyModel) -> None:
+        self._model = model
+        self.asked: list[str] = []
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._model, name)
+
+    def layer_ms(self, cost: LayerCost) -> float:
+        self.asked.append(cost.name)
+        return self._model.layer_ms(cost)
+
+
+def test_the_recipe_offers_every_kind():
+    assert set(get_args(get_type_hints(Profile)["model"])) == set(KINDS)
+    for kind in KINDS:
+        assert fitted(kind).kind == kind
+
+
+@every_model
+@settings(max_examples=15, deadline=None)
+@given(data=st.data())
+def test_no_prediction_falls_when_a_width_or_the_resolution_grows(kind: str, data: st.DataObject):
+    model, spec = fitted(kind), data.draw(specs())
+    group = data.draw(st.sampled_from(GRAPH.groups)).name
+    wider = spec.with_widths(
+        {group: data.draw(st.integers(spec.width_of[group], BOX.widths[group][1]))}
+    )
+    larger = spec.at(data.draw(st.integers(spec.resolution, RESOLUTIONS[-1])))
+    before = model.predict(GRAPH.cost(spec))
+    assert before > 0
+    for more in (wider, larger):
+        assert model.predict(GRAPH.cost(more)) >= before * (1 - 1e-12)
+
+
+@every_model
+@settings(max_examples=5, deadline=None)
+@given(spec=specs(), factor=st.floats(0.1, 10))
+def test_layers_and_offset_make_the_network(kind: str, spec: NetworkSpec, factor: float):
+    model, cost = fitted(kind), GRAPH.cost(spec)
+    layers = [model.layer_ms(layer) for layer in cost.layers]
+    assert min(layers) >= 0
+    total = model.offset_ms + sum(layers)
+    assert model.predict(cost) == pytest.approx(total, rel=1e-12)
+    assert model.rescaled(factor).predict(cost) == pytest.approx(factor * total)
+    assert model.rescaled(factor).box == model.box
+
+
+@every_model
+def test_it_is_made_and_answers_the_same_way_twice(kind: str):
+    again = fit_latency(kind, GRAPH, timed(TRAINING), BOX)
+    assert again == fitted(kind)
+    assert again.to_json() == fitted(kind).to_json()
+
+
+@every_model
+def test_it_comes_back_from_its_file(kind: str):
+    model = fitted(kind)
+    read = load_latency(model.to_json())
+    assert read == model
+    for spec in HELD_OUT:
+        assert read.predict(GRAPH.cost(spec)) == model.predict(GRAPH.cost(spec))
+
+
+@every_model
+@pytest.mark.parametrize("damage", [{"scale": -1.0}, {"offset_ms": None}, {"sacle": 1.0}])
+def test_a_damaged_file_is_one_line(kind: str, damage: dict[str, object]):
+    tree = json.loads(fitted(kind).to_json()) | damage
+    with pytest.raises(UserError, match=f"the latency model: .*{next(iter(damage))}"):
+        load_latency(json.dumps(tree))
+
+
+def test_a_file_of_no_kind_is_one_line():
+    for text, message in (
+        ("", "not valid JSON"),
+        ("[]", "must be a JSON object with a kind"),
+        ("{}", "must be a JSON object with a kind"),
+        ('{"kind": "insito"}', "did you mean 'insitu'"),
+    ):
+        with pytest.raises(UserError, match=message):
+            load_latency(text)
+    with pytest.raises(UserError, match="unknown latency model 'tree'"):
+        fit_latency("tree", GRAPH, timed(TRAINING), BOX)
+
+
+@every_model
+def test_an_unknown_op_is_refused_by_name(kind: str):
+    odd = replace(GRAPH.cost(BASE).layers[0], kind="deform_conv", name="features_9")
+    with pytest.raises(UserError, match=r"'features_9' \(deform_conv\)"):
+        fitted(kind).layer_ms(odd)
+
+
+@every_model
+def test_networks_outside_the_box_are_refused(kind: str):
+    model, group = fitted(kind), GRAPH.groups[0].name
+    high = BOX.widths[group][1]
+    for spec in (*TRAINING, *HELD_OUT):
+        model.check(spec)
+    with pytest.raises(UserError, match="32 to 48 px, not at 56"):
+        model.check(BASE.at(56))
+    with pytest.raises(UserError, match=f"to {high} channels of {group}, not {high + 1}"):
+        model.check(BASE.with_widths({group: high + 1}))
+    with pytest.raises(UserError, match="with 10 classes"):
+        model.check(replace(BASE, model=ModelRef(name="mobilenet_v2", classes=100)))
+    with pytest.raises(UserError, match=f"channels of {group}, not {high + 1}"):
+        NetworkWidening(GRAPH, model, BASE).after(group, high + 1)
+
+
+@every_model
+def test_a_change_of_one_group_asks_only_its_layers_and_equals_the_whole(kind: str):
+    model = Counting(fitted(kind))
+    widening = NetworkWidening(GRAPH, model, BASE)
+    spec = BASE
+    for group in GRAPH.groups:
+        width = GRAPH.round_width(group.name, BASE.width_of[group.name] + 3)
+        spec = spec.with_widths({group.name: width})
+        model.asked.clear()
+        asked = widening.after(group.name, width)
+        assert len(model.asked) == len(GRAPH.touched(group.name)) < len(GRAPH.cost(spec).layers)
+        model.asked.clear()
+        widening.widen(group.name, width)
+        assert model.asked == []
+        assert asked.latency_ms == fitted(kind).predict(GRAPH.cost(spec))
+
+
+@every_model
+def test_channels_computed_together_are_a_positive_number(kind: str):
+    model = fitted(kind)
+    for cost in GRAPH.cost(BASE).layers:
+        assert model.granularity(cost) >= 1
+        if not cost.macs:
+            assert model.granularity(cost) == 1
+
+
+@every_model
+def test_a_fit_needs_measured_networks(kind: str):
+    with pytest.raises(UserError, match=r"at least 2 .* not 1"):
+        fit_latency(kind, GRAPH, timed(TRAINING)[:1], BOX)
+
+
+@pytest.mark.parametrize(("kind", "most"), [("insitu", 0.02), ("lut", 0.1), ("neuralpower", 0.1)])
+def test_models_of_measured_ops_predict_a_known_device(kind: str, most: float):
+    assert judge(fitted(kind), GRAPH, timed(HELD_OUT)).mape < most
+
+
+def test_a_full_table_of_layers_is_looked_up_and_interpolated():
+    def ms(cin: int, cout: int) -> float:
+        return 0.1 + 1e-3 * cin + 1e-4 * cin * cout
+
+    rows = [
+        TableRow(op="conv", cin=i, cout=o, h=8, w=8, kernel=3, stride=1, groups=1, ms=ms(i, o))
+        for i in (8, 16, 64)
+        for o in (8, 24, 64)
+    ]
+    table = from_rows(rows, BOX)
+    cost = LayerCost(
+        name="c", kind="conv", cin=16, cout=24, hin=8, win=8, hout=8, wout=8, kernel=(3, 3), macs=1
+    )
+    # 30 and 32 channels take one time: eight are computed together.
+    for cin, cout, steps in ((16, 24, 24), (40, 24, 24), (16, 30, 32), (64, 64, 64)):
+        assert table.layer_ms(replace(cost, cin=cin, cout=cout)) == pytest.approx(ms(cin, steps))
+    with pytest.raises(UserError, match=r"does not reach 'c' with 65 to 24 channels and 8×8"):
+        table.layer_ms(replace(cost, cin=65))
+    with pytest.raises(UserError, match=r"at least one timed layer, not 0"):
+        from_rows([], BOX)
+
+
+def test_power_is_learnt_and_energy_is_power_times_time():
+    layers = [c for spec in TRAINING for c in GRAPH.cost(spec).layers if c.macs]
+
+    def watts(cost: LayerCost) -> float:
+        return 2.0 + 0.5 * math.log2(cost.cout)
+
+    power = fit_power([PowerRow(cost=c, power_w=watts(c)) for c in layers])
+    unseen = [c for c in GRAPH.cost(HELD_OUT[0]).layers if c.macs]
+    for cost in unseen:
+        assert power.watts(cost) == pytest.approx(watts(cost), rel=0.05)
+    runtime = fitted("neuralpower")
+    assert isinstance(runtime, NeuralPower)
+    naive = sum(power.watts(c) * runtime.layer_ms(c) for c in unseen)
+    assert power.energy_mj(runtime, unseen) == pytest.approx(naive)
+    with pytest.raises(UserError, match="knows no op"):
+        power.watts(replace(unseen[0], kind="deform_conv"))

@@ -1,0 +1,116 @@
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from engine.power import JetsonMeter, NvmlMeter, RaplMeter, measure_energy, power_meter
+
+
+class Clock:
+    """Time that passes only when something says so."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def rapl(system: Path, *packages: int, span: int = 1_000_000) -> list[Path]:
+    """Package counters in µJ, as Linux shows them."""
+    found = []
+    for number, energy in enumerate(packages):
+        domain = system / "class/powercap" / f"intel-rapl:{number}"
+        domain.mkdir(parents=True)
+        (domain / "max_energy_range_uj").write_text(f"{span}\n")
+        (domain / "energy_uj").write_text(f"{energy}\n")
+        found.append(domain)
+    return found
+
+
+def test_rapl_sums_the_packages_and_counts_on_when_a_counter_wraps(tmp_path: Path):
+    first, second = rapl(tmp_path, 999_000, 500, span=1_000_000)
+    meter, why = power_meter("cpu", tmp_path)
+    assert isinstance(meter, RaplMeter) and not why
+    (first / "energy_uj").write_text("4000\n")  # over the end: 1,000 + 4,000 µJ
+    (second / "energy_uj").write_text("2500\n")  # 2,000 µJ
+    assert meter.energy_mj() == pytest.approx(7.0)
+    (first / "energy_uj").write_text("3000\n")  # once around, without a reading: 999,000 µJ
+    assert meter.energy_mj() == pytest.approx(7.0 + 999.0)
+
+
+def test_parts_of_a_package_are_not_counted_twice(tmp_path: Path):
+    rapl(tmp_path, 0)
+    part = tmp_path / "class/powercap/intel-rapl:0:0"
+    part.mkdir()
+    meter, _ = power_meter("cpu", tmp_path)
+    assert meter is not None and meter.energy_mj() == 0
+
+
+def test_the_input_rail_of_a_jetson_is_integrated(tmp_path: Path):
+    sensor = tmp_path / "class/hwmon/hwmon3"
+    sensor.mkdir(parents=True)
+    (sensor / "name").write_text("ina3221\n")
+    for rail, label in ((1, "VDD_CPU_GPU_CV"), (2, "VDD_IN"), (3, "sum of shunt voltages")):
+        (sensor / f"in{rail}_label").write_text(f"{label}\n")
+    (sensor / "in2_input").write_text("5000\n")  # 5 V
+    (sensor / "curr2_input").write_text("1000\n")  # 1 A
+    found = JetsonMeter.find(tmp_path)
+    assert found is not None
+    assert power_meter("cuda", tmp_path)[0] is not None, "the GPU is on the same board"
+
+    clock = Clock()
+    meter = JetsonMeter(sensor, 2, clock)
+    clock.now = 2.0
+    assert meter.energy_mj() == pytest.approx(10_000)  # 5 W for 2 s
+    clock.now = 3.0
+    (sensor / "curr2_input").write_text("2000\n")  # from 5 to 10 W in 1 s
+    assert meter.energy_mj() == pytest.approx(17_500)
+
+
+def test_nvml_counts_by_itself():
+    readings = iter([7, 1_000, 1_500])
+    nvml = SimpleNamespace(nvmlDeviceGetTotalEnergyConsumption=lambda handle: next(readings))
+    meter = NvmlMeter(nvml, None)
+    assert meter.energy_mj() - meter.energy_mj() == -500
+
+
+def test_energy_is_that_of_the_loop_by_the_forwards_in_it():
+    clock = Clock()
+
+    class Meter:
+        """10 W when idle, and 2 J more for every forward."""
+
+        name = "test"
+        forwards = 0
+
+        def energy_mj(self) -> float:
+            return 10_000 * clock.now + 2_000 * self.forwards
+
+    meter = Meter()
+
+    def forward() -> None:
+        meter.forwards += 1
+        clock.now += 0.25
+
+    energy = measure_energy(meter, forward, seconds=1.0, clock=clock, sleep=clock.sleep)
+    assert energy.forwards == 4
+    assert energy.idle_mw == pytest.approx(10_000)
+    assert energy.energy_mj == pytest.approx(2_000 + 0.25 * 10_000)
+
+
+def test_where_no_sensor_answers_the_reason_is_told(tmp_path: Path):
+    assert power_meter("cpu", tmp_path) == (
+        None,
+        "the system shows no RAPL counter and no INA sensor",
+    )
+    [domain] = rapl(tmp_path, 0)
+    (domain / "energy_uj").write_text("")
+    meter, why = power_meter("cpu", tmp_path)
+    assert meter is None and "RAPL does not answer" in why
+    (domain / "energy_uj").unlink()
+    meter, why = power_meter("cpu", tmp_path)
+    assert meter is None and "energy_uj" in why

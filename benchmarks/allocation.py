@@ -1,15 +1,19 @@
 """How fast Algorithm 1 runs, and what incremental costs are worth.
 
-``python benchmarks/allocation.py`` prints it.
-The ratio compares one question of the allocator with a prediction of the whole network, in the same
-run and interleaved, over a latency model fitted to the synthetic device.
+``python benchmarks/allocation.py`` writes docs/results/allocation.json. Networks of 8, 20 and 50
+width groups, VGG forms at 32 px, and ResNet-50 at 224 px are widened to twice their latency and
+parameters, over a latency model of the default kind. It is fitted to the synthetic device: how
+long a question takes does not depend on what was measured. The ratio compares one question of the
+allocator that is new to it with a prediction of the whole network, interleaved in the same run.
 """
 
-import platform
 import statistics
 import time
+from typing import Any
 
 import torch
+from record import write_results
+from torch import nn
 
 from engine.allocation import allocate
 from engine.graph import load_graph
@@ -21,10 +25,35 @@ from engine.measure import time_networks
 from engine.recipe import Allocate, Device, Profile
 from engine.results import ImportancePredictor
 from engine.spec import ModelRef, NetworkSpec
-from engine.widening import NetworkWidening
+from engine.widening import NetworkWidening, plateaus
 
 REPEATS = 5
-NETWORKS = (("vgg11", 32), ("vgg19", 32), ("resnet18", 224), ("resnet50", 224))
+NETWORKS = (
+    *(("allocation:chain8", 32), ("allocation:chain20", 32), ("allocation:chain50", 32)),
+    *(("vgg11", 32), ("resnet18", 224), ("resnet50", 224)),
+)
+
+
+def chain(groups: int, classes: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    before = 3
+    for k in range(groups):
+        width = 32 if k < groups // 2 else 64
+        layers += [nn.Conv2d(before, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU()]
+        before = width
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(before, classes))
+
+
+def chain8(classes: int) -> nn.Module:
+    return chain(8, classes)
+
+
+def chain20(classes: int) -> nn.Module:
+    return chain(20, classes)
+
+
+def chain50(classes: int) -> nn.Module:
+    return chain(50, classes)
 
 
 def fitted(name: str, resolution: int) -> tuple[NetworkSpec, LatencyModel]:
@@ -34,48 +63,70 @@ def fitted(name: str, resolution: int) -> tuple[NetworkSpec, LatencyModel]:
     timings = time_networks(
         graph, specs, base, Device(runtime="synthetic"), calls=3, rounds=1, per_layer=True
     )
-    return base, fit_latency(
-        "insitu", graph, timings, Box.around(graph, base, [resolution], profile)
-    )
+    box = Box.around(graph, base, [resolution], profile)
+    return base, fit_latency(profile.model, graph, timings, box)
 
 
-def main() -> None:
-    print(f"{platform.processor() or platform.machine()}, torch {torch.__version__}, n = {REPEATS}")
-    print("network    groups  steps  ms to allocate  (min–max)      whole / incremental")
-    for name, resolution in NETWORKS:
-        base, model = fitted(name, resolution)
-        graph = load_graph(base.model, resolution)
-        predictor = ImportancePredictor(a=1.0, b=-1.2, b_se=0.1, r2=0.9, sum_r2=0.5, flag="")
-        seconds, ratios, steps = [], [], 0
-        for _ in range(REPEATS):
-            widening = NetworkWidening(graph, model, base)
-            start = widening.usage
-            limit = Usage(latency_ms=2 * start.latency_ms, params=2 * start.params)
-            began = time.perf_counter()
-            steps = len(
-                allocate(
-                    widening,
-                    {group.name: predictor for group in graph.groups},
-                    limit,
-                    Allocate(),
-                    base=base.width_of,
-                    multiples={group.name: group.multiple for group in graph.groups},
-                ).steps
-            )
-            seconds.append(time.perf_counter() - began)
-            group = graph.groups[-1]
-            fresh, wider = NetworkWidening(graph, model, base), base.width_of[group.name] + 8
+def spread(values: list[float]) -> dict[str, float]:
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def timed(name: str, resolution: int) -> dict[str, Any]:
+    base, model = fitted(name, resolution)
+    graph = load_graph(base.model, resolution)
+    formula = graph.formula(base)
+    predictor = ImportancePredictor(a=1.0, b=-1.2, b_se=0.1, r2=0.9, sum_r2=0.5, flag="")
+    seconds: list[float] = []
+    ratios: list[float] = []
+    steps = 0
+    for _ in range(REPEATS):
+        widening = NetworkWidening(formula, model)
+        start = widening.usage
+        limit = Usage(latency_ms=2 * start.latency_ms, params=2 * start.params)
+        began = time.perf_counter()
+        found = allocate(
+            widening,
+            {group.name: predictor for group in graph.groups},
+            limit,
+            Allocate(),
+            base=base.width_of,
+            multiples=formula.multiples,
+            plateaus=plateaus(formula, model),
+        )
+        seconds.append(time.perf_counter() - began)
+        steps = len(found.steps)
+        fresh = NetworkWidening(formula, model)
+        for group in graph.groups:
+            wider = base.width_of[group.name] + 8 * group.multiple
             began = time.perf_counter()
             fresh.after(group.name, wider)
             incremental = time.perf_counter() - began
             began = time.perf_counter()
             model.predict(graph.cost(base.with_widths({group.name: wider})))
             ratios.append((time.perf_counter() - began) / incremental)
-        ms = [1e3 * s for s in seconds]
+    return {
+        "network": name.removeprefix("allocation:"),
+        "resolution": resolution,
+        "groups": len(graph.groups),
+        "ops": len(formula.layers),
+        "steps": steps,
+        "seconds": spread(seconds),
+        "steps_per_second": steps / statistics.median(seconds),
+        "whole_over_incremental": spread(ratios),
+        "n": REPEATS,
+    }
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    rows = [timed(*network) for network in NETWORKS]
+    for row in rows:
         print(
-            f"{name:10} {len(graph.groups):6} {steps:6} {statistics.median(ms):15.1f}  "
-            f"({min(ms):.1f}–{max(ms):.1f}) {statistics.median(ratios):16.1f}"
+            f"{row['network']:10} {row['groups']:3} groups {row['steps']:5} steps "
+            f"{row['seconds']['median']:.3f} s  {row['steps_per_second']:.0f} steps/s  "
+            f"whole / incremental {row['whole_over_incremental']['median']:.1f}"
         )
+    print(write_results("allocation", "python benchmarks/allocation.py", networks=rows))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from cluster.address import check_cluster, token_error
 from cluster.code import check_directory, travelling_code
 from engine.errors import UserError
 
-_LAST_LINES_SECONDS = 1.0
+_LAST_LINES_SECONDS = 3.0
 _INTERRUPTED = 130
 
 

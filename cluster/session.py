@@ -2,8 +2,6 @@
 
 import logging
 import os
-import signal
-import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 from functools import partial
@@ -21,6 +19,7 @@ from ray.exceptions import AuthenticationError
 
 from cluster.address import check_cluster, token_error
 from cluster.code import add_to_python_path, check_directory, travelling_code
+from cluster.signals import signals_kept
 from engine.errors import UserError
 
 _JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
@@ -53,7 +52,7 @@ class Session:
         try:
             self._logs.mkdir(parents=True, exist_ok=True)
             self._send_chatter_to_file()
-            with _own_sigterm():
+            with signals_kept():
                 self._init()
         except AuthenticationError as error:
             raise token_error(self._address or "this machine") from error
@@ -106,15 +105,6 @@ class Session:
             logger = logging.getLogger(name)
             logger.handlers = [handler]
             logger.propagate = False
-
-
-@contextmanager
-def _own_sigterm() -> Generator[None]:
-    """Keeps a handler of SIGTERM, which Ray would replace by one that ends the process at once."""
-    handler = signal.getsignal(signal.SIGTERM)
-    yield
-    if callable(handler) and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, handler)
 
 
 @contextmanager

@@ -597,7 +597,7 @@ def test_a_report_writes_figures_and_says_where_it_cannot(
 
 CHATTER = (
     "import sys, types\n"
-    "def run_search(recipe, directory, name, address, console):\n"
+    "def run_search(recipe, directory, name, address, console, hours):\n"
     "    for i in range(100_000): console.print('a line of progress')\n"
     "sys.modules['cluster.driver'] = types.SimpleNamespace(run_search=run_search)\n"
 )

@@ -135,9 +135,11 @@ def free_ports(count: int) -> list[int]:
 def environment(**changes: str) -> Iterator[None]:
     before = dict(os.environ)
     os.environ.update(changes)
-    yield
-    os.environ.clear()
-    os.environ.update(before)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 @pytest.fixture(scope="module")

@@ -145,5 +145,5 @@ def test_another_purpose_network_or_device_is_another_plan(graph: NetworkGraph):
 
 def test_what_needs_more_than_pytorch_cannot_be_planned(graph: NetworkGraph):
     request = request_of(graph, 0.1, device=Device(runtime="onnxruntime"))
-    with pytest.raises(UserError, match="with device.runtime eager, not 'onnxruntime'"):
+    with pytest.raises(UserError, match=r"with device\.runtime eager, not 'onnxruntime'"):
         make_plan(graph, request)

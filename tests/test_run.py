@@ -40,22 +40,17 @@ def command(runs: Path, name: str) -> list[str]:
 # Answers for Ray where nothing is trained: the device without noise is asked in this process.
 WITHOUT_RAY = """
 import os, signal
-import cluster.device, cluster.stages, engine.store
-from cluster.device import _scaled
+import cluster.measuring, cluster.stages, engine.store
 from engine.cli import main
 from engine.graph import load_graph
-from engine.measure import environment, time_networks
+from engine.measure import measure_here
 
-def measure(specs, reference, device, calls, rounds, per_layer, reference_ms=None):
+def measure(specs, reference, device, calls, rounds, per_layer):
     graph = load_graph(reference.model, reference.resolution)
-    timings = time_networks(
-        graph, specs, reference, device, calls=calls, rounds=rounds, per_layer=per_layer
-    )
-    if reference_ms is not None:
-        timings = [_scaled(timing, reference_ms / timing.reference_ms) for timing in timings]
-    return timings, environment(device)
+    options = {"calls": calls, "rounds": rounds, "per_layer": per_layer}
+    return measure_here(graph, specs, reference, device, **options)
 
-cluster.stages.measure = measure
+cluster.measuring.measure = measure
 cluster.stages.Search._start_ray = lambda self: None
 """
 
@@ -63,23 +58,25 @@ cluster.stages.Search._start_ray = lambda self: None
 KILLED_EVERYWHERE = """
 import sys
 
-write, measured = engine.store.write_atomic, cluster.stages.measure
+Folder = type(engine.store.open_folder(os.getcwd()))
+write = Folder.write
 
 def kill():
     os.kill(os.getpid(), signal.SIGKILL)
 
 def killed_at(stage, file, after):
-    def write_or_die(path, data):
-        here = path.name == file and path.parent.name.startswith(stage + "-")
+    def write_or_die(self, name, data):
+        here = name.startswith(stage + "-") and name.endswith("/" + file)
         if here and not after:
             kill()
-        write(path, data)
+        write(self, name, data)
         if here:
             kill()
 
-    engine.store.write_atomic = write_or_die
     if file == "":
-        cluster.stages.measure = lambda *a, **k: kill()
+        cluster.measuring.measure = lambda *a, **k: kill()
+    else:
+        Folder.write = write_or_die
     main(sys.argv[1:])
 
 for stage in ("profile", "fit", "allocate", "measure"):

@@ -46,10 +46,15 @@ def test_what_onnx_runtime_fused_belongs_to_the_first_op():
     relu = graph.call_module("relu", (norm,))
     second = graph.call_module("conv2", (relu,))
     graph.output(graph.call_function(torch.add, (relu, second)))
-    node_ms = {"/relu/Relu_output_0_nchwc": 2.0, "/conv2/Conv": 0.5, "fused /conv2/Pad": 0.25,
-               "ReorderOutput_token_3": 9.0}  # fmt: skip
-    assert op_times(graph, node_ms) == {
-        "conv": 2.0, "norm": 0, "relu": 0, "conv2": 0.75, "add": 0
+    heads = {"conv", "conv2"}
+    fused = {"/relu/Relu_output_0_nchwc": 2.0, "/conv2/Conv": 0.5, "ReorderOutput_token_3": 9.0}
+    assert op_times(graph, heads, fused) == {
+        "conv": 2.0, "norm": 0, "relu": 0, "conv2": 0.5, "add": 0
+    }  # fmt: skip
+    # A norm that was folded into its convolution, and a relu that ran by itself.
+    folded = {"/conv/Conv": 2.0, "/relu/Relu": 1.0, "/add/Add": 0.25, "fused /conv2/Conv": 0.5}
+    assert op_times(graph, heads, folded) == {
+        "conv": 2.0, "norm": 0, "relu": 1.0, "conv2": 0.5, "add": 0.25
     }  # fmt: skip
 
 

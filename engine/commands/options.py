@@ -19,11 +19,11 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # p
 def add_limits(parser: argparse.ArgumentParser, several: bool = False) -> None:
     """Adds the limits; ``several`` takes more than one of latency."""
     latency = parser.add_mutually_exclusive_group()
-    count = {"nargs": "+"} if several else {}
+    nargs = "+" if several else None
     latency.add_argument(
-        "--latency", metavar="1.065x", help="limit as a ratio to the baseline", **count
+        "--latency", metavar="1.065x", help="limit as a ratio to the baseline", nargs=nargs
     )
-    latency.add_argument("--latency-ms", metavar="X", help="limit in ms", **count)
+    latency.add_argument("--latency-ms", metavar="X", help="limit in ms", nargs=nargs)
     parser.add_argument("--params", metavar="1.33x|N", help="limit as a ratio or a count")
     parser.add_argument(
         "--memory", metavar="1.5x|12MB", help="limit of weights and activations together"

@@ -169,9 +169,8 @@ def _wanted(arguments: argparse.Namespace) -> "tuple[Recipe, Profiling]":
 
         ref, resolution = network_of(recipe), recipe.data.resolution
     else:
-        ref, resolution = model_ref(
-            recipe.model, arguments.input or "3x224x224", arguments.classes or 1000
-        )
+        classes = 1000 if arguments.classes is None else arguments.classes
+        ref, resolution = model_ref(recipe.model, arguments.input or "3x224x224", classes)
     graph = load_graph(ref, resolution)
     base = graph.spec(resolution, recipe.width)
     alpha = recipe.alpha

@@ -6,7 +6,7 @@ import re
 import tempfile
 import warnings
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from engine.recipe import Device
 _NODE = re.compile(r"(?:^|[ _])/(\w+)/")
 """The op in the name that a node has in ONNX Runtime: ``/layer1_0_conv1/Conv``."""
 _EVENT = "_kernel_time"
+_HEADS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.Linear)
 
 
 def onnx_runtime(module: fx.GraphModule, images: Tensor, device: Device) -> Subject:
@@ -36,6 +37,12 @@ def onnx_runtime(module: fx.GraphModule, images: Tensor, device: Device) -> Subj
 class _OnnxSubject:
     def __init__(self, module: fx.GraphModule, images: Tensor, device: Device) -> None:
         self._graph = module.graph
+        self._heads = {
+            node.name
+            for node in module.graph.nodes
+            if node.op == "call_module"
+            and isinstance(module.get_submodule(str(node.target)), _HEADS)
+        }
         self._model = _exported(module, images)
         self._images = {"images": images.numpy()}
         self._threads = device.threads
@@ -62,8 +69,8 @@ class _OnnxSubject:
     def _read_layers(self, calls: int) -> dict[str, float]:
         """Times nodes in a session of its own, because profiling slows every call down.
 
-        A node that ONNX Runtime made of several ops belongs to the first of them, and the others
-        have 0 ms. What it inserts, to reorder data, belongs to none.
+        What ONNX Runtime made one node of several ops has the time at the first of them, and 0 at
+        the others. What it inserts, to reorder data, belongs to none.
         """
         with tempfile.TemporaryDirectory() as directory:
             session = self._make_session(str(Path(directory, "profile")))
@@ -75,7 +82,7 @@ class _OnnxSubject:
             if event["cat"] == "Node" and event["name"].endswith(_EVENT):
                 times[event["name"].removesuffix(_EVENT)].append(event["dur"] / 1e3)
         node_ms = {name: min(series[REWARM:]) for name, series in times.items()}
-        return op_times(self._graph, node_ms)
+        return op_times(self._graph, self._heads, node_ms)
 
     def _make_session(self, profile: str | None = None) -> Any:
         import onnxruntime
@@ -92,12 +99,18 @@ class _OnnxSubject:
         )
 
 
-def op_times(graph: fx.Graph, node_ms: Mapping[str, float]) -> dict[str, float]:
+def op_times(
+    graph: fx.Graph, heads: Collection[str], node_ms: Mapping[str, float]
+) -> dict[str, float]:
     """Returns the time of every op of ``graph``, in ms, from those of ONNX Runtime's nodes.
+
+    A fused node has the name of its last op. It belongs to the convolution or linear layer that
+    leads there through ops that did not run, or else to the op whose name it has.
 
     Args:
         graph: of the network.
-        node_ms: by the node's name, which holds the name of the op that it is or ends with.
+        heads: names of the convolutions and linear layers, which others are fused into.
+        node_ms: by the node's name, ``/OP/…``.
     """
     ops = {node.name: node for node in graph.nodes if node.op.startswith("call")}
     ran: dict[str, float] = defaultdict(float)
@@ -108,12 +121,12 @@ def op_times(graph: fx.Graph, node_ms: Mapping[str, float]) -> dict[str, float]:
     found = dict.fromkeys(ops, 0.0)
     for name, ms in ran.items():
         first = ops[name]
-        while len(first.all_input_nodes) == 1:
-            source = first.all_input_nodes[0]
-            if source.name not in ops or source.name in ran or len(source.users) > 1:
+        while first.name not in heads and len(first.all_input_nodes) == 1:
+            first = first.all_input_nodes[0]
+            if first.name not in ops or first.name in ran or len(first.users) > 1:
                 break
-            first = source
-        found[first.name] += ms
+        head = first.name in heads and first.name not in ran
+        found[first.name if head else name] += ms
     return found
 
 

@@ -1,0 +1,155 @@
+"""Any budget from the file that a run leaves, without PyTorch and without Ray."""
+
+import csv
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from engine.budgets import FILE, Budgets, read_budgets
+from engine.cli import main
+from engine.closed_loop import corrected
+from engine.codec import canonical, decode
+from engine.errors import UserError
+from engine.graph import load_graph
+from engine.hardware.contract import Box
+from engine.hardware.models import fit_latency, load_latency
+from engine.latency import profile_specs
+from engine.limits import Limits, Usage
+from engine.measure import time_networks
+from engine.memory import memory_bytes
+from engine.provenance import run_info
+from engine.recipe import Allocate, Device, Profile, Recipe
+from engine.results import ImportancePredictor, Latency, Round
+from engine.spec import ModelRef
+from engine.store import RunStore
+
+GRAPH = load_graph(ModelRef(name="vgg11", classes=10), 32)
+BASE = GRAPH.spec(32, 0.25)
+FOUND = BASE.at(40)
+
+
+@pytest.fixture(scope="module")
+def budgets() -> Budgets:
+    profile = Profile(networks=8, held_out=2)
+    specs, _ = profile_specs(GRAPH, BASE, [40], profile)
+    timings = time_networks(
+        GRAPH, specs, BASE, Device(runtime="synthetic"), calls=3, rounds=1, per_layer=True
+    )
+    model = fit_latency("insitu", GRAPH, timings, Box.around(GRAPH, BASE, [40], profile))
+    formula = GRAPH.formula(FOUND)
+    return Budgets(
+        base=BASE,
+        formula=formula,
+        predictors={
+            group.name: ImportancePredictor(
+                a=2.0**-k, b=-1.3, b_se=0.1, r2=0.9, sum_r2=0.5, flag=""
+            )
+            for k, group in enumerate(GRAPH.groups)
+        },
+        model=model.to_json(),
+        settings=Allocate(),
+        baseline=Usage(
+            latency_ms=model.predict(GRAPH.cost(BASE)),
+            params=GRAPH.cost(BASE).params,
+            memory_bytes=memory_bytes(GRAPH.formula(BASE), BASE, 1),
+        ),
+        batch=1,
+    )
+
+
+@pytest.fixture(scope="module")
+def run(budgets: Budgets, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("runs") / "known"
+    store = RunStore(path)
+    recipe = Recipe(width=0.25, limits=Limits(latency="3x", params="2x"))
+    with store.lock():
+        store.write_info(run_info("known", "", recipe))
+        store.folder.write(FILE, canonical(budgets))
+    return path
+
+
+def test_an_answer_is_what_the_graph_and_the_model_say_of_its_network(budgets: Budgets) -> None:
+    answer = budgets.answer(Limits(latency="3x", params="2x", memory="2x"))
+    cost, usage = GRAPH.cost(answer.spec), answer.allocation.usage
+    assert answer.spec.resolution == 40
+    assert (answer.macs, usage.params) == (cost.macs, cost.params)
+    assert usage.latency_ms == budgets.latency_model.predict(cost)
+    assert usage.memory_bytes == answer.memory_bytes
+    assert usage.memory_bytes == memory_bytes(GRAPH.formula(answer.spec), answer.spec, 1)
+    assert usage.within(answer.allocation.limit)
+    assert decode(Budgets, canonical(budgets), FILE) == budgets
+
+
+def test_a_frontier_holds_the_answers_to_its_own_limits(budgets: Budgets) -> None:
+    found = budgets.frontier(Limits(latency="1x", params="2x"), points=8)
+    assert 1 < len(found) <= 8
+    limits = [answer.allocation.limit for answer in found]
+    assert [one.latency_ms for one in limits] == sorted({one.latency_ms for one in limits})
+    assert all(a.allocation.usage.within(limit) for a, limit in zip(found, limits, strict=True))
+    used = [answer.allocation.usage.latency_ms for answer in found]
+    assert used == sorted(used)
+    # More latency than that of the last changes nothing.
+    last = replace(limits[-1], latency_ms=2 * limits[-1].latency_ms)
+    assert budgets.allocate(last).widths == found[-1].allocation.widths
+
+
+def test_budgets_are_corrected_by_the_chosen_round(budgets: Budgets) -> None:
+    allocation = budgets.answer(Limits(latency="3x", params="2x")).allocation
+    ms = 1.1 * allocation.usage.latency_ms
+    latency = Latency(
+        ms=ms, wall_ms_min=ms, wall_ms_median=ms, wall_ms_p95=ms, wall_ms_mean50=ms,
+        noise_floor=0.0,
+    )  # fmt: skip
+    done = Round(allocation=allocation, latency=latency, factor=1.0, room=1.0)
+    model = load_latency(budgets.corrected(done).model)
+    spec = FOUND.with_widths(allocation.widths)
+    assert corrected(done) == pytest.approx(1.1)
+    assert model.predict(GRAPH.cost(spec)) == pytest.approx(ms)
+
+
+def test_limits_that_contradict_are_one_line(budgets: Budgets) -> None:
+    with pytest.raises(UserError, match="latency limit .* below the baseline's own"):
+        budgets.answer(Limits(latency="0.000001ms", params="2x"))
+    # The base network keeps it, the base widths at the resolution that was found do not.
+    with pytest.raises(UserError, match="at the resolution found take .* raise limits.latency"):
+        budgets.answer(Limits(latency="1.01x", params="9x"))
+    with pytest.raises(UserError, match="at the resolution found take .* raise limits.memory"):
+        budgets.answer(Limits(latency="9x", params="9x", memory="1x"))
+
+
+def test_the_command_answers_several_budgets(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "networks.csv"
+    main(["allocate", str(run), "--latency", "2x", "3x", "--params", "2x", "--csv", str(file)])
+    out = capsys.readouterr().out
+    assert out.count("reached: ") == 2
+    with file.open(newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    assert len(rows) == 2
+    for row in rows:
+        widths = {g: int(row[g]) for g in BASE.width_of}
+        cost = GRAPH.cost(FOUND.with_widths(widths))
+        assert (int(row["params"]), int(row["macs"])) == (cost.params, cost.macs)
+    main(["allocate", str(run), "--frontier"])
+    assert "importance added" in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_command_needs_no_torch(run: Path) -> None:
+    code = (
+        "import sys; from engine.cli import main; "
+        f"main(['allocate', {str(run)!r}, '--latency', '2x', '3x']); "
+        "print(*{'torch', 'ray', 'scipy', 'sklearn', 'matplotlib'} & {*sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == ""
+
+
+def test_a_run_without_an_allocation_says_so(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="has allocated no widths yet"):
+        read_budgets(RunStore(tmp_path, read_only=True).folder)
+    with pytest.raises(SystemExit):
+        main(["allocate", str(run), "--frontier", "--latency", "2x"])

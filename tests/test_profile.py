@@ -1,0 +1,187 @@
+"""``hacscale profile``, and the profile as a stage of a run; on a device that is a formula."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cluster.measuring import Measuring, import_result
+from engine.bench import REFERENCE, Reading, Visit, write_visits
+from engine.cli import main
+from engine.errors import UserError
+from engine.exchange import load_plan
+from engine.graph import load_graph
+from engine.hardware.models import load_latency
+from engine.measure import time_networks
+from engine.profiling import Profiling, read_profile
+from engine.provenance import run_info
+from engine.recipe import Device, Profile
+from engine.recipes import RECIPES
+from engine.spec import ModelRef
+from engine.store import RunStore
+
+FAST = ["--input", "3x32x32", "--classes", "10", "--set", "device.runtime=synthetic",
+        "width=0.0625", "profile.networks=8", "profile.held_out=2"]  # fmt: skip
+
+
+def failed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    with pytest.raises(SystemExit) as error:
+        main(arguments)
+    assert error.value.code == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1 and message.startswith("hacscale: ")
+    return message
+
+
+def profiling(**changes: object) -> Profiling:
+    graph = load_graph(ModelRef(name="vgg11", classes=10), 32)
+    fields = {"networks": 8, "held_out": 2} | changes
+    settings = Profile(**fields)  # type: ignore[arg-type]
+    return Profiling(graph=graph, base=graph.spec(32, 0.0625), resolutions=(40,), settings=settings)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("profile") / "p.json"
+    main(["profile", "vgg11", *FAST, "--out", str(path)])
+    return path
+
+
+def test_a_profile_file_holds_the_key_the_model_and_what_it_was_made_from(written: Path):
+    tree = json.loads(written.read_text())
+    assert (tree["format"], tree["version"]) == ("hacscale-profile", 1)
+    assert tree["result"]["key"]["device"] == tree["result"]["key"]["runtime"] == "synthetic"
+    assert len(tree["timings"]) == 10
+    assert tree["result"]["granularity"]["conv 3x3"] == 16  # the formula's lanes
+    assert tree["result"]["noise_floor"] == 0
+    result = read_profile(written, profiling())
+    model = load_latency(result.model)
+    graph = profiling().graph
+    spec = graph.spec(32, 0.125)
+    device = Device(runtime="synthetic")
+    [true] = time_networks(graph, [spec], spec, device, calls=3, rounds=2, per_layer=False)
+    assert model.predict(graph.cost(spec)) == pytest.approx(true.latency.ms, rel=0.1)
+
+
+def test_what_the_command_shows(capsys: pytest.CaptureFixture[str]):
+    main(["profile", "vgg11", *FAST])
+    shown = capsys.readouterr().out
+    for word in ("MAPE", "RMSPE", "within ±10 %", "Spearman", "noise floor", "conv 3x3", "clock"):
+        assert word in shown
+
+
+def test_a_profile_serves_only_what_it_was_made_for(written: Path, tmp_path: Path):
+    with pytest.raises(UserError, match=r"was fitted with .* channels"):
+        read_profile(written, profiling(max_width=8.0))
+    with pytest.raises(UserError, match=r"at 32 to .* px, not at 96 px"):
+        read_profile(written, replace(profiling(), resolutions=(96,)))
+    with pytest.raises(UserError, match=r"cannot read the profile .*none\.json"):
+        read_profile(tmp_path / "none.json", profiling())
+    damaged = tmp_path / "damaged.json"
+    damaged.write_bytes(written.read_bytes()[:-20])
+    with pytest.raises(UserError, match=r"damaged\.json: not valid JSON"):
+        read_profile(damaged, profiling())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["vgg11", "--input", "3x32x31"], "--input must be CxHxW with equal H and W"),
+        (["vgg11", "--classes", "0"], "--classes must be at least 1"),
+        (["vgg12"], "vgg12"),
+        (["vgg11", "--import", "none.csv"], "cannot read none.csv"),
+        (["vgg11", *FAST, "device.place=node:jetson"], "device.place is 'node:jetson'"),
+        (["vgg11", *FAST[:4], "--set", "device.runtime=gpu"], "device.runtime"),
+        (["vgg11", "--plan", "a", "--import", "b"], "not allowed with"),
+    ],
+)
+def test_a_users_error_is_one_line(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+):
+    assert message in failed(capsys, "profile", *arguments)
+
+
+def test_a_plan_is_written_with_its_script_and_its_result_is_fitted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    fast = [*FAST[:4], "--set", *FAST[6:]]
+    main(["profile", "vgg11", *fast, "--plan", str(tmp_path / "plan.json")])
+    assert "python measure.py plan.json result.csv" in capsys.readouterr().out
+    assert (tmp_path / "measure.py").exists()
+    table = measured_by_formula(tmp_path / "plan.json", tmp_path / "result.csv")
+    main(["profile", "vgg11", *fast, "--import", str(table), "--out", str(tmp_path / "p.json")])
+    shown = capsys.readouterr().out
+    assert "Board 3000" in shown
+    tree = json.loads((tmp_path / "p.json").read_text())
+    assert tree["result"]["key"]["device"] == "Board 3000"
+    assert tree["result"]["quality"]["mape"] < 0.1
+    message = failed(capsys, "profile", "vgg11", *fast, "profile.seed=1", "--import", str(table))
+    assert "is of the plan" in message
+
+
+def measured_by_formula(plan_path: Path, table: Path) -> Path:
+    """Does what measure.py does, on the synthetic device."""
+    plan = load_plan(plan_path.read_bytes(), "plan.json")
+    request = plan.request
+    graph = load_graph(request.reference.model, request.reference.resolution)
+    timings = time_networks(
+        graph, [*request.specs, request.reference], request.reference,
+        Device(runtime="synthetic"), calls=3, rounds=2, per_layer=True,
+    )  # fmt: skip
+
+    def visit(number: int, layers: bool) -> Visit:
+        timing = timings[number]
+        ms = (timing.latency.ms,) * plan.calls
+        assert timing.layer_ms is not None
+        layer_ms = timing.layer_ms if layers and plan.per_layer else {}
+        reading = Reading(counted_ms=ms, cpu_ms=ms, wall_ms=ms, layer_ms=layer_ms)
+        return Visit(network=number, reading=reading)
+
+    visits = [visit(REFERENCE, False)]
+    for _ in range(plan.rounds):
+        for number in range(len(request.specs)):
+            visits += [visit(number, True), visit(REFERENCE, False)]
+    with table.open("w") as file:
+        file.write(f"# plan: {plan.digest}\n# device: Board 3000\n")
+        write_visits(visits, file)
+    return table
+
+
+def test_a_run_waits_for_a_device_elsewhere_and_goes_on_with_what_it_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    recipe = RECIPES["digits-vgg11"]()
+    recipe = replace(recipe, device=Device(place="offline"))
+    store = RunStore(tmp_path / "runs" / "elsewhere")
+    store.write_info(run_info("elsewhere", "digits-vgg11", recipe))
+    runs = str(tmp_path / "runs")
+
+    def no_ray() -> None:
+        raise AssertionError("a device elsewhere needs no Ray")
+
+    measuring = Measuring(
+        device=recipe.device, settings=recipe.profile, store=store, start_ray=no_ray
+    )
+    graph = load_graph(ModelRef(name="vgg11", classes=10), 32)
+    base, other = graph.spec(32, 0.0625), graph.spec(32, 0.125)
+    with pytest.raises(UserError, match=r"2 networks wait for the device: copy") as error:
+        measuring("allocate", [base, other], base, per_layer=False)
+    assert "\n" not in str(error.value)
+    assert f"hacscale resume {store.location}" in str(error.value)
+    folder = tmp_path / "runs" / "elsewhere" / "measure"
+    table = measured_by_formula(folder / "plan.json", tmp_path / "result.csv")
+
+    main(["profile", "elsewhere", "--runs-dir", runs, "--import", str(table)])
+    assert "2 networks measured on Board 3000 are in the run" in capsys.readouterr().out
+    measured = measuring("allocate", [base, other], base, per_layer=False)
+    assert [t.spec for t in measured.timings] == [base, other]
+    with pytest.raises(UserError, match="1 networks wait"):
+        measuring("measure", [other], base, per_layer=False)
+    message = failed(capsys, "profile", "elsewhere", "--runs-dir", runs, "--import", str(table))
+    assert "is of the plan" in message
+
+
+def test_a_run_that_waits_for_nothing_takes_no_table(tmp_path: Path):
+    with pytest.raises(UserError, match="waits for no measurement"):
+        import_result(RunStore(tmp_path), b"", "result.csv")

@@ -136,7 +136,9 @@ def _run_stages(search: Search) -> RunRecord:
             val=trained.val_accuracy,
         ),
         predictors={
-            name: PredictorFigures(a=p.a, b=p.b, r2=p.r2, flag=p.flag)
+            name: PredictorFigures(
+                a=p.a, b=p.b, r2=p.r2, flag=p.flag, b_low=p.b_low, b_high=p.b_high
+            )
             for name, p in fit.predictors.items()
         },
         stop_reason=allocated.allocation.stop_reason,

@@ -67,14 +67,21 @@ def _train(
     resources: Cluster,
     progress: Progress,
 ) -> Row:
-    gpu = resources.gpus_per_trial > 0
+    gpu, fewest = resources.uses_gpus, resources.final_workers_min
+    most = resources.final_workers
     trainer = TorchTrainer(
         train_final,
         train_loop_config={
-            "final": FinalTraining(task=task, data=data, store=store, cpus=resources.cpus_per_trial)
+            "final": FinalTraining(
+                task=task,
+                data=data,
+                store=store,
+                cpus=resources.cpus_per_trial,
+                checkpoint_seconds=resources.checkpoint_minutes * 60,
+            )
         },
         scaling_config=train.ScalingConfig(
-            num_workers=resources.final_workers,
+            num_workers=most if fewest is None else (fewest, most),
             use_gpu=gpu,
             resources_per_worker={"CPU": resources.cpus_per_trial, "GPU": int(gpu)},
         ),

@@ -35,7 +35,7 @@ class MaxHours:
         """
         if not 0 < self.hours < float("inf"):
             raise UserError(f"{self.option} must be above zero, not {self.hours:g}")
-        if self.kind == "gpu" and not resources.gpus_per_trial:
+        if self.kind == "gpu" and not resources.uses_gpus:
             raise UserError(
                 "--max-gpu-hours limits nothing, as cluster.gpus_per_trial is 0; give "
                 "--max-cpu-hours, or set cluster.gpus_per_trial"
@@ -67,8 +67,8 @@ def held(resources: Cluster, kind: Literal["gpu", "cpu"], final: bool) -> float:
     if kind == "cpu":
         return workers * resources.cpus_per_trial
     if final:
-        return workers * float(resources.gpus_per_trial > 0)
-    return resources.gpus_per_trial
+        return workers * float(resources.uses_gpus)
+    return resources.gpu_share
 
 
 @contextmanager

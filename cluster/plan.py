@@ -112,9 +112,7 @@ def make_plan(recipe: Recipe) -> Plan:
     recipe.check_batches(len(planned.data.train))
     resources = recipe.cluster
     small = _calibration_data(planned.data, recipe.sample.training.batch_size)
-    calibrate = _calibrate.options(
-        num_cpus=resources.cpus_per_trial, num_gpus=resources.gpus_per_trial
-    )
+    calibrate = _calibrate.options(num_cpus=resources.cpus_per_trial, num_gpus=resources.gpu_share)
     seconds = ray.get(
         calibrate.remote(planned.calibration, ray.put(small), resources.cpus_per_trial)
     )
@@ -202,7 +200,9 @@ class _Planned:
 
         finals = [*self.trainings["baseline"][0], *self.trainings["train"][0]]
         widest = max(size(spec) for specs, _ in self.trainings.values() for spec in specs)
-        return sum(map(size, finals)) + 2 * widest * trial_slots(self.recipe.cluster)
+        return sum(map(size, finals)) + 2 * widest * trial_slots(
+            self.recipe.cluster, self.recipe.cluster.gpu_share
+        )
 
     def stage(self, name: str, per_mac: float) -> StagePlan:
         specs, training = self.trainings[name]
@@ -212,7 +212,7 @@ class _Planned:
         seconds = tuple(
             work(self.graph, spec, training, self.data) * per_mac / workers for spec in specs
         )
-        at_once = 1 if final else trial_slots(resources)
+        at_once = 1 if final else trial_slots(resources, resources.gpu_share)
         if name == "alpha":
             at_once = min(at_once, self.recipe.alpha.batch * self.recipe.alpha.repeats)
         at_once = min(at_once, len(specs))

@@ -111,6 +111,11 @@ class Progress:
             self._stage.count(epoch)
             self._plain()
 
+    def trial_left(self, trial_id: str) -> None:
+        """A trial is over without a row, and its training comes again."""
+        if self._stage:
+            self._stage.running.pop(trial_id, None)
+
     def trial_ended(self, trial_id: str, row: Row) -> None:
         """A trial is over."""
         if self._stage:

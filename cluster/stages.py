@@ -16,6 +16,7 @@ from cluster.progress import Progress
 from cluster.session import Session
 from cluster.trials import TrialRunner
 from engine.alpha import rank_candidates
+from engine.bootstrap import FEWEST_SAMPLES, are_narrow, b_intervals
 from engine.budgets import Budgets
 from engine.closed_loop import best, close_loop
 from engine.codec import digest
@@ -252,7 +253,13 @@ class Search:
                 finished=self.store.ledger.seen,
             )
             asha_epochs = settings.training.epochs if settings.scheduler == "asha" else None
-            runner.run_search("alpha", searcher, settings.trials * settings.repeats, asha_epochs)
+            runner.run_search(
+                "alpha",
+                searcher,
+                total=settings.trials * settings.repeats,
+                asha_epochs=asha_epochs,
+                largest=tasks_of(candidate(settings.high))[0],
+            )
             if len(searcher.alphas) < settings.trials:
                 raise KeyboardInterrupt  # stopped while no training ran
             rows = self._rows(task for a in searcher.alphas for task in tasks_of(candidate(a)))
@@ -272,7 +279,10 @@ class Search:
         )
 
     def sample(self, resolution: int) -> SampleResult:
-        """Trains networks of random widths and collects importance (Eq. 5)."""
+        """Trains networks of random widths and collects importance (Eq. 5).
+
+        With ``sample.stop_at_b_ci`` block after block, until every exponent is known that well.
+        """
         settings = self.recipe.sample
         base = self.base.at(resolution)
         tasks = [
@@ -289,26 +299,51 @@ class Search:
         ]
 
         def run() -> SampleResult:
-            self.runner.run_tasks("sample", tasks)
-            rows = self._rows(tasks)
-            if len(rows) < len({task.id for task in tasks}):
-                raise KeyboardInterrupt  # stopped while no training ran
-            self._check_failures("sample", rows)
-            index_of = {task.id: index for index, task in reversed(list(enumerate(tasks)))}
-            return SampleResult(
-                samples=tuple(
-                    _sample(index_of[row.task.id], row) for row in rows if row.status == "done"
-                ),
-                failures=tuple(row.error or "" for row in rows if row.status == "failed"),
-            )
+            step = settings.networks if settings.stop_at_b_ci is None else settings.block
+            trained = step
+            while True:
+                sampled = self._sample(tasks[:trained])
+                if trained >= settings.networks or self._knows_exponents(sampled):
+                    return sampled
+                trained += step
 
         return self._stage(
             "sample",
             SampleResult,
-            (tasks,),
+            (tasks, settings.stop_at_b_ci),
             run,
-            lambda out: f"{len(out.samples)} networks of random widths trained",
+            lambda out: (
+                f"{len(out.samples)} networks of random widths trained"
+                + (
+                    f", {settings.networks - out.networks} saved: every b is known to "
+                    f"±{settings.stop_at_b_ci}"
+                    if out.networks < settings.networks
+                    else ""
+                )
+            ),
         )
+
+    def _sample(self, tasks: Sequence[TrainingTask]) -> SampleResult:
+        self.runner.run_tasks("sample", tasks)
+        rows = self._rows(tasks)
+        if len(rows) < len({task.id for task in tasks}):
+            raise KeyboardInterrupt  # stopped while no training ran
+        self._check_failures("sample", rows)
+        index_of = {task.id: index for index, task in reversed(list(enumerate(tasks)))}
+        return SampleResult(
+            samples=tuple(
+                _sample(index_of[row.task.id], row) for row in rows if row.status == "done"
+            ),
+            failures=tuple(row.error or "" for row in rows if row.status == "failed"),
+            networks=len(tasks),
+        )
+
+    def _knows_exponents(self, sampled: SampleResult) -> bool:
+        most = self.recipe.sample.stop_at_b_ci
+        if most is None or len(sampled.samples) < FEWEST_SAMPLES:
+            return False
+        groups = [group.name for group in self.graph.groups]
+        return are_narrow(b_intervals(sampled.samples, groups), most)
 
     def fit(self, sample: SampleResult) -> FitResult:
         """Fits importance against width for every group (Eq. 6)."""
@@ -469,10 +504,10 @@ class Search:
         """
         self.session.start()
         resources, device = self.recipe.cluster, self.recipe.device
-        workers = resources.final_workers
+        workers = resources.final_workers_min or resources.final_workers
         self.session.require(
             cpus=max(workers * resources.cpus_per_trial, device.threads),
-            gpus=max(workers * math.ceil(resources.gpus_per_trial), device.accelerator == "cuda"),
+            gpus=max(workers * math.ceil(resources.gpu_share), device.accelerator == "cuda"),
         )
 
     @cached_property

@@ -1,7 +1,7 @@
 """Runs trainings as Tune trials, records what fails, and tells the progress."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,21 +11,27 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search import Searcher
 
+from cluster.packing import lowered, measure_packing, share_of, widest
 from cluster.progress import Progress
 from cluster.signals import signals_kept
-from engine.codec import canonical, decode, jsonable
+from engine.codec import canonical, decode
 from engine.errors import UserError
 from engine.recipe import Cluster
 from engine.rows import Epoch, Row, TrainingTask
 from engine.store import RunStore
+from searchers.tasks import TaskSearcher
 from trainables.checkpoint import checkpoint_name
 from trainables.data import ImageData
-from trainables.trial import TrainingTrial
+from trainables.trial import NO_MEMORY, TrainingTrial
 
+_OUT_OF_MEMORY = (
+    "out of GPU memory, with no other training on the GPU; lower the stage's training.batch_size "
+    "(which gives new rows), its largest width or data.resolution"
+)
 _EPOCH_FIELDS = tuple(field.name for field in fields(Epoch))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(kw_only=True)
 class TrialRunner:
     """Everything that trials of one run share."""
 
@@ -33,6 +39,11 @@ class TrialRunner:
     data: "ray.ObjectRef[ImageData]"
     resources: Cluster
     progress: Progress
+    trainable: type[TrainingTrial] = TrainingTrial
+    share: float = field(init=False, default=0.0)
+    """GPUs of one trial at present."""
+    _measured: str = field(init=False, default="")
+    """The stage whose largest network the share was measured for."""
 
     def run_tasks(self, stage: str, tasks: Sequence[TrainingTask]) -> None:
         """Trains every task that has no row yet.
@@ -46,11 +57,19 @@ class TrialRunner:
         missing = {task_id: task for task in tasks if (task_id := task.id) not in known}
         self.progress.begin_trials(stage, total=len(tasks), known=len(tasks) - len(missing))
         if missing:
-            space = {"task": tune.grid_search([jsonable(task) for task in missing.values()])}
-            self._fit(stage, space, tune.TuneConfig(reuse_actors=True))
+            self._pack(stage, widest(list(missing.values())))
+        while missing:
+            searcher = TaskSearcher(list(missing.values()))
+            postponed = self._fit(stage, self._config(searcher))
+            missing = {task.id: task for task in postponed}
 
     def run_search(
-        self, stage: str, searcher: Searcher, total: int, asha_epochs: int | None
+        self,
+        stage: str,
+        searcher: Searcher,
+        total: int,
+        asha_epochs: int | None,
+        largest: TrainingTask,
     ) -> None:
         """Trains what ``searcher`` asks for until it has no more questions.
 
@@ -58,6 +77,7 @@ class TrialRunner:
             total: rows that are to be expected at the most, for the display.
             asha_epochs: epochs of a whole training, to let ASHA stop bad ones early; None to
                 train all of them to the end.
+            largest: what it may ask for that takes most memory.
 
         Raises:
             UserError, KeyboardInterrupt: as for `run_tasks`.
@@ -68,29 +88,66 @@ class TrialRunner:
             scheduler = ASHAScheduler(
                 time_attr="epoch", metric="val_accuracy", mode="max", max_t=asha_epochs
             )
-        config = tune.TuneConfig(
+        self._pack(stage, largest)
+        while self._fit(stage, self._config(searcher, scheduler)):
+            searcher.restore("")
+
+    def _config(
+        self, searcher: Searcher, scheduler: ASHAScheduler | None = None
+    ) -> tune.TuneConfig:
+        return tune.TuneConfig(
             search_alg=searcher,
             scheduler=scheduler,
             num_samples=-1,
-            max_concurrent_trials=trial_slots(self.resources),
+            max_concurrent_trials=trial_slots(self.resources, self.share),
             reuse_actors=True,
         )
-        self._fit(stage, {}, config)
 
-    def _fit(self, stage: str, space: dict[str, Any], config: tune.TuneConfig) -> None:
+    def _pack(self, stage: str, largest: TrainingTask) -> None:
+        """Decides how many trials of a stage share a GPU, if that is not decided yet."""
+        if self.resources.gpus_per_trial != "auto":
+            self.share = self.share or self.resources.gpus_per_trial
+            return
+        if self._measured == stage:
+            return
+        self._measured = stage
+        networks, found = measure_packing(largest, self.data, self.resources.cpus_per_trial)
+        self.share = share_of(networks)
+        busy = "unknown" if found.utilisation is None else f"{found.utilisation:.0%}"
+        self.progress.say(
+            f"  {networks} trainings share a GPU: the largest takes "
+            f"{found.used_bytes / 2**30:.1f} of {found.total_bytes / 2**30:.1f} GiB, and its "
+            f"utilisation is {busy}"
+        )
+
+    def _unpack(self, postponed: Sequence[TrainingTask]) -> None:
+        """Gives trials more of a GPU after some ran out of memory."""
+        share = lowered(self.share) if self.share else None
+        if share is None:
+            raise AssertionError("a training that has its GPU alone is not postponed")
+        self.share = share
+        self.progress.say(
+            f"! {len(postponed)} trainings ran out of GPU memory; from now on {int(1 / share)} "
+            "share a GPU",
+            style="yellow",
+        )
+
+    def _fit(self, stage: str, config: tune.TuneConfig) -> list[TrainingTask]:
+        """Runs trials and returns the tasks that had too little GPU memory, packed less now."""
         trainable = tune.with_parameters(
-            TrainingTrial,
+            self.trainable,
             data=self.data,
             store=self.store,
             cpus=self.resources.cpus_per_trial,
+            checkpoint_seconds=self.resources.checkpoint_minutes * 60,
         )
-        watcher = _Watcher(self.store, self.progress)
+        packed = bool(self.share) and lowered(self.share) is not None
+        watcher = _Watcher(self.store, self.progress, packed)
         tuner = tune.Tuner(
             tune.with_resources(
                 trainable,
-                {"CPU": self.resources.cpus_per_trial, "GPU": self.resources.gpus_per_trial},
+                {"CPU": self.resources.cpus_per_trial, "GPU": self.share},
             ),
-            param_space=space,
             tune_config=config,
             run_config=tune.RunConfig(
                 name=stage,
@@ -108,14 +165,17 @@ class TrialRunner:
             raise UserError(watcher.user_error)
         if watcher.unfinished:
             raise KeyboardInterrupt
+        if watcher.postponed:
+            self._unpack(watcher.postponed)
+        return watcher.postponed
 
 
-def trial_slots(resources: Cluster) -> int:
-    """Returns how many trials fit on the cluster at once."""
+def trial_slots(resources: Cluster, share: float) -> int:
+    """Returns how many trials with that share of a GPU fit on the cluster at once."""
     total = ray.cluster_resources()
     slots = total.get("CPU", 0.0) / resources.cpus_per_trial
-    if resources.gpus_per_trial > 0:
-        slots = min(slots, total.get("GPU", 0.0) / resources.gpus_per_trial)
+    if share > 0:
+        slots = min(slots, total.get("GPU", 0.0) / share)
     return max(1, int(slots))
 
 
@@ -128,11 +188,13 @@ class _Watcher(tune.Callback, tune.Stopper):
             checkpoints are kept.
     """
 
-    def __init__(self, store: RunStore, progress: Progress) -> None:
+    def __init__(self, store: RunStore, progress: Progress, packed: bool) -> None:
         self._store = store
+        self._packed = packed
         self._progress = progress
         self._history: dict[str, dict[int, Epoch]] = {}
         self.unfinished: set[str] = set()
+        self.postponed: list[TrainingTask] = []
         self.user_error: str | None = None
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
@@ -166,7 +228,14 @@ class _Watcher(tune.Callback, tune.Stopper):
     def on_trial_complete(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
-        self._end(trial, status="stopped", error=None)
+        if (trial.last_result or {}).get("status") != NO_MEMORY:
+            self._end(trial, status="stopped", error=None)
+        elif self._packed:
+            self.unfinished.discard(trial.trial_id)
+            self.postponed.append(_task_of(trial))
+            self._progress.trial_left(trial.trial_id)
+        else:
+            self._end(trial, status="failed", error=_OUT_OF_MEMORY)
 
     def on_trial_error(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
@@ -178,7 +247,7 @@ class _Watcher(tune.Callback, tune.Stopper):
         self.unfinished.discard(trial.trial_id)
         if self.user_error is not None:
             return
-        task = decode(TrainingTask, canonical(trial.config["task"]), "the task of a trial")
+        task = _task_of(trial)
         history = self._history.pop(trial.trial_id, {})
         ledger = self._store.ledger
         row = ledger.find(task.id)
@@ -191,6 +260,10 @@ class _Watcher(tune.Callback, tune.Stopper):
                 self._store.checkpoints.delete(checkpoint_name(task.id))
         ledger.compact()
         self._progress.trial_ended(trial.trial_id, row)
+
+
+def _task_of(trial: Trial) -> TrainingTask:
+    return decode(TrainingTask, canonical(trial.config["task"]), "the task of a trial")
 
 
 def _last_line(trial: Trial) -> str:

@@ -118,7 +118,7 @@ def _type(declared: Any) -> str:
         return ", ".join(f"`{choice}`" for choice in get_args(declared))
     if get_origin(declared) is tuple:
         return f"list of {_type(get_args(declared)[0])}s"
-    if type(None) in get_args(declared):
+    if get_args(declared):
         return " or ".join(_type(kind) for kind in get_args(declared))
     words = {int: "integer", float: "number", str: "text", bool: "boolean", type(None): "null"}
     return words[declared]

@@ -22,6 +22,7 @@ from engine.commands import (
     report,
     run,
     runs,
+    sample,
     status,
     submit,
 )
@@ -29,7 +30,7 @@ from engine.errors import UserError
 from engine.provenance import package_version
 
 _COMMANDS = (
-    *(run, submit, profile, plan, doctor, cluster, runs, status, report),
+    *(run, sample, submit, profile, plan, doctor, cluster, runs, status, report),
     *(export, allocate, check, recipes),
 )
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import linregress
 
+from engine.bootstrap import b_intervals
 from engine.errors import UserError
 from engine.results import FitResult, ImportancePredictor, ImportanceSample
 
@@ -73,7 +74,8 @@ def fit_predictors(samples: Sequence[ImportanceSample], groups: Sequence[str]) -
     A group's own fit is sound if b < `SHALLOWEST_B` and R² ≥ `LOWEST_R2`. Any other group, and
     one with fewer than 3 distinct widths, gets the median b of the sound groups (`DEFAULT_B` if
     there is none) with its own level, the geometric mean of I·C^−b; its flag says why. Its
-    ``b_se``, ``r2`` and ``sum_r2`` stay those of its own fit, 0 where it has none.
+    ``b_se``, ``r2`` and ``sum_r2`` stay those of its own fit, 0 where it has none, and so does the
+    interval ``b_low`` to ``b_high``.
 
     An importance of exactly zero is what a layer that died in training has. It has no logarithm,
     so the group is fitted to the other samples, and the flag says so; a group that is zero in all
@@ -96,22 +98,23 @@ def fit_predictors(samples: Sequence[ImportanceSample], groups: Sequence[str]) -
         )
     sound = [fit.own.b for fit in fits.values() if not fit.fault]
     pooled = median(sound) if sound else DEFAULT_B
+    intervals = b_intervals(samples, groups)
     origin = (
         f"the median of {len(sound)} sound groups" if sound else "the default, as none is sound"
     )
-    return FitResult(
-        predictors={
-            group: replace(
-                fit.own,
+    predictors: dict[str, ImportancePredictor] = {}
+    for group, fit in fits.items():
+        low, high = intervals[group] or (None, None)
+        own = replace(fit.own, b_low=low, b_high=high)
+        if fit.fault:
+            own = replace(
+                own,
                 a=_level(fit.log_width, fit.log_importance, pooled),
                 b=pooled,
                 flag=f"{fit.fault}; b = {pooled:.3g} is {origin}",
             )
-            if fit.fault
-            else fit.own
-            for group, fit in fits.items()
-        }
-    )
+        predictors[group] = own
+    return FitResult(predictors=predictors)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,17 +18,25 @@ def run_info(name: str, recipe_name: str, recipe: Recipe) -> RunInfo:
         name=name,
         recipe_name=recipe_name,
         recipe=recipe,
-        versions={
-            "python": platform.python_version(),
-            **{package: package_version(package) for package in _PACKAGES},
-        },
-        hardware={
-            "machine": platform.machine(),
-            "system": platform.system(),
-            "cores": str(os.cpu_count()),
-        },
+        versions=versions(),
+        hardware=hardware(),
         git=_revision(),
     )
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of Python and of the libraries that matter."""
+    packages = {package: package_version(package) for package in _PACKAGES}
+    return {"python": platform.python_version(), **packages}
+
+
+def hardware() -> dict[str, str]:
+    """Returns what machine this is."""
+    return {
+        "machine": platform.machine(),
+        "system": platform.system(),
+        "cores": str(os.cpu_count()),
+    }
 
 
 def package_version(package: str) -> str:

@@ -261,6 +261,9 @@ class Sample:
         networks: how many networks are trained.
         block: networks per Latin hypercube; hypercubes follow one another, so that more
             networks extend the same sequence.
+        stop_at_b_ci: stop once the 95 % bootstrap interval of every group's exponent b is no wider
+            than ± this; looked at after every block, so that the answer depends on no timing.
+            None to train all.
         min_width, max_width: bounds of the multipliers of the base widths, which are log-uniform.
         training: the short training of each network.
     """
@@ -269,6 +272,7 @@ class Sample:
 
     networks: int = 16
     block: int = 8
+    stop_at_b_ci: float | None = None
     min_width: float = 0.5
     max_width: float = 2.0
     training: Training = field(default_factory=lambda: FAST.for_epochs(6))
@@ -276,6 +280,11 @@ class Sample:
     def __post_init__(self) -> None:
         _require(self.networks >= 3, "networks must be at least 3", self.networks)
         _require(self.block >= 2, "block must be at least 2", self.block)
+        _require(
+            self.stop_at_b_ci is None or self.stop_at_b_ci > 0,
+            "stop_at_b_ci must be above zero",
+            self.stop_at_b_ci,
+        )
         _require(
             0 < self.min_width < self.max_width <= _MOST,
             f"the width multipliers must satisfy 0 < min_width < max_width <= {_MOST}",
@@ -325,8 +334,13 @@ class Cluster:
 
     Attributes:
         cpus_per_trial: CPU cores, and intra-op threads, of one training.
-        gpus_per_trial: share of a GPU for one training.
+        gpus_per_trial: share of a GPU for one training; ``auto`` measures the largest network of a
+            stage on one GPU and packs as many onto each as memory and utilisation allow. Where
+            memory runs out after all, fewer share a GPU from then on.
         final_workers: data-parallel workers of the final training.
+        final_workers_min: with fewer free than ``final_workers``, it begins with so many and grows
+            or shrinks as machines come and go; None to wait for all.
+        checkpoint_minutes: epochs longer than this are kept within as well.
         retries: how often a training whose worker died or raised is started again.
         max_failure_share: a stage with more failed rows than this ends the run.
     """
@@ -334,8 +348,10 @@ class Cluster:
     __pydantic_config__ = STRICT
 
     cpus_per_trial: int = 1
-    gpus_per_trial: float = 0.0
+    gpus_per_trial: float | Literal["auto"] = 0.0
     final_workers: int = 2
+    final_workers_min: int | None = None
+    checkpoint_minutes: float = 10.0
     retries: int = 2
     max_failure_share: float = 0.5
 
@@ -343,17 +359,37 @@ class Cluster:
         gpus = self.gpus_per_trial
         _require(self.cpus_per_trial >= 1, "cpus_per_trial must be at least 1", self.cpus_per_trial)
         _require(
-            0 <= gpus <= 1 or gpus == int(gpus) > 0,
-            "gpus_per_trial must be a share of a GPU, in [0, 1], or a whole number",
+            gpus == "auto" or 0 <= gpus <= 1 or gpus == int(gpus) > 0,
+            "gpus_per_trial must be auto, a share of a GPU, in [0, 1], or a whole number",
             gpus,
         )
         _require(self.final_workers >= 1, "final_workers must be at least 1", self.final_workers)
+        _require(
+            self.final_workers_min is None or 1 <= self.final_workers_min <= self.final_workers,
+            "final_workers_min must lie in 1 to final_workers",
+            self.final_workers_min,
+        )
+        _require(
+            self.checkpoint_minutes > 0,
+            "checkpoint_minutes must be above zero",
+            self.checkpoint_minutes,
+        )
         _require(self.retries >= 0, "retries must not be negative", self.retries)
         _require(
             0 <= self.max_failure_share < 1,
             "max_failure_share must be in [0, 1)",
             self.max_failure_share,
         )
+
+    @property
+    def uses_gpus(self) -> bool:
+        """Whether trainings run on GPUs."""
+        return self.gpu_share > 0
+
+    @property
+    def gpu_share(self) -> float:
+        """GPUs of one training at the most: all of one where that is measured later."""
+        return 1.0 if self.gpus_per_trial == "auto" else self.gpus_per_trial
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -392,8 +428,8 @@ class Recipe:
             (self.profile.max_width, self.allocate.max_width),
         )
         _require(
-            self.train.batch_size % self.cluster.final_workers == 0,
-            "train.batch_size must be a multiple of cluster.final_workers, who share each batch",
+            self.train.batch_size >= self.cluster.final_workers,
+            "train.batch_size must be at least cluster.final_workers, who share each batch",
             (self.train.batch_size, self.cluster.final_workers),
         )
 

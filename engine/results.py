@@ -213,12 +213,17 @@ class ImportanceSample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleResult:
-    """All sampled networks of a run that finished, and the errors of those that did not."""
+    """All sampled networks of a run that finished, and the errors of those that did not.
+
+    Attributes:
+        networks: how many were trained; fewer than the recipe's if every b was known well enough.
+    """
 
     __pydantic_config__ = STRICT
 
     samples: tuple[ImportanceSample, ...]
     failures: tuple[str, ...]
+    networks: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,6 +234,8 @@ class ImportancePredictor:
         r2: of the fit, in log space.
         sum_r2: of the importance summed over the kernels, C·I(C); a mean over C kernels has 1/C
             in it and is easy to fit, this is not.
+        b_low, b_high: 95 % interval of the group's own b, by bootstrap over the networks; None
+            where it has none.
         flag: empty, or why ``b`` was replaced by the pooled one.
     """
 
@@ -240,6 +247,8 @@ class ImportancePredictor:
     r2: float
     sum_r2: float
     flag: str
+    b_low: float | None = None
+    b_high: float | None = None
 
     def __call__(self, width: float) -> float:
         """Predicted importance at ``width`` channels."""
@@ -413,6 +422,8 @@ class PredictorFigures:
     b: float
     r2: float
     flag: str
+    b_low: float | None = None
+    b_high: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

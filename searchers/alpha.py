@@ -108,6 +108,8 @@ class AlphaSearcher(Searcher):
             if not missing:
                 return Searcher.FINISHED
             task = next((task for id, task in missing.items() if id not in self._suggested), None)
+            if task is None and missing.keys() <= self._postponed:
+                return Searcher.FINISHED
             if task is None:
                 self._check_in_flight(missing)
                 return None
@@ -118,8 +120,14 @@ class AlphaSearcher(Searcher):
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Notes that a trial is over; what came of it is read from the ledger. Idempotent."""
-        self._live.pop(trial_id, None)
+        """Notes that a trial is over; what came of it is read from the ledger. Idempotent.
+
+        A training that ran out of memory has no row; when only such are missing the searcher is at
+        its end, and after ``restore`` it suggests them again.
+        """
+        task = self._live.pop(trial_id, None)
+        if task is not None and result is not None and result.get("status") == "no memory":
+            self._postponed.add(task.id)
 
     def set_max_concurrency(self, max_concurrent: int) -> bool:
         """Tells Tune's limiter that it need not limit: the searcher says None by itself."""
@@ -208,6 +216,7 @@ class AlphaSearcher(Searcher):
     def _open(self) -> None:
         self._live: dict[str, TrainingTask] = {}
         self._suggested: set[str] = set()
+        self._postponed: set[str] = set()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._journal.parent.mkdir(parents=True, exist_ok=True)
         try:

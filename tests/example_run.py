@@ -236,7 +236,11 @@ def example_run(
             candidates=tuple(tried),
             failed=0,
         ),
-        sample=SampleResult(samples=drawn, failures=tuple(f.partition(": ")[2] for f in failures)),
+        sample=SampleResult(
+            samples=drawn,
+            failures=tuple(f.partition(": ")[2] for f in failures),
+            networks=len(drawn) + len(failures),
+        ),
         fit=FitResult(predictors=predictors),
         allocate=AllocateResult(
             spec=final,

@@ -625,3 +625,26 @@ def test_tune_runs_a_search_to_its_end_with_trials_side_by_side(tmp_path, monkey
     assert any(
         a < d and c < b for i, (a, b) in enumerate(trained_once) for c, d in trained_once[:i]
     )
+
+
+def test_trainings_without_memory_end_the_search_and_are_asked_again(tmp_path) -> None:
+    options = search(trials=4, repeats=1)
+    expected = alphas(tmp_path / "whole", options)
+    world = World(tmp_path / "short", options)
+    searcher = world.searcher()
+    first = {f"trial-{i}": searcher.suggest(f"trial-{i}") for i in range(4)}
+    tasks = {i: decode(TrainingTask, json.dumps(c["task"]), "task") for i, c in first.items()}
+    for trial_id, task in tasks.items():
+        if trial_id == "trial-2":
+            searcher.on_trial_complete(trial_id, {"status": "no memory"})
+        else:
+            assert searcher.suggest("another") is None
+            world.ledger[task.id] = trained(task)
+            searcher.on_trial_complete(trial_id, {"status": "done"})
+    assert searcher.suggest("another") == Searcher.FINISHED
+    searcher.restore("")
+    config = searcher.suggest("again")
+    assert config == first["trial-2"]
+    world.ledger[tasks["trial-2"].id] = trained(tasks["trial-2"])
+    assert searcher.suggest("last") == Searcher.FINISHED
+    assert searcher.alphas == expected

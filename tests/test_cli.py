@@ -176,7 +176,7 @@ def test_help_is_told(words: list[str], shell: Shell) -> None:
         (["--set", "train.epochs=ten"], "train.epochs: Input should be a valid integer, not 'ten'"),
         (["--set", "train.lr=1e999"], "must be finite"),
         (["--set", "a\nb=1"], "unknown key 'a\\nb'"),
-        (["--set", "cluster.final_workers=5"], "must be a multiple of cluster.final_workers"),
+        (["--set", "cluster.final_workers=500"], "must be at least cluster.final_workers"),
         (["--name", ""], "'' does not: give another --name"),
         (["--name", "a/b"], "'a/b' does not"),
         (["--name", "../up"], "'../up' does not"),

@@ -28,7 +28,7 @@ PACKAGES = {
 }
 FILES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
 COMMANDS = (
-    *("run", "resume", "runs", "submit", "logs", "stop", "plan", "doctor", "cluster"),
+    *("run", "resume", "sample", "runs", "submit", "logs", "stop", "plan", "doctor", "cluster"),
     *("status", "report", "allocate", "export", "recipes", "check", "profile"),
 )
 

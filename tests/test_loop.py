@@ -360,6 +360,36 @@ def test_an_epoch_that_was_cut_off_is_repeated(tmp_path: Path) -> None:
     assert equal_states(again.state_dict(), whole.state_dict())
 
 
+@pytest.mark.parametrize("options", [{"importance": True}, EVERYTHING], ids=["plain", "everything"])
+def test_a_training_cut_off_within_an_epoch_is_the_same_bit_by_bit(
+    options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """4 steps an epoch; the checkpoint after the first 3 of the second is the last."""
+    monkeypatch.setattr("trainables.loop._STEPS_PER_LOOK", 1)
+    task = tiny_task(**options)
+    whole = train(task, tmp_path / "whole")
+    store = RunStore(tmp_path / "cut")
+    training = NetworkTraining(task, tensors(), store, checkpoint_seconds=0.0)
+    training.run_epoch()
+    training.rehearse(3)
+    again = NetworkTraining(task, tensors(), store)
+    steps = 0
+
+    def count(net: nn.Module, *_: object) -> None:
+        nonlocal steps
+        steps += net.training
+
+    assert len(again.history) == 1
+    hook = again.network.register_forward_pre_hook(count)
+    again.run_epoch()
+    hook.remove()
+    assert steps == 1
+    while not again.finished:
+        again.run_epoch()
+    assert facts(again.result()) == facts(whole.result())
+    assert equal_states(again.state_dict(), whole.state_dict())
+
+
 def flip_a_bit(content: bytes) -> bytes:
     middle = len(content) // 2
     return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
@@ -527,7 +557,13 @@ def trial_on(directory: Path, data: Any = None) -> type[TrainingTrial]:
 
     class Filled(TrainingTrial):
         def setup(self, config: dict[str, Any]) -> None:
-            super().setup(config, data=data or tiny_data(), store=RunStore(directory), cpus=1)
+            super().setup(
+                config,
+                data=data or tiny_data(),
+                store=RunStore(directory),
+                cpus=1,
+                checkpoint_seconds=600.0,
+            )
 
     return Filled
 

@@ -2,6 +2,7 @@
 
 import math
 import statistics
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -163,7 +164,8 @@ def test_sound_groups_keep_their_own_fit() -> None:
     result = fit(importance)
     assert list(result.predictors) == list(importance)
     for group, values in importance.items():
-        assert result.predictors[group] == fit_predictor(WIDTHS, values)
+        found = replace(result.predictors[group], b_low=None, b_high=None)
+        assert found == fit_predictor(WIDTHS, values)
 
 
 @pytest.mark.parametrize(

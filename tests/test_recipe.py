@@ -235,7 +235,10 @@ def test_assignments_change_what_they_name_and_nothing_else() -> None:
         ("allocate.max_width=5", "profile.max_width must reach allocate.max_width"),
         ("allocate.stride=0", "stride must be at least 1"),
         ("sample.min_width=3", "0 < min_width < max_width"),
-        ("cluster.final_workers=3", "train.batch_size must be a multiple of cluster.final_workers"),
+        ("cluster.final_workers=300", "train.batch_size must be at least cluster.final_workers"),
+        ("cluster.final_workers_min=3", "final_workers_min must lie in 1 to final_workers"),
+        ("cluster.checkpoint_minutes=0", "checkpoint_minutes must be above zero"),
+        ("sample.stop_at_b_ci=0", "stop_at_b_ci must be above zero"),
         ("cluster.gpus_per_trial=1.5", "a share of a GPU"),
         ("cluster.retries=-1", "retries must not be negative"),
         ("train.lr=0", "lr must be above zero"),
@@ -288,7 +291,7 @@ def test_no_number_may_be_negative_and_no_count_zero(name: str) -> None:
         lambda: Data(seed=-1),
         lambda: Profile(seed=2**32),
         lambda: Cluster(final_workers=0),
-        lambda: Recipe(limits=LIMITS, cluster=Cluster(final_workers=5)),
+        lambda: Recipe(limits=LIMITS, cluster=Cluster(final_workers=300)),
     ],
 )
 def test_what_may_not_be_cannot_be_made_in_python_either(make) -> None:

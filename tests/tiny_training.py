@@ -54,6 +54,20 @@ def with_dropout(classes: int) -> nn.Module:
     return net
 
 
+def hungry(outputs: Tensor, targets: Tensor) -> Tensor:
+    """A loss that finds no memory with less than half of a GPU."""
+    import ray  # of the worker; other tests do without
+
+    if ray.get_runtime_context().get_assigned_resources()["GPU"] < 0.5:
+        raise torch.OutOfMemoryError("simulated")
+    return nn.functional.cross_entropy(outputs, targets)
+
+
+def insatiable(outputs: Tensor, targets: Tensor) -> Tensor:
+    """A loss that never finds memory."""
+    raise torch.OutOfMemoryError("simulated")
+
+
 def images_of(count: int, seed: int, noise: float = 60.0) -> ImageSet:
     """Class k is brightest in channel k; the noise makes it hard enough not to be perfect."""
     rng = np.random.default_rng(seed)

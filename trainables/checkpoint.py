@@ -11,7 +11,7 @@ from engine.folder import Folder
 
 log = logging.getLogger("hacscale")
 
-_LAYOUT = b"hacscale checkpoint 1"
+_LAYOUT = b"hacscale checkpoint 2"
 """What the sealed state is made of. A file of another layout is as good as none."""
 
 

@@ -83,8 +83,8 @@ def batches(
     """Returns the rows of each batch of one epoch, as one of ``world`` workers sees them.
 
     The n rows are permuted by (seed, epoch) and cut into global batches; the last incomplete one
-    is dropped. Each global batch is cut into equal consecutive parts, one for each worker, so that
-    together, and in the mean of their gradients, they see exactly what a single one would.
+    is dropped. Each global batch is cut into consecutive parts, one for each worker (`part_of`), so
+    that together they see exactly what a single one would.
 
     Args:
         n: images of the training split.
@@ -95,26 +95,35 @@ def batches(
         world: number of workers.
 
     Returns:
-        n // batch_size int64 tensors of batch_size / world rows.
+        n // batch_size int64 tensors, each with the rows of this worker's part.
 
     Raises:
-        UserError: fewer images than one batch, or a batch that the workers cannot share equally.
+        UserError: fewer images than one batch, or more workers than images in one.
     """
     if n < batch_size:
         raise UserError(
             f"the {n} training images do not fill one batch of {batch_size}; "
             f"lower batch_size to at most {n}"
         )
-    if batch_size % world:
-        raise UserError(
-            f"{world} workers cannot share a batch of {batch_size} equally; make batch_size a "
-            f"multiple of cluster.final_workers"
-        )
-    if not 0 <= rank < world:
-        raise ValueError(f"rank must lie in 0 to {world - 1}, not {rank}")
+    part = part_of(batch_size, rank, world)
     order = torch.from_numpy(np.random.default_rng((seed, epoch)).permutation(n))
     whole = order[: n - n % batch_size].split(batch_size)
-    return (batch.chunk(world)[rank] for batch in whole)
+    return (batch[part.start : part.stop] for batch in whole)
+
+
+def part_of(batch_size: int, rank: int, world: int) -> range:
+    """Returns which rows of every batch a worker has: sizes differ by one at the most.
+
+    Raises:
+        UserError: more workers than rows.
+    """
+    if not 0 <= rank < world:
+        raise ValueError(f"rank must lie in 0 to {world - 1}, not {rank}")
+    if world > batch_size:
+        raise UserError(
+            f"{world} workers cannot share a batch of {batch_size}; lower cluster.final_workers"
+        )
+    return range(batch_size * rank // world, batch_size * (rank + 1) // world)
 
 
 def _count_classes(source: Source) -> int:

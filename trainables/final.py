@@ -24,6 +24,7 @@ class FinalTraining:
     data: "ray.ObjectRef[ImageData]"
     store: RunStore
     cpus: int
+    checkpoint_seconds: float
 
 
 def train_final(config: dict[str, FinalTraining]) -> None:
@@ -38,7 +39,7 @@ def train_final(config: dict[str, FinalTraining]) -> None:
     torch.set_num_threads(final.cpus)
     device = get_device()
     data = TensorData.on(ray.get(final.data), device)
-    training = NetworkTraining(final.task, data, final.store, rank, world)
+    training = NetworkTraining(final.task, data, final.store, rank, world, final.checkpoint_seconds)
     try:
         while not training.finished:
             training.run_epoch()

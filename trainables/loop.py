@@ -1,10 +1,11 @@
-"""The training of one network, epoch by epoch, resumable after each."""
+"""The training of one network, epoch by epoch, resumable after each and within long ones."""
 
 import json
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
 
 import numpy as np
 import torch
@@ -19,18 +20,40 @@ from engine.rows import Epoch, Row, TrainingTask
 from engine.store import RunStore
 from trainables.augment import augment, mixup, to_batch
 from trainables.checkpoint import checkpoint_name, load_checkpoint, save_checkpoint
-from trainables.data import batches
+from trainables.data import batches, part_of
 from trainables.objective import make_objective
 from trainables.schedule import learning_rate
 from trainables.sync_norm import synchronise_norms
 from trainables.tensors import TensorData
 
+_STEPS_PER_LOOK = 16
+"""Workers agree only so often on whether a checkpoint is due: that waits for the device."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Begun:
+    """How far an epoch has come.
+
+    Attributes:
+        steps: that are done.
+        loss: sum of their losses, each the mean over the batch.
+        seconds: that they took.
+        generator: state of what draws the augmentation; None at the start.
+    """
+
+    steps: int = 0
+    loss: float = 0.0
+    seconds: float = 0.0
+    generator: Tensor | None = None
+
 
 class NetworkTraining:
-    """One `TrainingTask` under way. After every epoch it can be dropped and taken up again.
+    """One `TrainingTask` under way. It can be dropped at any time and taken up again.
 
     Everything random is drawn from generators seeded with (seed, epoch), so an epoch that is
-    repeated after an interruption repeats itself.
+    repeated after an interruption repeats itself. A checkpoint within an epoch holds the state of
+    the one that goes through it, and dropout has a seed for every step: what follows is what would
+    have followed.
 
     The number of workers changes nothing but the order in which floats are summed: order and
     augmentation are those of the whole batch, and so are the statistics of batch norm. Only
@@ -42,6 +65,7 @@ class NetworkTraining:
         store: of the run; its checkpoints are read and written.
         rank, world: this worker and the number of workers that share every batch; with several,
             torch.distributed must have been initialised.
+        checkpoint_seconds: an epoch writes a checkpoint within itself when the last one is older.
 
     Raises:
         UserError: the data set is not the task's, or the workers do not see the same checkpoint.
@@ -54,6 +78,7 @@ class NetworkTraining:
         store: RunStore,
         rank: int = 0,
         world: int = 1,
+        checkpoint_seconds: float = math.inf,
     ) -> None:
         if data.source.digest != task.data:
             raise UserError("the data set is not the one that the run began with; start a new run")
@@ -61,6 +86,9 @@ class NetworkTraining:
         self._data = data
         self._store = store
         self._rank, self._world = rank, world
+        self._part = part_of(task.training.batch_size, rank, world)
+        self._checkpoint_seconds = checkpoint_seconds
+        self._saved_at = time.monotonic()
         self._device = data.device
         graph = load_graph(task.spec.model, task.spec.resolution)
         self.network: nn.Module = graph.build(task.spec, task.seed).to(self._device)
@@ -82,6 +110,7 @@ class NetworkTraining:
         self._average = AveragedModel(self.network) if training.swa_share > 0 else None
         self._meter = _meter(graph, self.network) if task.importance else None
         self.history: tuple[Epoch, ...] = ()
+        self._begun = _Begun()
         self._load_checkpoint()
         if world > 1:
             self._check_workers()
@@ -96,14 +125,14 @@ class NetworkTraining:
 
         Raises:
             TrainingFailed: the loss is not finite.
-            UserError: there are fewer images than a batch, or the workers cannot share it equally.
+            UserError: there are fewer images than a batch.
         """
-        began = time.perf_counter()
+        began = time.perf_counter() - self._begun.seconds
         number = len(self.history)
         # Dropout draws from the global generators: they are lent a state, then get their own back.
         with torch.random.fork_rng([self._device] if self._device.type == "cuda" else []):
-            torch.manual_seed(_seed(self.task.seed, number, 1 + self._rank))
             train_loss = self._train(number)
+        self._begun = _Begun()
         if self._average is not None:
             self._update_average(self._average, number)
         judged = self._judged(number + 1)
@@ -117,9 +146,14 @@ class NetworkTraining:
             seconds=time.perf_counter() - began,
         )
         self.history = (*self.history, epoch)
+        self._save_checkpoint(_Begun())
         if self._rank == 0:
-            self._save_checkpoint()
+            self._store.record_epoch(self.task.id, len(self.history))
         return epoch
+
+    def rehearse(self, steps: int) -> None:
+        """Trains the first steps of an epoch to see what they take; the training is spoilt."""
+        self._train(len(self.history), steps)
 
     def result(self) -> Row:
         """Returns the row of a finished training, and judges it on the test split if asked to.
@@ -163,27 +197,45 @@ class NetworkTraining:
 
     # One epoch -------------------------------------------------------------------------------
 
-    def _train(self, number: int) -> float:
-        training = self.task.training
+    def _train(self, number: int, limit: int | None = None) -> float:
+        training, begun = self.task.training, self._begun
         images, labels = self._data.train
         self._forward.train()
         generator = torch.Generator().manual_seed(_seed(self.task.seed, number))
+        if begun.generator is not None:
+            generator.set_state(begun.generator)
         steps = len(labels) // training.batch_size
-        total = torch.zeros((), device=self._device)
-        for step, chosen in enumerate(self._parts(number)):
+        # The mean over the workers' gradients is that over the batch although parts differ in size.
+        weight = len(self._part) * self._world / training.batch_size
+        began = time.perf_counter() - begun.seconds
+        before = begun.loss * self._world if self._rank == 0 else 0.0
+        total = torch.tensor(before, device=self._device)
+        parts = islice(enumerate(self._parts(number)), begun.steps, limit)
+        for step, chosen in parts:
+            torch.manual_seed(_seed(self.task.seed, number, 1 + self._rank, step))
             for parameters in self._optimizer.param_groups:
                 parameters["lr"] = learning_rate(training, number + (step + 0.5) / steps)
             index = chosen.to(self._device)
             batch, target = self._make_input(images[index], labels[index], generator)
             with self._autocast():
                 logits = self._forward(batch)
-            loss = self._objective.loss(logits.float(), target)
+            loss = self._objective.loss(logits.float(), target) * weight
             self._optimizer.zero_grad(set_to_none=True)
             loss.backward()
             if self._meter is not None:
                 self._meter.update()
             self._optimizer.step()
             total += loss.detach()
+            if self._is_due(step):
+                loss_so_far = float(self._summed(total.clone())) / self._world
+                self._save_checkpoint(
+                    _Begun(
+                        steps=step + 1,
+                        loss=loss_so_far,
+                        seconds=time.perf_counter() - began,
+                        generator=generator.get_state(),
+                    )
+                )
         return float(self._summed(total) / (steps * self._world))
 
     def _parts(self, epoch: int) -> Iterator[Tensor]:
@@ -204,8 +256,8 @@ class NetworkTraining:
     ) -> tuple[Tensor, Tensor]:
         """What the network sees of `_parts`: augmented, at its resolution, mixed."""
         training = self.task.training
-        part = training.batch_size // self._world
-        rows = torch.arange(self._rank * part, self._rank * part + len(labels))
+        part = len(self._part)
+        rows = torch.arange(self._part.start, self._part.start + len(labels))
         rows %= training.batch_size
         changed = augment(images, training.augment, generator, rows, training.batch_size)
         batch = self._to_input(changed)
@@ -290,8 +342,20 @@ class NetworkTraining:
 
     # Checkpoints -----------------------------------------------------------------------------
 
-    def _save_checkpoint(self) -> None:
+    def _is_due(self, step: int) -> bool:
+        """Whether this step ends with a checkpoint; all workers say the same."""
+        if math.isinf(self._checkpoint_seconds) or (step + 1) % _STEPS_PER_LOOK:
+            return False
+        late = time.monotonic() - self._saved_at >= self._checkpoint_seconds
+        first_says = torch.tensor(float(late and self._rank == 0), device=self._device)
+        return bool(self._summed(first_says))
+
+    def _save_checkpoint(self, begun: _Begun) -> None:
+        self._saved_at = time.monotonic()
+        if self._rank != 0:
+            return
         state = {
+            "begun": asdict(begun),
             "history": json.dumps([asdict(epoch) for epoch in self.history]),
             "network": self.network.state_dict(),
             "optimizer": self._optimizer.state_dict(),
@@ -299,7 +363,6 @@ class NetworkTraining:
             "meter": self._meter.state() if self._meter else None,
         }
         save_checkpoint(self._store.checkpoints, self.task.id, state)
-        self._store.record_epoch(self.task.id, len(self.history))
 
     def _load_checkpoint(self) -> None:
         state = load_checkpoint(self._store.checkpoints, self.task.id, self._device)
@@ -312,16 +375,21 @@ class NetworkTraining:
         if self._meter is not None:
             self._meter.load_state(state["meter"])
         self.history = tuple(Epoch(**epoch) for epoch in json.loads(state["history"]))
+        begun = _Begun(**state["begun"])
+        # The state of a generator stays on the CPU, whatever device the rest goes to.
+        if begun.generator is not None:
+            begun = replace(begun, generator=begun.generator.cpu())
+        self._begun = begun
 
     def _check_workers(self) -> None:
-        """Workers that begin at different epochs would wait for one another for ever."""
-        done = len(self.history)
+        """Workers that begin at different steps would wait for one another for ever."""
+        done = len(self.history) << 32 | self._begun.steps
         extremes = torch.tensor([done, -done], device=self._device)
         torch.distributed.all_reduce(extremes, torch.distributed.ReduceOp.MAX)
         most, least = int(extremes[0]), -int(extremes[1])
         if most != least:
             raise UserError(
-                f"the workers find checkpoints of {least} and of {most} epochs in "
+                f"the workers find checkpoints of {least >> 32} and of {most >> 32} epochs in "
                 f"{self._store.checkpoints}; give a --runs-dir that all machines share"
             )
 

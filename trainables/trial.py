@@ -13,6 +13,9 @@ from trainables.data import ImageData
 from trainables.loop import NetworkTraining
 from trainables.tensors import TensorData
 
+NO_MEMORY = "no memory"
+"""Status of a trial that ran out of GPU memory."""
+
 
 class TrainingTrial(tune.Trainable):
     """Trains ``config["task"]``, one epoch per step, and writes the row itself when it is over.
@@ -22,45 +25,65 @@ class TrainingTrial(tune.Trainable):
     """
 
     def setup(  # pyright: ignore[reportIncompatibleMethodOverride] - tune.with_parameters fills in
-        self, config: dict[str, Any], *, data: ImageData, store: RunStore, cpus: int
+        self,
+        config: dict[str, Any],
+        *,
+        data: ImageData,
+        store: RunStore,
+        cpus: int,
+        checkpoint_seconds: float,
     ) -> None:
         """Takes up the training of ``config["task"]``, where it was left if it was begun."""
         torch.set_num_threads(cpus)
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        if not hasattr(self, "_tensors"):
-            self._tensors = TensorData.on(data, device)
-        self._store = store
+        self._data, self._store = data, store
+        self._checkpoint_seconds = checkpoint_seconds
         self._task = decode(TrainingTask, canonical(config["task"]), "the task of a trial")
         self._training: NetworkTraining | None = None
 
     def step(self) -> dict[str, Any]:
         """Trains one epoch; reports it, and whether the training is over.
 
-        What only the user can mend is reported as well, since Tune would try again what is raised.
+        A training that runs out of GPU memory is over without a row: with `NO_MEMORY` as its
+        status it is the driver's to give it more room. What only the user can mend is reported as
+        well, since Tune would try again what is raised.
         """
         try:
             return self._step()
+        except torch.OutOfMemoryError:
+            self._training = None
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            return {"done": True, "status": NO_MEMORY, "epoch": 0}
         except UserError as error:
             return {"done": True, "status": "refused", "epoch": 0, "user_error": str(error)}
 
     def _step(self) -> dict[str, Any]:
+        if not hasattr(self, "_tensors"):
+            device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+            self._tensors = TensorData.on(self._data, device)
         if self._training is None:
-            self._training = NetworkTraining(self._task, self._tensors, self._store)
+            self._training = NetworkTraining(
+                self._task,
+                self._tensors,
+                self._store,
+                checkpoint_seconds=self._checkpoint_seconds,
+            )
+        training = self._training
         try:
-            if not self._training.finished:
-                self._training.run_epoch()
-            if not self._training.finished:
-                return _report(self._training.history[-1], len(self._training.history), "running")
-            row = self._training.result()
+            if not training.finished:
+                training.run_epoch()
+            if not training.finished:
+                return _report(training.history[-1], len(training.history), "running")
+            row = training.result()
         except TrainingFailed as error:
             row = Row(
                 task=self._task,
                 status="failed",
-                history=self._training.history,
+                history=training.history,
                 error=str(error),
             )
         self._store.ledger.add(row)
-        self._training.discard_checkpoint()
+        training.discard_checkpoint()
         if not row.history:
             return {"done": True, "status": row.status, "epoch": 0}
         return _report(row.last, len(row.history), row.status)

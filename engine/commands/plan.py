@@ -41,7 +41,7 @@ def _plan(arguments: argparse.Namespace, console: Console) -> None:
         ray_session.start()
         nodes = inspect_nodes(runs_dir)
         plan = make_plan(search.recipe)
-    _show(plan, bool(search.recipe.cluster.gpus_per_trial), console)
+    _show(plan, search.recipe.cluster.uses_gpus, console)
     checks = [*judge_cluster(nodes, this_machine(runs_dir), runs_dir)]
     noted = [check for check in checks if check.state != "ok"]
     console.print(f"{len(nodes)} nodes, {len(checks)} checks, {len(noted)} not ok")

@@ -1,14 +1,13 @@
 """``hacscale run`` and ``resume``: a search, or the rest of one."""
 
 import argparse
-import shlex
-import signal
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Never
 
 from rich.console import Console
 
+from engine.commands.driving import orderly_stop
 from engine.commands.options import Commands, add_run, run_directory
 from engine.commands.search import add_driving, add_search, asked_search, max_hours, remote_words
 from engine.recipe import Recipe
@@ -78,25 +77,12 @@ def _drive(
     from cluster.driver import run_search
     from engine.summary import render_summary
 
-    # A job of Ray begins with SIGINT blocked, what a script starts with & with SIGINT ignored.
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    for stop in (signal.SIGTERM, signal.SIGUSR1):
-        # Whoever handles Ctrl-C at that moment handles these: Tune while it runs trials.
-        signal.signal(stop, lambda *_: signal.raise_signal(signal.SIGINT))
     hours = max_hours(arguments)
     if arguments.retry_failed:
         store = RunStore(location)
         with store.lock():
             store.forget_failures(_FORGIVING)
-    try:
+    with orderly_stop(location, console):
         record = run_search(recipe, location, recipe_name, arguments.address, console, hours)
-    except KeyboardInterrupt:
-        if RunStore(location, read_only=True).folder.read("run.json") is None:
-            console.print("stopped before the run began; repeat the command to begin it")
-            sys.exit(130)
-        command = f"hacscale resume {shlex.quote(location)}"
-        console.print(f"stopped; nothing is lost. Go on with:\n  {command}", soft_wrap=True)
-        sys.exit(130)
     console.print(render_summary(record))
     console.print(f"report: {open_folder(location).path('report.html')}", soft_wrap=True)

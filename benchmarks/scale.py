@@ -1,0 +1,173 @@
+"""10,000 trivial trials on 1,000 made-up GPUs, and a search by simulated time.
+
+    python benchmarks/scale.py [--trials 10000] [--actors 4] [--run DIRECTORY]
+
+The trials are real Tune trials on our own path, whose actors write a row and do nothing else. As
+many actors are alive as the machine's memory has room for (``--actors``), because each is a process
+that has imported PyTorch: what is measured is the driver and the ledger, not 1,000 processes. The
+simulated search takes its durations from the rows of a finished run with ``--run``; else they are
+assumed: 60 s ± 30 % a short training, an hour each final one.
+Writes docs/results/scale.json.
+"""
+
+import argparse
+import random
+import resource
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import ray
+from machine import spread, write_result
+from ray.cluster_utils import Cluster as RayCluster
+from rich.console import Console
+from simulated_search import GPUS, Workload, makespan
+
+from cluster.progress import Progress
+from cluster.session import session
+from cluster.trials import TrialRunner
+from engine.codec import canonical, decode
+from engine.graph import load_graph
+from engine.recipe import Cluster
+from engine.rows import Epoch, Row, TrainingTask
+from engine.spec import ModelRef
+from engine.store import RunStore
+from engine.training import FAST
+from trainables.trial import TrainingTrial
+
+MADE_UP_GPUS = 1000
+EPOCH = Epoch(train_loss=1.0, val_loss=1.0, val_accuracy=0.5, seconds=0.0)
+REPORT = {"done": True, "status": "done", "epoch": 1}
+
+
+class TrivialTrial(TrainingTrial):
+    """A trial without a training."""
+
+    def setup(self, config: dict[str, Any], *, store: RunStore, **_: Any) -> None:
+        self._store = store
+        self._task = decode(TrainingTask, canonical(config["task"]), "the task of a trial")
+
+    def step(self) -> dict[str, Any]:
+        importance = {group: 1e-6 for group, _ in self._task.spec.widths}
+        row = Row(task=self._task, status="done", history=(EPOCH,), importance=importance)
+        self._store.ledger.add(row)
+        fields = ("train_loss", "val_loss", "val_accuracy", "seconds")
+        return {**REPORT, **{name: getattr(EPOCH, name) for name in fields}}
+
+
+class CountingProgress(Progress):
+    """Notes the driver's memory as rows come in."""
+
+    def __init__(self, console: Console, every: int) -> None:
+        super().__init__(console)
+        self.notes: list[dict[str, float]] = []
+        self._every, self._rows, self._start = every, 0, time.perf_counter()
+
+    def trial_ended(self, trial_id: str, row: Row) -> None:
+        super().trial_ended(trial_id, row)
+        self._rows += 1
+        if self._rows % self._every == 0:
+            seconds = time.perf_counter() - self._start
+            note = {"rows": self._rows, "seconds": seconds, "driver_mib": driver_mib()}
+            self.notes.append(note)
+
+
+def driver_mib() -> float:
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmRSS:")[2].split()[0]) / 1024
+
+
+def run_trials(trials: int, actors: int) -> dict[str, Any]:
+    directory = Path(tempfile.mkdtemp())
+    graph = load_graph(ModelRef(name="vgg11", classes=10), 32)
+    base = TrainingTask(spec=graph.spec(32, 1 / 16), training=FAST, data="none", seed=0)
+    tasks = [replace(base, seed=seed) for seed in range(trials)]
+    store = RunStore(directory)
+    head = {"num_cpus": actors, "num_gpus": MADE_UP_GPUS, "include_dashboard": False}
+    nodes = RayCluster(initialize_head=True, head_node_args=head)
+    with (
+        CountingProgress(Console(), max(1, trials // 20)) as progress,
+        session(nodes.address, store.logs),
+    ):
+        runner = TrialRunner(
+            store=store,
+            data=ray.put(None),
+            resources=Cluster(gpus_per_trial=1.0),
+            progress=progress,
+            trainable=TrivialTrial,
+        )
+        began = time.perf_counter()
+        runner.run_tasks("sample", tasks)
+        seconds = time.perf_counter() - began
+        resumed: list[float] = []
+        for _ in range(3):
+            runner.store = RunStore(directory)
+            again = time.perf_counter()
+            runner.run_tasks("sample", tasks)
+            resumed.append(time.perf_counter() - again)
+    nodes.shutdown()
+    lost = sum(store.ledger.find(task.id) is None for task in tasks)
+    return {
+        "trials": trials,
+        "actors": actors,
+        "gpus": MADE_UP_GPUS,
+        "seconds": seconds,
+        "trials_per_second": trials / seconds,
+        "rows_lost": lost,
+        "driver_peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "growth": progress.notes,
+        "resume_seconds": spread(resumed),
+    }
+
+
+def simulate(run: Path | None) -> dict[str, Any]:
+    if run is None:
+        rng = random.Random(0)
+        short = tuple(60 * rng.uniform(0.7, 1.3) for _ in range(64))
+        final, origin = 3600.0, "assumed"
+    else:
+        rows = [row for row in RunStore(run, read_only=True).ledger.rows() if row.history]
+        totals = [(row, sum(epoch.seconds for epoch in row.history)) for row in rows]
+        short = tuple(seconds for row, seconds in totals if not row.task.sync_workers)
+        final = max(seconds for row, seconds in totals if row.task.sync_workers)
+        origin = "rows of a run"
+    workload = Workload(
+        batches=(16,) * 4,
+        samples=1024,
+        block=0,
+        alpha_seconds=short,
+        sample_seconds=short,
+        final_seconds=final,
+    )
+    found: dict[str, Any] = {
+        "durations": origin,
+        "training_seconds": spread(list(short)),
+        "alpha_trainings": sum(workload.batches),
+        "samples": workload.samples,
+        "final_seconds": final,
+        "hours": {},
+    }
+    for gpus in GPUS:
+        draws = [makespan(workload, gpus, seed) for seed in range(20)]
+        found["hours"][gpus] = {
+            part: spread([draw[part] / 3600 for draw in draws]) for part in draws[0]
+        }
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--trials", type=int, default=10_000)
+    parser.add_argument("--actors", type=int, default=4)
+    parser.add_argument("--run", type=Path, help="directory of a finished run")
+    options = parser.parse_args()
+    simulated = simulate(options.run)
+    write_result(
+        "scale", {"trials": run_trials(options.trials, options.actors), "simulated": simulated}
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""How many trainings share a GPU."""
+
+import math
+
+import ray
+
+from engine.rows import TrainingTask
+from trainables.data import ImageData
+from trainables.occupancy import Occupancy, measure_occupancy
+
+MOST_PER_GPU = 8
+"""Beyond this, processes wait for one another more than for the GPU."""
+
+_SPARE = 0.1
+"""Share of the memory that stays free: trainings of other widths peak a little elsewhere."""
+
+_RESOLUTION = 10_000
+"""Ray counts shares of a GPU in ten-thousandths, and rounds: eight of 0.1251 are not one GPU."""
+
+
+def networks_per_gpu(occupancy: Occupancy) -> int:
+    """Returns how many trainings like the measured one share a GPU, 1 to `MOST_PER_GPU`.
+
+    So many as fit into its memory with a tenth to spare, and no more than keep it busy: where one
+    alone uses it u of the time, ⌈1/u⌉ do. NVML counts a kernel that fills a corner of the GPU as
+    use of the GPU, so this errs towards fewer.
+    """
+    fit = int(occupancy.total_bytes * (1 - _SPARE) // max(occupancy.used_bytes, 1))
+    busy = MOST_PER_GPU
+    if occupancy.utilisation:
+        busy = math.ceil(1 / occupancy.utilisation)
+    return max(1, min(fit, busy, MOST_PER_GPU))
+
+
+def share_of(networks: int) -> float:
+    """Returns the largest share of a GPU of which ``networks`` fit on it."""
+    return (_RESOLUTION // networks) / _RESOLUTION
+
+
+def lowered(share: float) -> float | None:
+    """Returns the share for half as many networks per GPU, None if one has it alone already."""
+    networks = int(1 / share)
+    return None if networks <= 1 else share_of(networks // 2)
+
+
+def widest(tasks: "list[TrainingTask]") -> TrainingTask:
+    """Returns the task that takes most memory: most channels times pixels."""
+    return max(tasks, key=lambda t: t.spec.resolution**2 * sum(width for _, width in t.spec.widths))
+
+
+def measure_packing(
+    task: TrainingTask, data: "ray.ObjectRef[ImageData]", cpus: int
+) -> tuple[int, Occupancy]:
+    """Trains ``task`` for some seconds on one GPU and returns how many like it share one."""
+    measure = ray.remote(num_cpus=cpus, num_gpus=1, max_calls=1)(measure_occupancy)
+    occupancy: Occupancy = ray.get(measure.remote(task, data))  # pyright: ignore[reportCallIssue]
+    return networks_per_gpu(occupancy), occupancy

@@ -1,0 +1,88 @@
+"""The sample stage stops once every exponent is known, decided by the rows alone."""
+
+import math
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from cluster.progress import Progress
+from cluster.session import Session
+from cluster.stages import Search
+from engine.bootstrap import are_narrow, b_intervals
+from engine.limits import Limits
+from engine.recipe import Recipe, Sample
+from engine.results import DataFacts, SampleResult
+from engine.rows import Epoch, Row, TrainingTask
+from engine.store import RunStore
+
+FACTS = DataFacts(
+    name="none",
+    digest="0" * 16,
+    classes=10,
+    channels=1,
+    train_images=1000,
+    validation_images=100,
+    test_images=100,
+    mean=(0.5,),
+    std=(0.5,),
+)
+
+
+class Trainer:
+    """In place of trials: rows with b = −1.3 and noise that belongs to the task."""
+
+    def __init__(self, store: RunStore) -> None:
+        self._store = store
+        self.trained: list[str] = []
+
+    def run_tasks(self, stage: str, tasks: Sequence[TrainingTask]) -> None:
+        for task in tasks:
+            if self._store.ledger.find(task.id) is None:
+                self.trained.append(task.id)
+                self._store.ledger.add(row_of(task))
+
+
+def row_of(task: TrainingTask) -> Row:
+    rng = random.Random(task.id)
+    epoch = Epoch(train_loss=1.0, val_loss=1.0, val_accuracy=0.5, seconds=1.0)
+    importance = {g: 1e-5 * w**-1.3 * math.exp(rng.gauss(0, 0.2)) for g, w in task.spec.widths}
+    return Row(task=task, status="done", history=(epoch,), importance=importance)
+
+
+def sample(directory: Path, settings: Sample) -> tuple[SampleResult, Trainer]:
+    store = RunStore(directory)
+    search = Search(
+        recipe=Recipe(limits=Limits(latency="1.1x", params="1.5x"), sample=settings),
+        store=store,
+        session=Session(None, store.logs),
+        progress=Progress(Console(quiet=True)),
+    )
+    trainer = Trainer(store)
+    search.__dict__.update(facts=FACTS, runner=trainer)
+    return search.sample(32), trainer
+
+
+@pytest.mark.parametrize("half_width", [0.4, 0.2])
+def test_sampling_stops_at_the_first_block_that_suffices(half_width: float, tmp_path: Path) -> None:
+    settings = Sample(networks=64, block=8, stop_at_b_ci=half_width)
+    found, trainer = sample(tmp_path / "stopping", settings)
+    everything, _ = sample(tmp_path / "all", Sample(networks=64, block=8))
+    assert everything.networks == 64
+    groups = list(everything.samples[0].widths)
+    sufficient = [
+        end
+        for end in range(8, 65, 8)
+        if are_narrow(b_intervals(everything.samples[:end], groups), half_width)
+    ]
+    assert found.networks == sufficient[0] < 64
+    assert len(trainer.trained) == found.networks
+    assert found.samples == everything.samples[: found.networks]
+
+
+def test_a_stage_that_never_suffices_trains_all(tmp_path: Path) -> None:
+    settings = Sample(networks=20, block=8, stop_at_b_ci=1e-6)
+    found, trainer = sample(tmp_path, settings)
+    assert found.networks == len(trainer.trained) == 20

@@ -93,7 +93,7 @@ def boost(features: Matrix, targets: Matrix) -> "HistGradientBoostingRegressor":
         learning_rate=RATE,
         min_samples_leaf=LEAST,
         monotonic_cst=[1] * features.shape[1],
-        early_stopping=False,
+        early_stopping=False,  # pyright: ignore[reportArgumentType]
         random_state=0,
     )
     return model.fit(features, targets)

@@ -164,7 +164,7 @@ def _fit_table(times: dict[tuple[int, ...], float]) -> Table:
     # Along one axis, a knot is the sum of the increments up to it.
     sums: Matrix = np.ones((1, 1))
     for length in shape:
-        sums = np.kron(sums, np.tril(np.ones((length, length))))
+        sums = np.kron(sums, np.tril(np.ones((length, length)))).astype(np.float64)
     shares = np.zeros((len(times), len(sums)))
     for i, point in enumerate(times):
         for knot, share in _corners(axes, point):

@@ -53,7 +53,7 @@ class TrialRunner:
             KeyboardInterrupt: stopped in order; checkpoints of what was under way are kept.
         """
         # All rows at once: in an object store every look for one that is not there takes a request.
-        known = {row.task.id for row in self.store.ledger.rows()}
+        known = self.store.ledger.ids()
         missing = {task_id: task for task in tasks if (task_id := task.id) not in known}
         self.progress.begin_trials(stage, total=len(tasks), known=len(tasks) - len(missing))
         if missing:

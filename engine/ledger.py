@@ -52,6 +52,8 @@ class Ledger:
         self.folder = folder
         self.read_only = read_only
         self._rows: dict[str, Row] = {}
+        # Of the parts: thousands, of which few are ever asked for.
+        self._texts: dict[str, str] = {}
         self._loose: set[str] = set()
         self._parts: set[str] = set()
         self._opened = False
@@ -60,7 +62,8 @@ class Ledger:
         """Returns the row of a task, None if it is not finished."""
         if not self._opened:
             self.refresh()
-        if task_id not in self._rows:
+        row = self.seen(task_id)
+        if row is None:
             self._accept(task_id, self.folder.read(f"{task_id}.json"))
         return self._rows.get(task_id)
 
@@ -68,7 +71,19 @@ class Ledger:
         """Returns the row of a task as far as this process has read it, which takes no time."""
         if not self._opened:
             self.refresh()
+        text = self._texts.pop(task_id, None)
+        if text is not None:
+            self._rows[task_id] = decode(Row, text, f"the row of {task_id}")
         return self._rows.get(task_id)
+
+    def ids(self) -> set[str]:
+        """The tasks of all rows."""
+        self.refresh()
+        return self._known
+
+    @property
+    def _known(self) -> set[str]:
+        return self._rows.keys() | self._texts.keys()
 
     def add(self, row: Row) -> None:
         """Adds a finished row. A row that is there stands: the same task gives the same row."""
@@ -78,9 +93,10 @@ class Ledger:
 
     def rows(self) -> Iterator[Row]:
         """All rows."""
-        self.refresh()
-        for task_id in sorted(self._rows):
-            yield self._rows[task_id]
+        for task_id in sorted(self.ids()):
+            row = self.seen(task_id)
+            if row is not None:
+                yield row
 
     def refresh(self) -> None:
         """Reads what has come since the last time."""
@@ -89,7 +105,8 @@ class Ledger:
             names = [entry.name for entry in self.folder.entries() if not entry.is_folder]
             self._read_parts(name for name in names if name.endswith(".parquet"))
             ids = [name.removesuffix(".json") for name in names if name.endswith(".json")]
-            fresh = [f"{i}.json" for i in ids if i not in self._rows and not i.startswith(".")]
+            known = self._known
+            fresh = [f"{i}.json" for i in ids if i not in known and not i.startswith(".")]
             found = self.folder.read_all(fresh)
             for name, data in found.items():
                 self._accept(name.removesuffix(".json"), data)
@@ -111,10 +128,11 @@ class Ledger:
         self.refresh()
         for task_id in ids:
             self._rows.pop(task_id, None)
+            self._texts.pop(task_id, None)
             self._loose.discard(task_id)
             self.folder.delete(f"{task_id}.json")
         if self._parts:
-            new = {self._write_part(sorted(self._rows))}
+            new = {self._write_part(sorted(self._known))}
             self.folder.delete(*(self._parts - new), *(f"{i}.json" for i in self._loose))
             self._parts = new
             self._loose.clear()
@@ -123,7 +141,7 @@ class Ledger:
         import pyarrow
         from pyarrow import parquet
 
-        rows = [canonical(self._rows[task_id]).decode() for task_id in ids]
+        rows = [self._texts.get(i) or canonical(self._rows[i]).decode() for i in ids]
         digests = [_seal(task_id, row) for task_id, row in zip(ids, rows, strict=True)]
         buffer = BytesIO()
         table = pyarrow.table(dict(zip(_COLUMNS, (ids, digests, rows), strict=True)))
@@ -141,7 +159,7 @@ class Ledger:
                 why = f"{bad} of its rows are not those that were written"
             except UserError as error:
                 good, bad, why = {}, 1, str(error)
-            self._rows = good | self._rows
+            self._texts |= {i: text for i, text in good.items() if i not in self._rows}
             self._parts.add(name)
             if bad and not self.read_only:
                 if good:
@@ -168,8 +186,8 @@ class Ledger:
         self._loose.add(task_id)
 
 
-def _rows_of(data: bytes) -> tuple[dict[str, Row], int]:
-    """Returns the rows of a part, and how many are damaged.
+def _rows_of(data: bytes) -> tuple[dict[str, str], int]:
+    """Returns the rows of a part as they were written, and how many are damaged.
 
     Raises:
         UserError: it is no part.
@@ -182,10 +200,11 @@ def _rows_of(data: bytes) -> tuple[dict[str, Row], int]:
         ids, digests, rows = (table[column].to_pylist() for column in _COLUMNS)
     except (pyarrow.ArrowException, OSError, KeyError, ValueError) as error:
         raise UserError(" ".join(str(error).split())[:200]) from None
-    good: dict[str, Row] = {}
-    for task_id, expected, text in zip(ids, digests, rows, strict=True):
-        if _seal(task_id, text) == expected:
-            good[task_id] = decode(Row, text, "a row")
+    good = {
+        task_id: text
+        for task_id, expected, text in zip(ids, digests, rows, strict=True)
+        if _seal(task_id, text) == expected
+    }
     return good, len(ids) - len(good)
 
 

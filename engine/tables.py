@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet
+from pyarrow import csv, parquet
 
 from engine.codec import STRICT
 from engine.errors import UserError, nearest
@@ -69,10 +68,10 @@ def read_table(path: Path) -> tuple[TableRow, ...]:
 
 def _parsed(path: Path) -> Any:
     if path.suffix == ".parquet":
-        return pa.parquet.read_table(str(path))
+        return parquet.read_table(str(path))
     # By default "nan" would be read as if nothing stood there.
-    empty = pa.csv.ConvertOptions(null_values=[""])
-    return pa.csv.read_csv(str(path), convert_options=empty)
+    empty = csv.ConvertOptions(null_values=[""])
+    return csv.read_csv(str(path), convert_options=empty)
 
 
 def _check_columns(path: Path, names: Sequence[str]) -> None:

@@ -4,6 +4,7 @@ The file, ``budgets.json`` in the run's directory, is arithmetic: with it a budg
 without PyTorch, without tracing and without training.
 """
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -167,6 +168,6 @@ def read_budgets(folder: Folder) -> Budgets:
     if data is None:
         raise UserError(
             f"the run {folder.name} has allocated no widths yet, so there is no {FILE}; go on with "
-            f"`hacscale resume {folder.name}`"
+            f"`hacscale resume {shlex.quote(folder.location)}`"
         )
     return decode(Budgets, data, FILE)

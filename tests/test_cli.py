@@ -430,11 +430,13 @@ def test_unknown_runs_name_the_nearest(shell: Shell, runs: Path) -> None:
 def test_unfinished_runs_are_not_reported(shell: Shell, runs: Path) -> None:
     directory = begin(shell, "mine")
     before = {path for path in directory.rglob("*") if path.name != ".lock"}
-    for word in ("report", "allocate"):
-        for run in ("mine", directory):
-            message = shell.refused(word, run, "--runs-dir", runs)
-            assert f"the baseline stage of {directory} is not complete" in message
-            assert f"`hacscale resume {directory}`" in message
+    for run in ("mine", directory):
+        message = shell.refused("report", run, "--runs-dir", runs)
+        assert f"the baseline stage of {directory} is not complete" in message
+        assert f"`hacscale resume {directory}`" in message
+        message = shell.refused("allocate", run, "--runs-dir", runs)
+        assert "the run mine has allocated no widths yet" in message
+        assert f"`hacscale resume {directory}`" in message
     assert {path for path in directory.rglob("*") if path.name != ".lock"} == before
 
 

@@ -6,6 +6,7 @@ import shutil
 import signal
 import stat
 import subprocess
+import sys
 import time
 from itertools import product
 from pathlib import Path
@@ -84,7 +85,7 @@ def test_the_slurm_script_has_no_fault_that_shellcheck_knows(gpus: int, tmp_path
     script = tmp_path / "search.sh"
     script.write_text(render_launch("slurm", launch(gpus=gpus)))
     subprocess.run(["bash", "-n", script], check=True)
-    subprocess.run([shutil.which("shellcheck") or "shellcheck", script], check=True)
+    subprocess.run([Path(sys.executable).with_name("shellcheck"), script], check=True)
     assert ("#SBATCH --gpus-per-node=2" in script.read_text()) == bool(gpus)
 
 

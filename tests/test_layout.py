@@ -129,7 +129,11 @@ def test_nothing_reads_pickle_or_runs_text(path: Path) -> None:
             continue
         name = ast.unparse(call.func)
         options = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
-        assert name not in ("eval", "exec", "yaml.load", "yaml.unsafe_load", "yaml.full_load")
+        assert name not in ("eval", "yaml.load", "yaml.unsafe_load", "yaml.full_load")
+        if name == "exec":
+            # A plan's networks are programs: the script that a user starts on the device runs
+            # them, and the program itself only what it has just written.
+            assert path.name in ("bench.py", "exchange.py")
         if name == "torch.load":
             assert options.get("weights_only") == "True"
         assert options.get("allow_pickle", "False") == "False"

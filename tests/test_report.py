@@ -21,6 +21,7 @@ from PIL import Image
 from rich.console import Console
 
 from engine import display
+from engine.closed_loop import latency_verdict
 from engine.figures import PANELS, draw_figures, write_figures
 from engine.report import render_report, write_report
 from engine.results import RunRecord
@@ -471,7 +472,13 @@ def test_the_verdict_names_a_limit_that_is_broken(record: RunRecord) -> None:
         (8.08, "latency is 1.00 % over its limit (inside the noise floor of 2.0 %)."),
         (8.4, "latency is 5.00 % over its limit (the noise floor is 2.0 %)."),
     ):
-        latency = dataclasses.replace(record.result.latency_ms, **figures, measured=measured)
+        timed = dataclasses.replace(record.latency, ms=measured, noise_floor=0.02)
+        latency = dataclasses.replace(
+            record.result.latency_ms,
+            **figures,
+            measured=measured,
+            verdict=latency_verdict(timed, figures["limit"]),
+        )
         verdict = display.verdict(changed(record, "result", latency_ms=latency))
         assert verdict.replace("\u00a0", " ").endswith(told)
     over = changed(record, "result.memory", limit=1_000_000, used=1_010_000)

@@ -1,0 +1,127 @@
+"""What every method of scaling is asked, and what it answers."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from engine.errors import UserError
+from engine.graph import NetworkGraph
+from engine.limits import Usage
+from engine.response import Observation
+from engine.results import ImportancePredictor
+from engine.spec import NetworkSpec
+
+Resource = Literal["latency", "params"]
+BOTH: tuple[Resource, ...] = ("latency", "params")
+
+_BISECTIONS = 24
+"""Halvings of a range of multipliers; 2⁻²⁴ of it is below one channel of any network."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """A network to be scaled under limits, and what is known of it before anything is trained.
+
+    Attributes:
+        graph: of the base network.
+        base: the base network.
+        limit: absolute limits.
+        usage: of any network, a deeper one too: predicted where a latency model is valid and
+            measured elsewhere. Its parameters are exact.
+        predictors: Eq. 6 of every group; what the methods that need importance get.
+        observations: sampled networks with their validation losses.
+        resolution: the one that the α search found.
+        round_to: resolutions are multiples of this many pixels.
+        max_width: widest multiple of a group's base width.
+        seed: of what is drawn.
+    """
+
+    graph: NetworkGraph
+    base: NetworkSpec
+    limit: Usage
+    usage: Callable[[NetworkSpec], Usage]
+    predictors: Mapping[str, ImportancePredictor]
+    observations: Sequence[Observation]
+    resolution: int
+    round_to: int
+    max_width: float
+    seed: int
+    _known: dict[NetworkSpec, Usage] = field(default_factory=dict[NetworkSpec, Usage])
+
+    def usage_of(self, spec: NetworkSpec) -> Usage:
+        """Returns the usage of a network, and asks only once for it."""
+        if spec not in self._known:
+            self._known[spec] = self.usage(spec)
+        return self._known[spec]
+
+    def keeps(self, spec: NetworkSpec, limits: Sequence[Resource] = BOTH) -> bool:
+        """Whether a network keeps the limits named."""
+        usage = self.usage_of(spec)
+        latency = "latency" not in limits or usage.latency_ms <= self.limit.latency_ms
+        return latency and ("params" not in limits or usage.params <= self.limit.params)
+
+    def multiplied(self, multiplier: float, resolution: int | None = None) -> NetworkSpec:
+        """Returns the base network with all widths multiplied, each rounded to a valid one."""
+        return self.base.at(resolution or self.base.resolution).with_widths(
+            {g: self.graph.round_width(g, w * multiplier) for g, w in self.base.widths}
+        )
+
+    def rounded(self, resolution: float) -> int:
+        """Returns the nearest multiple of ``round_to`` that is not below the base resolution."""
+        multiple = int(resolution / self.round_to + 0.5) * self.round_to
+        return max(self.base.resolution, multiple)
+
+    def largest(
+        self,
+        make: Callable[[float], NetworkSpec],
+        low: float,
+        high: float,
+        limits: Sequence[Resource] = BOTH,
+    ) -> NetworkSpec:
+        """Returns the network of a one-parameter family that comes closest to the limits.
+
+        Args:
+            make: from the parameter to the network; neither usage falls as it grows.
+            low, high: range of the parameter.
+            limits: those that must be kept.
+
+        Raises:
+            UserError: not even ``make(low)`` keeps the limits.
+        """
+        best = make(low)
+        if not self.keeps(best, limits):
+            raise UserError(
+                "the smallest network of the family does not keep the limits; raise them"
+            )
+        if self.keeps(widest := make(high), limits):
+            return widest
+        for _ in range(_BISECTIONS):
+            middle = (low + high) / 2
+            spec = make(middle)
+            if self.keeps(spec, limits):
+                low, best = middle, spec
+            else:
+                high = middle
+        return best
+
+
+class Method(Protocol):
+    """A way to scale a network."""
+
+    @property
+    def name(self) -> str:
+        """As on the command line."""
+        ...
+
+    @property
+    def limits(self) -> tuple[Resource, ...]:
+        """The limits that its answer keeps; the others are for comparison only."""
+        ...
+
+    def propose(self, question: Question) -> NetworkSpec:
+        """Returns the scaled network: equal questions have equal answers.
+
+        Raises:
+            UserError: the method does not apply to this network, or the limits leave no room.
+        """
+        ...

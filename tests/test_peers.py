@@ -1,0 +1,157 @@
+"""Every method of scaling keeps its limits, repeats itself, and is as large as it may be."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+
+import pytest
+
+from engine import synthetic
+from engine.errors import UserError
+from engine.graph import load_graph
+from engine.limits import Usage
+from engine.peers.contract import Method, Question
+from engine.peers.depth import FAST_COMPOUND, Compound, DepthOnly, deeper
+from engine.peers.flat import Flat
+from engine.peers.randomised import RandomWidths
+from engine.peers.resolution import ResolutionOnly
+from engine.peers.uniform import Uniform
+from engine.spec import ModelRef, NetworkSpec
+
+METHODS: tuple[Method, ...] = (
+    Uniform(),
+    Uniform(name="uniform-latency", limits=("latency",)),
+    Uniform(name="uniform-params", limits=("params",)),
+    Flat(),
+    ResolutionOnly(),
+    DepthOnly(),
+    Compound(),
+    FAST_COMPOUND,
+    RandomWidths(),
+    RandomWidths(draw=1),
+)
+
+
+@cache
+def usage(spec: NetworkSpec) -> Usage:
+    """The synthetic device is its own latency model, deeper networks included."""
+    cost = load_graph(spec.model, 32).cost(spec)
+    return Usage(
+        latency_ms=sum(synthetic.layer_ms(layer, 1) for layer in cost.layers), params=cost.params
+    )
+
+
+def question(latency: float = 2.0, params: float = 1.5, model: str = "vgg11") -> Question:
+    graph = load_graph(ModelRef(name=model, classes=10), 32)
+    base = graph.spec(32, 0.25)
+    used = usage(base)
+    return Question(
+        graph=graph,
+        base=base,
+        limit=Usage(latency_ms=latency * used.latency_ms, params=int(params * used.params)),
+        usage=usage,
+        predictors={},
+        observations=(),
+        resolution=40,
+        round_to=8,
+        max_width=4.0,
+        seed=0,
+    )
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
+@pytest.mark.parametrize(("latency", "params"), [(1.0, 1.0), (1.1, 1.33), (3.0, 1.1), (1.5, 3.0)])
+def test_limits_are_kept_and_answers_repeat(method: Method, latency: float, params: float) -> None:
+    asked = question(latency, params)
+    answer = method.propose(asked)
+    used = usage(answer)
+    if "latency" in method.limits:
+        assert used.latency_ms <= asked.limit.latency_ms
+    if "params" in method.limits:
+        assert used.params <= asked.limit.params
+    assert method.propose(question(latency, params)) == answer
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
+def test_larger_limits_give_no_smaller_network(method: Method) -> None:
+    sizes = [
+        usage(method.propose(question(latency, params)))
+        for latency, params in ((1.0, 1.0), (1.5, 1.5), (2.5, 2.5))
+    ]
+    assert [s.params for s in sizes] == sorted(s.params for s in sizes)
+    assert [s.latency_ms for s in sizes] == sorted(s.latency_ms for s in sizes)
+
+
+def one_more(make: Callable[[int], NetworkSpec], asked: Question) -> int:
+    """The largest whole parameter whose network keeps the limits, found by counting up."""
+    count = 1
+    while asked.keeps(make(count + 1)):
+        count += 1
+    return count
+
+
+def test_flat_is_the_widest_that_fits() -> None:
+    asked = question()
+
+    def make(width: int) -> NetworkSpec:
+        return asked.base.with_widths({g: width for g, _ in asked.base.widths})
+
+    assert Flat().propose(asked) == make(one_more(make, asked))
+
+
+def test_resolution_only_keeps_widths_and_takes_the_next_multiple_that_fits() -> None:
+    asked = question(latency=3.0)
+    answer = ResolutionOnly().propose(asked)
+    assert answer.widths == asked.base.widths
+    assert answer.resolution == 8 * one_more(lambda k: asked.base.at(8 * max(k, 4)), asked)
+    assert usage(answer).params == usage(asked.base).params
+
+
+def test_uniform_at_equal_parameters_matches_the_published_counts() -> None:
+    """VGG-11 with 10 classes: widths × 1.5 have 20.76 M parameters, × 2 have 36.89 M."""
+    graph = load_graph(ModelRef(name="vgg11", classes=10), 32)
+    for multiplier, published in ((1.5, 20.76e6), (2.0, 36.89e6)):
+        spec = graph.spec(32, multiplier)
+        count = graph.cost(spec).params
+        assert count == pytest.approx(published, rel=5e-4)
+        asked = replace(
+            question(),
+            base=graph.spec(32),
+            limit=Usage(latency_ms=1e9, params=count),
+        )
+        assert Uniform(limits=("params",)).propose(asked) == spec
+
+
+def test_compound_multipliers_are_the_published_ones() -> None:
+    """EfficientNet's d·w²·r² is about 2 (1.2 · 1.1² · 1.15² = 1.92), dWr's is 2 exactly."""
+    published = Compound()
+    assert (published.depth, published.width, published.resolution) == (1.2, 1.1, 1.15)
+    assert published.depth * published.width**2 * published.resolution**2 == pytest.approx(
+        1.92, abs=0.01
+    )
+    fast = FAST_COMPOUND
+    assert fast.depth * fast.width**2 * fast.resolution**2 == pytest.approx(2.0)
+    # s = 4: Dollár et al. multiply depth by 4^0.1, widths by 4^0.4, the resolution by 4^0.05.
+    assert (fast.depth**2, fast.width**2, fast.resolution**2) == pytest.approx(
+        (4**0.1, 4**0.4, 4**0.05)
+    )
+
+
+def test_deeper_networks_are_those_of_the_family() -> None:
+    asked = question(model="resnet18")
+    deeper_one = deeper(asked, 2.0, 1.0, 32)
+    assert deeper_one.model.name == "resnet18@depth=2"
+    assert dict(deeper_one.widths)["conv1"] == dict(asked.base.widths)["conv1"]
+    assert deeper(asked, 1.01, 1.0, 32) == asked.base
+
+
+def test_a_family_without_depth_is_one_line() -> None:
+    asked = question(model="squeezenet1_1")
+    with pytest.raises(UserError, match="cannot be given another depth"):
+        DepthOnly().propose(asked)
+
+
+def test_nothing_that_fits_is_one_line() -> None:
+    asked = replace(question(), limit=Usage(latency_ms=1e-9, params=1))
+    with pytest.raises(UserError, match="does not keep the limits"):
+        Uniform().propose(asked)

@@ -1,12 +1,16 @@
 """Statistics of a comparison against formulas by hand."""
 
+import csv
+import io
 import math
 from statistics import fmean, stdev
 
 import pytest
-from example_comparison import entry
+from example_comparison import comparison, entry
+from rich.console import Console
 
 from engine.comparison import difference
+from engine.comparison_view import render_comparison, render_csv, rows
 
 
 def test_the_interval_is_that_of_students_t() -> None:
@@ -42,3 +46,40 @@ def test_seeds_that_failed_are_left_out_of_both() -> None:
 def test_achieved_arithmetic() -> None:
     """10 M multiply-accumulates in 2 ms are 20 M operations in 2 ms: 10 GFLOP/s."""
     assert entry("a", 0.5, macs=10_000_000, ms=2.0).gflops_per_second == pytest.approx(10.0)
+
+
+def test_the_table_says_what_breaks_a_limit_and_what_is_a_tie() -> None:
+    shown = rows(
+        comparison(
+            entry("hacscale", 0.60, 0.62, 0.61),
+            entry("flat", 0.63, 0.66, 0.63, ms=1.54),
+            entry("uniform-params", 0.60, 0.63, 0.60, ms=1.52, params=800_001),
+            entry("depth", None, None, None, ms=1.6),
+        )
+    )
+    assert [row.method for row in shown] == ["flat", "hacscale", "uniform-params", "depth"]
+    by_name = {row.method: row for row in shown}
+    assert by_name["flat"].against == "better, +3.0\u00a0points"
+    assert by_name["flat"].latency.endswith("!")
+    assert by_name["hacscale"].accuracy == "61.0\u00a0% ± 1.0" and not by_name["hacscale"].against
+    assert by_name["uniform-params"].against == "tie"
+    assert not by_name["uniform-params"].latency.endswith("!")  # inside the noise floor of 2 %
+    assert by_name["uniform-params"].params.endswith("!")
+    assert by_name["depth"].accuracy == "failed" and by_name["depth"].against == ""
+
+
+def test_the_csv_holds_the_numbers() -> None:
+    text = render_csv(comparison(entry("hacscale", 0.5, 0.7), entry("flat", 0.6, None)))
+    ours, flat = csv.DictReader(io.StringIO(text))
+    assert (ours["method"], float(ours["top1_mean"])) == ("hacscale", pytest.approx(0.6))
+    assert float(ours["top1_sd"]) == pytest.approx(math.sqrt(0.02), rel=1e-4)
+    assert (flat["seeds"], flat["top1_sd"], flat["low_95"], flat["verdict"]) == ("1", "", "", "tie")
+
+
+def test_terminal_table_and_notes() -> None:
+    console = Console(width=140, record=True, file=io.StringIO())
+    console.print(
+        render_comparison(comparison(entry("hacscale", 0.5, 0.7), depth="no depth to multiply"))
+    )
+    text = console.export_text()
+    assert "top-1 ± sd" in text and "depth is left out: no depth to multiply" in text

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from cluster.groundwork import allocated, groundwork
 from cluster.hours import MaxHours, stopped_after
 from cluster.progress import Progress
 from cluster.session import Session, session
@@ -96,39 +97,35 @@ def write_results(record: RunRecord, location: Path | str) -> None:
 
 def _run_stages(search: Search) -> RunRecord:
     recipe, store = search.recipe, search.store
-    baseline = search.baseline()
-    limit = recipe.limits.resolve(baseline.usage)
-    profile = search.profile(baseline)
-    alpha = search.alpha(profile, baseline, limit)
-    sample = search.sample(alpha.resolution)
-    fit = search.fit(sample)
-    allocated = search.allocate(fit, profile, limit, alpha.resolution, baseline)
-    chosen = allocated.rounds[allocated.chosen]
+    known = groundwork(search)
+    baseline, limit, alpha, fit = known.baseline, known.limit, known.alpha, known.fit
+    found = allocated(search, known)
+    chosen = found.rounds[found.chosen]
     if not store.read_only:
-        known = search.budgets(fit, profile, alpha.resolution, baseline)
-        store.folder.write(FILE, canonical(known.corrected(chosen)))
-    trained = search.train(allocated.spec)
-    latency = search.measure(allocated.spec, baseline)
+        budgets = search.budgets(fit, known.profile, alpha.resolution, baseline)
+        store.folder.write(FILE, canonical(budgets.corrected(chosen)))
+    trained = search.train(found.spec)
+    latency = search.measure(found.spec, baseline)
     result = Result(
         alpha=alpha.alpha,
         resolution=alpha.resolution,
-        widths=allocated.spec.width_of,
-        params=allocated.params,
-        macs=allocated.macs,
+        widths=found.spec.width_of,
+        params=found.params,
+        macs=found.macs,
         latency_ms=LatencyFigures(
             limit=limit.latency_ms,
             predicted=chosen.predicted_ms,
             chosen=chosen.latency.ms,
             measured=latency.ms,
             noise_floor=latency.noise_floor,
-            rounds=len(allocated.rounds),
+            rounds=len(found.rounds),
             verdict=latency_verdict(latency, limit.latency_ms),
         ),
         memory=MemoryFigures(
             limit=limit.params,
-            used=allocated.params,
+            used=found.params,
             bytes_limit=limit.memory_bytes,
-            bytes_used=allocated.memory_bytes,
+            bytes_used=found.memory_bytes,
         ),
         accuracy=AccuracyFigures(
             baseline_test=baseline.trained.test_accuracy,
@@ -141,7 +138,7 @@ def _run_stages(search: Search) -> RunRecord:
             )
             for name, p in fit.predictors.items()
         },
-        stop_reason=allocated.allocation.stop_reason,
+        stop_reason=found.allocation.stop_reason,
         seed=recipe.seed,
         recipe_key=digest(recipe),
     )
@@ -150,11 +147,11 @@ def _run_stages(search: Search) -> RunRecord:
         recipe=pretty(recipe).decode(),
         data=search.facts,
         baseline=baseline,
-        profile=profile,
+        profile=known.profile,
         alpha=alpha,
-        sample=sample,
+        sample=known.sample,
         fit=fit,
-        allocate=allocated,
+        allocate=found,
         trained=trained,
         latency=latency,
         result=result,

@@ -20,6 +20,7 @@ from engine.bootstrap import FEWEST_SAMPLES, are_narrow, b_intervals
 from engine.budgets import Budgets
 from engine.closed_loop import best, close_loop
 from engine.codec import digest
+from engine.costs import NetworkCost
 from engine.errors import UserError
 from engine.graph import NetworkGraph, load_graph
 from engine.hardware.contract import LatencyModel
@@ -82,7 +83,7 @@ class Search:
                 std=data.std,
             )
 
-        return self._stage(
+        return self.stage(
             "data",
             DataFacts,
             self.recipe.data,
@@ -149,14 +150,14 @@ class Search:
             UserError: the data, the network, the task and the settings do not fit together.
         """
         self.recipe.check_batches(self.facts.train_images)
-        make_objective(self._final_task(self.base))
+        make_objective(self.final_task(self.base))
         assert self._resolutions, "none that the network cannot take"
 
     # Stages ----------------------------------------------------------------------------------
 
     def baseline(self) -> BaselineResult:
         """Measures the base network and trains it like the result."""
-        task = self._final_task(self.base)
+        task = self.final_task(self.base)
 
         def run() -> BaselineResult:
             cost = self.graph.cost(self.base)
@@ -172,7 +173,7 @@ class Search:
             )
 
         uses = (task, self.recipe.device, self._timing)
-        return self._stage(
+        return self.stage(
             "baseline",
             BaselineResult,
             uses,
@@ -207,7 +208,7 @@ class Search:
             settings,
             baseline.latency.ms,
         )
-        return self._stage(
+        return self.stage(
             "profile",
             ProfileResult,
             uses,
@@ -266,7 +267,7 @@ class Search:
             self._check_failures("alpha", rows)
             return rank_candidates(self.graph, self.base, searcher.alphas, candidate, rows)
 
-        return self._stage(
+        return self.stage(
             "alpha",
             AlphaResult,
             uses,
@@ -307,7 +308,7 @@ class Search:
                     return sampled
                 trained += step
 
-        return self._stage(
+        return self.stage(
             "sample",
             SampleResult,
             (tasks, settings.stop_at_b_ci),
@@ -348,7 +349,7 @@ class Search:
     def fit(self, sample: SampleResult) -> FitResult:
         """Fits importance against width for every group (Eq. 6)."""
         names = [group.name for group in self.graph.groups]
-        return self._stage(
+        return self.stage(
             "fit",
             FitResult,
             (sample, names),
@@ -375,7 +376,9 @@ class Search:
             budgets = self.budgets(fit, profile, resolution, baseline)
             rounds = close_loop(
                 lambda factor: budgets.allocate(limit, factor),
-                lambda widths: self._measure("allocate", start.with_widths(widths), baseline),
+                lambda widths: self.measure_network(
+                    "allocate", start.with_widths(widths), baseline
+                ),
                 limit.latency_ms,
                 self.recipe.allocate.rounds,
             )
@@ -401,7 +404,7 @@ class Search:
             self._timing,
             baseline.latency.ms,
         )
-        return self._stage(
+        return self.stage(
             "allocate",
             AllocateResult,
             uses,
@@ -411,8 +414,8 @@ class Search:
 
     def train(self, spec: NetworkSpec) -> Trained:
         """Trains the result over all workers; again if its weights have been lost."""
-        task = self._final_task(spec)
-        trained = self._stage(
+        task = self.final_task(spec)
+        trained = self.stage(
             "train",
             Trained,
             task,
@@ -427,11 +430,11 @@ class Search:
 
     def measure(self, spec: NetworkSpec, baseline: BaselineResult) -> Latency:
         """Measures the result once more, apart from the measurements that chose it."""
-        return self._stage(
+        return self.stage(
             "measure",
             Latency,
             (spec, self.recipe.device, self._timing, baseline.latency.ms),
-            lambda: self._measure("measure", spec, baseline),
+            lambda: self.measure_network("measure", spec, baseline),
             lambda out: f"{out.ms:.3f} ms",
         )
 
@@ -458,11 +461,26 @@ class Search:
             batch=self.recipe.device.batch,
         )
 
+    def cost(self, spec: NetworkSpec) -> NetworkCost:
+        """What a network costs, also one of another depth."""
+        return self._graph_of(spec).cost(spec)
+
     def memory_bytes(self, spec: NetworkSpec) -> int:
         """Memory of a network on the device."""
-        return memory_bytes(self.graph.formula(spec), spec, self.recipe.device.batch)
+        return memory_bytes(self._graph_of(spec).formula(spec), spec, self.recipe.device.batch)
 
-    def _stage(
+    def usage(self, spec: NetworkSpec, latency_ms: float) -> Usage:
+        """What a network of that latency uses."""
+        return Usage(
+            latency_ms=latency_ms,
+            params=self.cost(spec).params,
+            memory_bytes=self.memory_bytes(spec),
+        )
+
+    def _graph_of(self, spec: NetworkSpec) -> NetworkGraph:
+        return load_graph(spec.model, self.recipe.data.resolution)
+
+    def stage(
         self,
         name: str,
         kind: type[T],
@@ -477,7 +495,8 @@ class Search:
         self.progress.end(summary(output))
         return output
 
-    def _final_task(self, spec: NetworkSpec) -> TrainingTask:
+    def final_task(self, spec: NetworkSpec) -> TrainingTask:
+        """The training of the base network, of the result and of what they are compared with."""
         return TrainingTask(
             spec=spec,
             training=self.recipe.train,
@@ -536,7 +555,7 @@ class Search:
             return self._measured("profile", self._profiling.specs, per_layer=True)
         return self._measured("baseline", [self.base], per_layer=False)
 
-    def _measure(self, purpose: str, spec: NetworkSpec, baseline: BaselineResult) -> Latency:
+    def measure_network(self, purpose: str, spec: NetworkSpec, baseline: BaselineResult) -> Latency:
         """Measures a network, as a ratio to the base network of the same session.
 
         Raises:
@@ -555,17 +574,12 @@ class Search:
         affordable = [
             resolution
             for resolution in self._resolutions
-            if self._predicted(model, self.base.at(resolution)).within(limit)
+            if self._fits(model, self.base.at(resolution), limit)
         ]
         return max(affordable, default=self.base.resolution)
 
-    def _predicted(self, model: LatencyModel, spec: NetworkSpec) -> Usage:
-        cost = self.graph.cost(spec)
-        return Usage(
-            latency_ms=model.predict(cost),
-            params=cost.params,
-            memory_bytes=self.memory_bytes(spec),
-        )
+    def _fits(self, model: LatencyModel, spec: NetworkSpec, limit: Usage) -> bool:
+        return self.usage(spec, model.predict(self.cost(spec))).within(limit)
 
     def _rows(self, tasks: Iterable[TrainingTask]) -> list[Row]:
         unique = {task.id: task for task in tasks}

@@ -14,6 +14,7 @@ from engine.commands import (
     allocate,
     check,
     cluster,
+    compare,
     doctor,
     export,
     plan,
@@ -30,8 +31,8 @@ from engine.errors import UserError
 from engine.provenance import package_version
 
 _COMMANDS = (
-    *(run, sample, submit, profile, plan, doctor, cluster, runs, status, report),
-    *(export, allocate, check, recipes),
+    *(run, sample, compare, submit, profile, plan, doctor, cluster, runs, status),
+    *(report, export, allocate, check, recipes),
 )
 
 

@@ -12,6 +12,10 @@ from engine.codec import STRICT
 from engine.results import Latency
 from engine.spec import NetworkSpec
 
+BASE = "base"
+"""The base network, which every method begins with."""
+OURS = "hacscale"
+"""The result of the run, which others are compared with."""
 LEVEL = 0.05
 """Two methods are told apart at this significance, paired by seed."""
 

@@ -9,10 +9,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from engine.comparison import Comparison, Difference, Entry, difference, ranked
+from engine.comparison import OURS, Comparison, Difference, Entry, difference, ranked
 from engine.display import count, milliseconds, percent, points
-
-OURS = "hacscale"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

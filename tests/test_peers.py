@@ -4,55 +4,101 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 
+import numpy as np
 import pytest
 
-from engine import synthetic
+from engine.budgets import Budgets
 from engine.errors import UserError
-from engine.graph import load_graph
+from engine.graph import NetworkGraph, load_graph
+from engine.hardware.contract import Box, LatencyModel
+from engine.hardware.models import fit_latency
+from engine.latency import profile_specs
 from engine.limits import Usage
-from engine.peers.contract import Method, Question
+from engine.measure import time_networks
+from engine.peers.contract import BOTH, Method, Question
 from engine.peers.depth import FAST_COMPOUND, Compound, DepthOnly, deeper
 from engine.peers.flat import Flat
-from engine.peers.randomised import RandomWidths
+from engine.peers.methods import METHODS, chosen
 from engine.peers.resolution import ResolutionOnly
 from engine.peers.uniform import Uniform
+from engine.recipe import Allocate, Device, Profile
+from engine.response import Observation
+from engine.results import ImportancePredictor
 from engine.spec import ModelRef, NetworkSpec
 
-METHODS: tuple[Method, ...] = (
-    Uniform(),
-    Uniform(name="uniform-latency", limits=("latency",)),
-    Uniform(name="uniform-params", limits=("params",)),
-    Flat(),
-    ResolutionOnly(),
-    DepthOnly(),
-    Compound(),
-    FAST_COMPOUND,
-    RandomWidths(),
-    RandomWidths(draw=1),
-)
+LEVELS = {"features.0": 0.05, "features.4": 0.4, "features.8": 0.2}
+"""C·I(C) of some groups at the base width; 0.1 for the others."""
+
+
+@cache
+def latency_model(model: ModelRef) -> LatencyModel:
+    """Of the synthetic device: proportional to the network's multiply-accumulates."""
+    graph = load_graph(model, 32)
+    base, profile = graph.spec(32, 0.25), Profile(model="flops", networks=6, held_out=2)
+    specs, _ = profile_specs(graph, base, [32, 64], profile)
+    device = Device(runtime="synthetic")
+    timings = time_networks(graph, specs, base, device, calls=3, rounds=2, per_layer=True)
+    return fit_latency("flops", graph, timings, Box.around(graph, base, [32, 64], profile))
 
 
 @cache
 def usage(spec: NetworkSpec) -> Usage:
-    """The synthetic device is its own latency model, deeper networks included."""
+    """By the latency model of each network, so that limits can be kept exactly."""
     cost = load_graph(spec.model, 32).cost(spec)
-    return Usage(
-        latency_ms=sum(synthetic.layer_ms(layer, 1) for layer in cost.layers), params=cost.params
-    )
+    return Usage(latency_ms=latency_model(spec.model).predict(cost), params=cost.params)
+
+
+def loss(widths: dict[str, int], base: dict[str, int], resolution: int) -> float:
+    """A known surface, of the form that the response surface has."""
+    at_width = sum(LEVELS.get(g, 0.1) * (widths[g] / w) ** -0.5 for g, w in base.items())
+    return 0.5 + at_width + 0.3 * (resolution / 32) ** -0.5
+
+
+def sampled(graph: NetworkGraph, base: NetworkSpec) -> list[Observation]:
+    rng = np.random.default_rng(0)
+    seen = []
+    for resolution in 12 * (32, 40):
+        widths = {g: graph.round_width(g, w * 2 ** rng.uniform(-1, 1)) for g, w in base.widths}
+        seen.append(
+            Observation(
+                resolution=resolution,
+                widths=widths,
+                loss=loss(widths, base.width_of, resolution),
+            )
+        )
+    return seen
 
 
 def question(latency: float = 2.0, params: float = 1.5, model: str = "vgg11") -> Question:
     graph = load_graph(ModelRef(name=model, classes=10), 32)
     base = graph.spec(32, 0.25)
     used = usage(base)
+
+    def budgets(resolution: int) -> Budgets:
+        return Budgets(
+            base=base,
+            formula=graph.formula(base.at(resolution)),
+            predictors={
+                group: ImportancePredictor(
+                    a=LEVELS.get(group, 0.1) * width**0.5,
+                    b=-1.5, b_se=0.1, r2=0.9, sum_r2=0.5, flag="",
+                )
+                for group, width in base.widths
+            },
+            model=latency_model(base.model).to_json(),
+            settings=Allocate(),
+            baseline=used,
+            batch=1,
+        )  # fmt: skip
+
     return Question(
         graph=graph,
         base=base,
         limit=Usage(latency_ms=latency * used.latency_ms, params=int(params * used.params)),
         usage=usage,
-        predictors={},
-        observations=(),
-        resolution=40,
+        budgets=budgets,
+        observations=sampled(graph, base),
+        resolution=32,
         round_to=8,
         max_width=4.0,
         seed=0,
@@ -70,16 +116,35 @@ def test_limits_are_kept_and_answers_repeat(method: Method, latency: float, para
     if "params" in method.limits:
         assert used.params <= asked.limit.params
     assert method.propose(question(latency, params)) == answer
+    assert all(width >= 1 for _, width in answer.widths)
 
 
-@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
-def test_larger_limits_give_no_smaller_network(method: Method) -> None:
+FAMILIES = [method for method in METHODS if not method.rests_on]
+
+
+@pytest.mark.parametrize("method", FAMILIES, ids=lambda method: method.name)
+def test_larger_limits_give_no_smaller_network_of_a_family(method: Method) -> None:
     sizes = [
         usage(method.propose(question(latency, params)))
         for latency, params in ((1.0, 1.0), (1.5, 1.5), (2.5, 2.5))
     ]
     assert [s.params for s in sizes] == sorted(s.params for s in sizes)
     assert [s.latency_ms for s in sizes] == sorted(s.latency_ms for s in sizes)
+
+
+def test_the_response_surface_finds_the_least_loss() -> None:
+    """The sampled losses follow a known surface, and importance is its exact slope."""
+    asked = question(latency=1.6, params=1.6)
+    base = asked.base.width_of
+    losses = {
+        method.name: loss(answer.width_of, base, answer.resolution)
+        for method in METHODS
+        if method.limits == BOTH and not isinstance(method, DepthOnly | Compound)
+        for answer in [method.propose(asked)]
+    }
+    assert losses["response"] <= min(losses.values()) + 0.001
+    blind = ("uniform", "flat", "resolution", "random-0", "inverse-width")
+    assert losses["response"] < min(losses[name] for name in blind) - 0.002
 
 
 def one_more(make: Callable[[int], NetworkSpec], asked: Question) -> int:
@@ -155,3 +220,12 @@ def test_nothing_that_fits_is_one_line() -> None:
     asked = replace(question(), limit=Usage(latency_ms=1e-9, params=1))
     with pytest.raises(UserError, match="does not keep the limits"):
         Uniform().propose(asked)
+
+
+def test_methods_by_name() -> None:
+    assert chosen("all") == METHODS
+    assert [method.name for method in chosen("flat, uniform,flat")] == ["flat", "uniform"]
+    with pytest.raises(UserError, match="unknown method 'flt'; did you mean 'flat'"):
+        chosen("flt")
+    with pytest.raises(UserError, match="names no method"):
+        chosen(" , ")

@@ -43,7 +43,7 @@ def _sample(arguments: argparse.Namespace, console: Console) -> None:
     table.add_column("width group", overflow="fold")
     for name in ("b before", "b now", "R²", "base", "widths"):
         table.add_column(name, justify="right")
-    for group, width in done.baseline.spec.widths:
+    for group, width in done.after.baseline.spec.widths:
         now = done.after.fit.predictors[group]
         table.add_row(
             Text(group),

@@ -1,18 +1,20 @@
 """What every method of scaling is asked, and what it answers."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from engine.budgets import Budgets
 from engine.errors import UserError
 from engine.graph import NetworkGraph
 from engine.limits import Usage
 from engine.response import Observation
-from engine.results import ImportancePredictor
 from engine.spec import NetworkSpec
 
 Resource = Literal["latency", "params"]
 BOTH: tuple[Resource, ...] = ("latency", "params")
+Trainings = Literal["alpha", "samples"]
+"""Trainings that an answer rests on: those of the α search, and the sampled networks."""
 
 _BISECTIONS = 24
 """Halvings of a range of multipliers; 2⁻²⁴ of it is below one channel of any network."""
@@ -28,7 +30,7 @@ class Question:
         limit: absolute limits.
         usage: of any network, a deeper one too: predicted where a latency model is valid and
             measured elsewhere. Its parameters are exact.
-        predictors: Eq. 6 of every group; what the methods that need importance get.
+        budgets: what Algorithm 1 needs at a resolution, with Eq. 6 of every group.
         observations: sampled networks with their validation losses.
         resolution: the one that the α search found.
         round_to: resolutions are multiples of this many pixels.
@@ -40,7 +42,7 @@ class Question:
     base: NetworkSpec
     limit: Usage
     usage: Callable[[NetworkSpec], Usage]
-    predictors: Mapping[str, ImportancePredictor]
+    budgets: Callable[[int], Budgets]
     observations: Sequence[Observation]
     resolution: int
     round_to: int
@@ -58,7 +60,10 @@ class Question:
         """Whether a network keeps the limits named."""
         usage = self.usage_of(spec)
         latency = "latency" not in limits or usage.latency_ms <= self.limit.latency_ms
-        return latency and ("params" not in limits or usage.params <= self.limit.params)
+        params = "params" not in limits or usage.params <= self.limit.params
+        memory = self.limit.memory_bytes
+        kept = memory is None or (usage.memory_bytes is not None and usage.memory_bytes <= memory)
+        return latency and params and kept
 
     def multiplied(self, multiplier: float, resolution: int | None = None) -> NetworkSpec:
         """Returns the base network with all widths multiplied, each rounded to a valid one."""
@@ -116,6 +121,11 @@ class Method(Protocol):
     @property
     def limits(self) -> tuple[Resource, ...]:
         """The limits that its answer keeps; the others are for comparison only."""
+        ...
+
+    @property
+    def rests_on(self) -> tuple[Trainings, ...]:
+        """The trainings that must be there before it can answer: its search cost."""
         ...
 
     def propose(self, question: Question) -> NetworkSpec:

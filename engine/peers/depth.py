@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from engine.errors import UserError
 from engine.graph import load_graph
 from engine.names import parse_name
-from engine.peers.contract import BOTH, Question, Resource
+from engine.peers.contract import BOTH, Question, Resource, Trainings
 from engine.spec import NetworkSpec
 
 DEEPEST = 4.0
@@ -37,6 +37,7 @@ class DepthOnly:
 
     name: str = "depth"
     limits: tuple[Resource, ...] = BOTH
+    rests_on: tuple[Trainings, ...] = ()
 
     def propose(self, question: Question) -> NetworkSpec:
         """See `engine.peers.contract.Method`."""
@@ -61,6 +62,7 @@ class Compound:
     width: float = 1.1
     resolution: float = 1.15
     limits: tuple[Resource, ...] = BOTH
+    rests_on: tuple[Trainings, ...] = ()
 
     def __post_init__(self) -> None:
         if min(self.depth, self.width, self.resolution) < 1:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from engine.codec import digest
-from engine.peers.contract import BOTH, Question, Resource
+from engine.peers.contract import BOTH, Question, Resource, Trainings
 from engine.spec import NetworkSpec
 
 SPREAD = 2.0
@@ -21,6 +21,7 @@ class RandomWidths:
 
     draw: int = 0
     limits: tuple[Resource, ...] = BOTH
+    rests_on: tuple[Trainings, ...] = ()
 
     @property
     def name(self) -> str:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from engine.peers.contract import BOTH, Question, Resource
+from engine.peers.contract import BOTH, Question, Resource, Trainings
 from engine.spec import NetworkSpec
 
 LARGEST = 4.0
@@ -19,6 +19,7 @@ class ResolutionOnly:
 
     name: str = "resolution"
     limits: tuple[Resource, ...] = BOTH
+    rests_on: tuple[Trainings, ...] = ()
 
     def propose(self, question: Question) -> NetworkSpec:
         """See `engine.peers.contract.Method`."""

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from engine.peers.contract import BOTH, Question, Resource
+from engine.peers.contract import BOTH, Question, Resource, Trainings
 from engine.spec import NetworkSpec
 
 
@@ -15,6 +15,7 @@ class Uniform:
 
     name: str = "uniform"
     limits: tuple[Resource, ...] = BOTH
+    rests_on: tuple[Trainings, ...] = ()
 
     def propose(self, question: Question) -> NetworkSpec:
         """See `engine.peers.contract.Method`."""

@@ -1,0 +1,250 @@
+"""Methods of scaling side by side: proposals with the device in the loop, trainings as trials."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+
+from cluster.groundwork import Groundwork, allocated, groundwork
+from cluster.progress import Progress
+from cluster.session import session
+from cluster.stages import Search
+from engine.closed_loop import MARGIN
+from engine.codec import pretty
+from engine.comparison import BASE, OURS, Comparison, Entry, Proposal
+from engine.comparison_view import render_csv
+from engine.errors import UserError
+from engine.limits import Usage
+from engine.peers.contract import BOTH, Method, Question, Resource, Trainings
+from engine.response import Observation
+from engine.results import Latency
+from engine.rows import Row, TrainingTask
+from engine.spec import NetworkSpec
+from engine.store import RunStore
+
+_ROUNDS = 3
+"""Networks that one method may have measured until the latency limit holds."""
+
+
+def compare_run(
+    location: Path | str,
+    methods: Sequence[Method],
+    seeds: int,
+    address: str | None = None,
+    console: Console | None = None,
+) -> Comparison:
+    """Scales the network of a run by every method under its limits, and trains what they answer.
+
+    What the run knows (importance, losses, the latency model) is used and not measured again;
+    stages that it lacks are run. The run's own result and the base network are always compared.
+    Every network is trained with the recipe's own training, once for each seed; a training that
+    the ledger has is not repeated. Writes ``comparison.json`` and ``comparison.csv`` into the run.
+
+    Args:
+        location: of the run.
+        methods: to compare with.
+        seeds: trainings of each network, with the recipe's seed and those that follow it.
+        address: of a Ray cluster; None starts a private session.
+        console: where progress is shown.
+
+    Raises:
+        UserError: something the user can mend.
+        KeyboardInterrupt: stopped in order; call again to go on.
+    """
+    store = RunStore(location)
+    with (
+        store.lock(),
+        Progress(console or Console()) as progress,
+        session(address, store.logs) as ray_session,
+    ):
+        search = Search(
+            recipe=store.info().recipe, store=store, session=ray_session, progress=progress
+        )
+        known = groundwork(search)
+        proposals, refusals = _Asking(search, known).all(methods)
+        tasks = [[_task(search, p.spec, k) for k in range(seeds)] for p in proposals]
+        search.runner.run_tasks("compare", [task for of_one in tasks for task in of_one])
+        progress.end(f"{len(proposals)} networks, {seeds} trainings of each")
+        facts = search.facts
+        comparison = Comparison(
+            name=store.folder.name,
+            latency_limit_ms=known.limit.latency_ms,
+            params_limit=known.limit.params,
+            seeds=tuple(search.recipe.seed + k for k in range(seeds)),
+            entries=tuple(
+                Entry(proposal=p, accuracies=tuple(_accuracy(store, task) for task in of_one))
+                for p, of_one in zip(proposals, tasks, strict=True)
+            ),
+            refusals=refusals,
+            environment=known.profile.environment,
+            data=(
+                f"{facts.name}: {facts.train_images:,} images to train on, "
+                f"{facts.test_images:,} to judge on, {search.recipe.train.epochs} epochs"
+            ),
+        )
+        store.folder.write("comparison.json", pretty(comparison))
+        store.folder.write("comparison.csv", render_csv(comparison).encode())
+        return comparison
+
+
+def _task(search: Search, spec: NetworkSpec, number: int) -> TrainingTask:
+    """The final training of a network, with the seed of that number."""
+    return replace(search.final_task(spec), seed=search.recipe.seed + number)
+
+
+def _accuracy(store: RunStore, task: TrainingTask) -> float | None:
+    row = store.ledger.find(task.id)
+    return row.test_accuracy if row is not None and row.status == "done" else None
+
+
+class _Asking:
+    """Asks methods of scaling what they make of the network of a run."""
+
+    def __init__(self, search: Search, known: Groundwork) -> None:
+        self._search = search
+        self._known = known
+        self._model = search.latency_model(known.profile, known.baseline)
+        self._rows: dict[Trainings, list[Row]] = {"alpha": [], "samples": []}
+        training = search.recipe.alpha.training
+        for row in search.store.ledger.rows():
+            if row.task.importance:
+                self._rows["samples"].append(row)
+            elif row.task.training == training and not row.task.test:
+                self._rows["alpha"].append(row)
+
+    def all(self, methods: Iterable[Method]) -> tuple[list[Proposal], dict[str, str]]:
+        """Returns the base network, the run's result and what the methods answer.
+
+        A method that does not apply to the network is left out, with its reason by its name.
+        """
+        known, found = self._known, allocated(self._search, self._known)
+        proposals = [
+            self._proposal(BASE, known.baseline.spec, known.baseline.latency, 1),
+            self._proposal(
+                OURS,
+                found.spec,
+                found.rounds[found.chosen].latency,
+                len(found.rounds),
+                rests_on=("alpha", "samples"),
+            ),
+        ]
+        refusals: dict[str, str] = {}
+        for method in methods:
+            try:
+                proposals.append(self._asked(method))
+            except UserError as error:
+                refusals[method.name] = str(error)
+        return proposals, refusals
+
+    def _asked(self, method: Method) -> Proposal:
+        """Measures what a method answers and asks again, with a limit that is corrected by it.
+
+        Of the networks that keep the latency limit as measured, the slowest is taken: it uses most
+        of what all methods are given. A method that need not keep it is asked once.
+        """
+
+        def run() -> Proposal:
+            limit, seen = known.limit, list[tuple[NetworkSpec, Latency]]()
+            for _ in range(_ROUNDS if "latency" in method.limits else 1):
+                spec = method.propose(self._question(limit))
+                if any(spec == earlier for earlier, _ in seen):
+                    break
+                latency = self._search.measure_network("compare", spec, known.baseline)
+                seen.append((spec, latency))
+                room = 1 + min(latency.noise_floor, MARGIN)
+                used = latency.ms * room / known.limit.latency_ms
+                if 1 - MARGIN <= used <= 1:
+                    break
+                limit = replace(limit, latency_ms=limit.latency_ms / used)
+            spec, latency = min(seen, key=lambda one: _miss(one[1], known.limit))
+            return self._proposal(
+                method.name,
+                spec,
+                latency,
+                len(seen),
+                limits=method.limits,
+                rests_on=method.rests_on,
+            )
+
+        known, search = self._known, self._search
+        uses = (method, known.limit, known.fit, known.sample, known.profile.model, search.base)
+        return search.stage(
+            f"propose-{method.name}",
+            Proposal,
+            uses,
+            run,
+            lambda out: f"{out.params:,} parameters, {out.latency.ms:.3f} ms",
+        )
+
+    def _question(self, limit: Usage) -> Question:
+        search, known = self._search, self._known
+        return Question(
+            graph=search.graph,
+            base=search.base,
+            limit=limit,
+            usage=self._usage,
+            budgets=lambda resolution: search.budgets(
+                known.fit, known.profile, resolution, known.baseline
+            ),
+            observations=self._observations(),
+            resolution=known.alpha.resolution,
+            round_to=search.recipe.alpha.round_to,
+            max_width=search.recipe.allocate.max_width,
+            seed=search.recipe.seed,
+        )
+
+    def _usage(self, spec: NetworkSpec) -> Usage:
+        """Predicted where the latency model holds, measured elsewhere."""
+        search, known = self._search, self._known
+        try:
+            self._model.check(spec)
+        except UserError:
+            latency = search.measure_network("compare", spec, known.baseline)
+            return search.usage(spec, latency.ms)
+        return search.usage(spec, self._model.predict(search.cost(spec)))
+
+    def _observations(self) -> list[Observation]:
+        """Sampled networks, and those of the α search where they were trained alike."""
+        recipe = self._search.recipe
+        rows = list(self._rows["samples"])
+        if recipe.alpha.training == recipe.sample.training:
+            rows += self._rows["alpha"]
+        return [
+            Observation(
+                resolution=row.task.spec.resolution,
+                widths=row.task.spec.width_of,
+                loss=row.last.val_loss,
+            )
+            for row in rows
+            if row.status == "done"
+        ]
+
+    def _proposal(
+        self,
+        method: str,
+        spec: NetworkSpec,
+        latency: Latency,
+        rounds: int,
+        *,
+        limits: tuple[Resource, ...] = BOTH,
+        rests_on: Sequence[Trainings] = (),
+    ) -> Proposal:
+        rows = [row for kind in rests_on for row in self._rows[kind]]
+        usage = self._search.usage(spec, latency.ms)
+        return Proposal(
+            method=method,
+            spec=spec,
+            macs=self._search.cost(spec).macs,
+            params=usage.params,
+            latency=latency,
+            limits=limits,
+            rounds=rounds,
+            search_seconds=sum(epoch.seconds for row in rows for epoch in row.history),
+            search_trials=len(rows),
+        )
+
+
+def _miss(latency: Latency, limit: Usage) -> tuple[bool, float]:
+    """Orders measured networks: those that keep the limit first, then by distance to it."""
+    return latency.ms > limit.latency_ms, abs(latency.ms - limit.latency_ms)

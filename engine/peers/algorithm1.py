@@ -1,0 +1,113 @@
+"""Algorithm 1 over different ideas of what a channel is worth."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from engine.peers.contract import BOTH, Question, Resource, Trainings
+from engine.response import fit_response
+from engine.results import ImportancePredictor
+from engine.spec import NetworkSpec
+
+Mode = Literal["greedy", "paper"]
+Choice = Literal["importance", "per-ms", "per-param"]
+CHOICES: tuple[Choice, ...] = ("importance", "per-ms", "per-param")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportanceWidths:
+    """The resolution of the α search and the widths of Algorithm 1 over Eq. 6.
+
+    Source: HACScale (Kong et al. 2022); mode ``paper`` is the printed loop.
+    """
+
+    name: str
+    mode: Mode = "greedy"
+    choice: Choice = "importance"
+    limits: tuple[Resource, ...] = BOTH
+    rests_on: tuple[Trainings, ...] = ("alpha", "samples")
+
+    def propose(self, question: Question) -> NetworkSpec:
+        """See `engine.peers.contract.Method`."""
+        return allocated(question, question.resolution, mode=self.mode, choice=self.choice)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InverseWidth:
+    """Algorithm 1 with importance 1/C in every group: what is left without sampled networks.
+
+    A control: a mean over C kernels has 1/C in it. The resolution is that of the α search.
+    """
+
+    name: str = "inverse-width"
+    limits: tuple[Resource, ...] = BOTH
+    rests_on: tuple[Trainings, ...] = ("alpha",)
+
+    def propose(self, question: Question) -> NetworkSpec:
+        """See `engine.peers.contract.Method`."""
+        blind = {
+            group: ImportancePredictor(a=1.0, b=-1.0, b_se=0.0, r2=0.0, sum_r2=0.0, flag="1/C")
+            for group, _ in question.base.widths
+        }
+        return allocated(question, question.resolution, predictors=blind)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResponseSurfaceWidths:
+    """The least loss that the sampled networks predict, over widths and resolution.
+
+    `engine.response` fits a surface of their validation loss with importance as the prior. At
+    every resolution that they were trained at and that leaves room, Algorithm 1 widens by the
+    surface's marginal gains, by what a step costs in latency and by what it costs in parameters;
+    of all these networks the one with the least predicted loss is the answer.
+    """
+
+    name: str = "response"
+    limits: tuple[Resource, ...] = BOTH
+    rests_on: tuple[Trainings, ...] = ("alpha", "samples")
+
+    def propose(self, question: Question) -> NetworkSpec:
+        """See `engine.peers.contract.Method`."""
+        base = question.base
+        prior = question.budgets(question.resolution).predictors
+        surface = fit_response(question.observations, base.width_of, base.resolution, prior)
+        seen = {observation.resolution for observation in question.observations}
+        resolutions = sorted(seen) if surface.resolution_gain > 0 else [question.resolution]
+        room = [r for r in resolutions if question.keeps(base.at(r))] or [base.resolution]
+        gains = surface.predictors()
+        proposals = [
+            allocated(question, resolution, choice=choice, predictors=gains)
+            for resolution in room
+            for choice in CHOICES
+        ]
+        return min(proposals, key=lambda spec: surface(spec.width_of, spec.resolution))
+
+
+def allocated(
+    question: Question,
+    resolution: int,
+    *,
+    mode: Mode = "greedy",
+    choice: Choice = "importance",
+    predictors: Mapping[str, ImportancePredictor] | None = None,
+) -> NetworkSpec:
+    """Returns what Algorithm 1 makes of the base network at a resolution.
+
+    Args:
+        question: its limits are kept.
+        resolution: of the network.
+        mode, choice: as in `engine.recipe.Allocate`, whose other settings are the recipe's.
+        predictors: worth of a channel by group; None for Eq. 6.
+
+    Raises:
+        UserError: the base widths break a limit at that resolution.
+    """
+    budgets = question.budgets(resolution)
+    budgets = replace(
+        budgets,
+        # The grid of plateaus is the greedy mode's; the printed loop has a stride of its own.
+        settings=replace(budgets.settings, mode=mode, choice=choice, stride=None),
+        predictors=dict(budgets.predictors if predictors is None else predictors),
+    )
+    allocation = budgets.allocate(question.limit)
+    return question.base.at(resolution).with_widths(allocation.widths)

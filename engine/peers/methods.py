@@ -1,0 +1,45 @@
+"""All methods by name, in the order of a comparison."""
+
+from engine.errors import UserError, nearest
+from engine.peers.algorithm1 import ImportanceWidths, InverseWidth, ResponseSurfaceWidths
+from engine.peers.contract import Method
+from engine.peers.depth import FAST_COMPOUND, Compound, DepthOnly
+from engine.peers.flat import Flat
+from engine.peers.randomised import RandomWidths
+from engine.peers.resolution import ResolutionOnly
+from engine.peers.uniform import Uniform
+
+METHODS: tuple[Method, ...] = (
+    Uniform(),
+    Uniform(name="uniform-latency", limits=("latency",)),
+    Uniform(name="uniform-params", limits=("params",)),
+    Flat(),
+    ResolutionOnly(),
+    DepthOnly(),
+    Compound(),
+    FAST_COMPOUND,
+    RandomWidths(),
+    InverseWidth(),
+    ImportanceWidths(name="hacscale-paper", mode="paper"),
+    ImportanceWidths(name="hacscale-per-ms", choice="per-ms"),
+    ImportanceWidths(name="hacscale-per-param", choice="per-param"),
+    ResponseSurfaceWidths(),
+)
+
+
+def chosen(names: str) -> tuple[Method, ...]:
+    """Returns the methods that ``names``, divided by commas, or ``all`` ask for.
+
+    Raises:
+        UserError: a name that is none.
+    """
+    by_name = {method.name: method for method in METHODS}
+    if names == "all":
+        return METHODS
+    wanted = [name.strip() for name in names.split(",") if name.strip()]
+    for name in wanted:
+        if name not in by_name:
+            raise UserError(f"unknown method {name!r}{nearest(name, by_name)}")
+    if not wanted:
+        raise UserError("--methods names no method; give all, or names divided by commas")
+    return tuple(by_name[name] for name in dict.fromkeys(wanted))

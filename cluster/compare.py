@@ -13,7 +13,7 @@ from cluster.stages import Search
 from engine.closed_loop import MARGIN
 from engine.codec import pretty
 from engine.comparison import BASE, OURS, Comparison, Entry, Proposal
-from engine.comparison_view import render_csv
+from engine.comparison_view import render_csv, render_page_of
 from engine.errors import UserError
 from engine.limits import Usage
 from engine.peers.contract import BOTH, Method, Question, Resource, Trainings
@@ -85,6 +85,7 @@ def compare_run(
         )
         store.folder.write("comparison.json", pretty(comparison))
         store.folder.write("comparison.csv", render_csv(comparison).encode())
+        store.folder.write("comparison.html", render_page_of(comparison).encode())
         return comparison
 
 

@@ -10,7 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from engine.comparison import OURS, Comparison, Difference, Entry, difference, ranked
+from engine.comparison_figures import draw_comparison
 from engine.display import count, milliseconds, percent, points
+from engine.report import render_page
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +28,11 @@ class ComparisonRow:
     accuracy: str
     against: str
     cost: str
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """All but the method."""
+        return tuple(getattr(self, name) for name in _fields()[1:])
 
 
 HEADINGS = ComparisonRow(
@@ -92,15 +99,47 @@ def notes(comparison: Comparison) -> list[str]:
     return said
 
 
+def verdict(comparison: Comparison) -> str:
+    """Returns what the comparison says of the run's own result, in one sentence."""
+    ours = next((e for e in comparison.entries if e.proposal.method == OURS), None)
+    if ours is None or ours.mean is None:
+        return f"{OURS} has no trained network to compare"
+    beside = [
+        (entry.proposal.method, found.verdict)
+        for entry in comparison.entries
+        if entry is not ours and (found := difference(ours, entry)) is not None
+    ]
+    said = [
+        f"{word} {', '.join(names)}"
+        for word, outcome in (("better than", "worse"), ("tied with", "tie"), ("behind", "better"))
+        if (names := [method for method, found in beside if found == outcome])
+    ]
+    return f"{OURS} reaches {percent(ours.mean)}: {'; '.join(said) or 'nothing beside it'}"
+
+
+def render_page_of(comparison: Comparison) -> str:
+    """Returns the comparison as one HTML page that needs neither network nor script."""
+    return render_page(
+        "comparison.html.j2",
+        comparison=comparison,
+        verdict=verdict(comparison),
+        drawn=draw_comparison(comparison),
+        headings=[HEADINGS.method, *HEADINGS.cells],
+        rows=rows(comparison),
+        notes=notes(comparison),
+        ours=OURS,
+    )
+
+
 def render_comparison(comparison: Comparison) -> Group:
     """Returns the table and its notes for a terminal."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column(HEADINGS.method)
-    for name in _fields()[1:]:
-        table.add_column(getattr(HEADINGS, name), justify="right")
+    for heading in HEADINGS.cells:
+        table.add_column(heading, justify="right")
     for row in rows(comparison):
-        table.add_row(*(Text(getattr(row, name)) for name in _fields()))
-    return Group(table, "", *(Text(note) for note in notes(comparison)))
+        table.add_row(*map(Text, (row.method, *row.cells)))
+    return Group(Text(verdict(comparison)), "", table, "", *map(Text, notes(comparison)))
 
 
 def render_csv(comparison: Comparison) -> str:

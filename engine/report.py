@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from xml.etree import ElementTree
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from engine import display
@@ -30,20 +30,28 @@ def write_report(record: RunRecord, path: Path) -> None:
 
 def render_report(record: RunRecord) -> str:
     """Returns the report of a run as one HTML page."""
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    template = Path(__file__).with_name("report.html.j2").read_text(encoding="utf-8")
-    return environment.from_string(template).render(
+    return render_page(
+        "report.html.j2",
         run=record,
         result=record.result,
         figures=draw_figures(record),
         verdict=display.verdict(record),
         comparisons=display.comparisons(record),
         winner=winning(record.alpha),
-        show=display,
-        inline_svg=inline_svg,
     )
+
+
+def render_page(template: str, **values: object) -> str:
+    """Returns a page of this folder's templates, with `engine.display` as ``show``."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent, encoding="utf-8"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page = environment.get_template(template)
+    return page.render(show=display, inline_svg=inline_svg, **values)
 
 
 def inline_svg(panel: Panel) -> Markup:

@@ -10,7 +10,8 @@ from example_comparison import comparison, entry
 from rich.console import Console
 
 from engine.comparison import difference
-from engine.comparison_view import render_comparison, render_csv, rows
+from engine.comparison_figures import draw_comparison
+from engine.comparison_view import render_comparison, render_csv, render_page_of, rows
 
 
 def test_the_interval_is_that_of_students_t() -> None:
@@ -83,3 +84,23 @@ def test_terminal_table_and_notes() -> None:
     )
     text = console.export_text()
     assert "top-1 ± sd" in text and "depth is left out: no depth to multiply" in text
+
+
+def test_the_page_needs_nothing_and_names_every_method() -> None:
+    many = [entry(f"method-{i}", 0.60 + 0.001 * i, 0.61 + 0.001 * i, ms=1.4) for i in range(12)]
+    page = render_page_of(comparison(entry("hacscale", 0.62, 0.63), *many))
+    assert page.startswith("<!doctype html>") and "http://" not in page.replace(
+        "http://www.w3.org/", ""
+    )
+    for method in ("hacscale", *(e.proposal.method for e in many)):
+        assert page.count(f">{method}<") >= 3  # in the table and beside two points
+    assert "better than method-0" in page
+
+
+def test_names_of_points_do_not_lie_on_one_another() -> None:
+    many = [entry(f"method-{i}", 0.6, 0.61, ms=1.4) for i in range(10)]
+    for panel in draw_comparison(comparison(*many)).panels:
+        panel.drawing.canvas.draw()
+        boxes = [text.get_window_extent() for text in panel.drawing.axes[0].texts]
+        for i, box in enumerate(boxes):
+            assert not any(box.overlaps(other) for other in boxes[i + 1 :])

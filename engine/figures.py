@@ -1,80 +1,40 @@
-"""The figures of a run, each small enough to be read on a phone.
+"""The figures of a run, each small enough to be read on a phone."""
 
-Sizes are in CSS pixels. Every panel has its own canvas, so that a page can arrange them.
-"""
-
-import io
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-import matplotlib.style
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator
 
-from engine.display import milliseconds, percent, plural, power_of_ten, signed
+from engine.display import milliseconds, percent, plural, signed
+from engine.drawing import (
+    ACCENT,
+    INK,
+    MUTED,
+    PAPER,
+    Panel,
+    canvas,
+    centred,
+    drawing_style,
+    label_room,
+    legend,
+    log_span,
+    one_two_five,
+    padded,
+    powers_of_two,
+    short,
+    spaced,
+    sweep,
+    ticks,
+    write_panel,
+)
 from engine.results import AlphaCandidate, AlphaResult, RunRecord, Step
-
-INK = "#1c2430"
-MUTED = "#667085"
-FAINT = "#e1e5ea"
-PAPER = "#ffffff"
-ACCENT = "#0f62b4"
 
 PANELS = 12
 """At most so many groups have an importance panel; a table holds them all."""
-
-_FILES = {"Date": None, "Creator": None, "Format": None, "Type": None}
-_STYLE = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "hacscale",
-    "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 10.5,
-    "text.parse_math": False,
-    "text.color": INK,
-    "axes.edgecolor": MUTED,
-    "axes.facecolor": "none",
-    "axes.labelcolor": MUTED,
-    "axes.labelsize": 10.5,
-    "axes.linewidth": 0.8,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.axisbelow": True,
-    "axes.grid": True,
-    "axes.formatter.useoffset": False,
-    "grid.color": FAINT,
-    "grid.linewidth": 0.8,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.major.size": 0,
-    "ytick.major.size": 0,
-    "legend.frameon": False,
-    "legend.handlelength": 1.2,
-    "legend.handletextpad": 0.5,
-    "legend.columnspacing": 1.4,
-    "legend.borderpad": 0,
-    "legend.borderaxespad": 0,
-    "lines.linewidth": 1.8,
-    "lines.markersize": 5,
-}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Panel:
-    """One drawing.
-
-    Attributes:
-        name: file name without extension, unique in a run.
-        label: what is plotted, for those who cannot see it.
-    """
-
-    name: str
-    label: str
-    drawing: Figure
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +72,7 @@ class ReportFigures:
 
 def draw_figures(record: RunRecord) -> ReportFigures:
     """Draws every figure of a run."""
-    with matplotlib.style.context(["default", _STYLE]):
+    with drawing_style():
         return ReportFigures(
             widths=_widths(record),
             alpha=_alpha(record.alpha),
@@ -121,14 +81,6 @@ def draw_figures(record: RunRecord) -> ReportFigures:
             training=_training(record),
             latency=_latency(record),
         )
-
-
-def svg(panel: Panel, background: str = "none") -> str:
-    """Returns a panel as SVG text; equal panels give equal text."""
-    with matplotlib.style.context(["default", _STYLE]):
-        text = io.StringIO()
-        panel.drawing.savefig(text, format="svg", metadata=_FILES, facecolor=background)
-    return text.getvalue()
 
 
 def write_figures(record: RunRecord, directory: Path) -> tuple[Path, ...]:
@@ -140,26 +92,22 @@ def write_figures(record: RunRecord, directory: Path) -> tuple[Path, ...]:
     directory.mkdir(parents=True, exist_ok=True)
     files: list[Path] = []
     for panel in draw_figures(record).panels:
-        vector, raster = (directory / f"{panel.name}.{kind}" for kind in ("svg", "png"))
-        vector.write_text(svg(panel, PAPER), encoding="utf-8")
-        with matplotlib.style.context(["default", _STYLE]):
-            panel.drawing.savefig(raster, dpi=144, metadata={"Software": None}, facecolor=PAPER)
-        files += (vector, raster)
+        files += write_panel(panel, directory)
     return tuple(files)
 
 
 def _widths(record: RunRecord) -> ReportFigure:
     before, after = record.baseline.spec.width_of, record.result.widths
     names, n = list(after), len(after)
-    labels = [_short(name) for name in names]
+    labels = [short(name) for name in names]
     rows = range(n)
     old, new = [before[g] for g in names], [after[g] for g in names]
     changes = [f"{b} → {a}" for b, a in zip(old, new, strict=True)]
-    drawing, ax = _canvas(
+    drawing, ax = canvas(
         "Channels before and after scaling",
         height=19 * n + 80,
-        left=_label_room(labels),
-        right=_label_room(changes),
+        left=label_room(labels),
+        right=label_room(changes),
     )
     ax.hlines(rows, old, new, color=ACCENT, linewidth=2.4)
     ax.plot(old, rows, "o", color=MUTED, markerfacecolor=PAPER, markersize=7, label="before")
@@ -169,12 +117,12 @@ def _widths(record: RunRecord) -> ReportFigure:
     low, high = min(*old, *new), max(*old, *new)
     ax.set_xscale("log", base=2)
     ax.set_xlim(low / 1.25, high * 1.25)
-    _ticks(ax, "x", _powers_of_two(low, high))
+    ticks(ax, "x", powers_of_two(low, high))
     ax.set_xlabel("channels")
     ax.set_yticks(rows, labels)
     ax.set_ylim(n - 0.4, -0.6)
     ax.grid(visible=False, axis="y")
-    _legend(drawing, ax)
+    legend(drawing, ax)
 
     grown = [g for g in names if after[g] > before[g]]
     most = max(names, key=lambda g: after[g] / before[g])
@@ -190,7 +138,7 @@ def _widths(record: RunRecord) -> ReportFigure:
 
 
 def _alpha(result: AlphaResult) -> ReportFigure:
-    drawing, ax = _canvas("Validation accuracy (%) against α")
+    drawing, ax = canvas("Validation accuracy (%) against α")
     shown = [c for c in result.candidates if c.accuracies]
     winner = winning(result)
     n, repeats = len(shown), sum(len(c.accuracies) for c in shown)
@@ -226,16 +174,16 @@ def _alpha(result: AlphaResult) -> ReportFigure:
                 capsize=3,
                 label=label,
             )
-    ax.set_xlim(_padded([a for c in result.candidates for a in c.alphas], 0.1))
+    ax.set_xlim(padded([a for c in result.candidates for a in c.alphas], 0.1))
     reach = [
         a + sign * spread / math.sqrt(len(c.accuracies))
         for c in shown
         for a in (*c.accuracies, statistics.fmean(c.accuracies))
         for sign in (-1, 1)
     ]
-    ax.set_ylim(_padded([100 * a for a in reach] or [0, 100], 1))
+    ax.set_ylim(padded([100 * a for a in reach] or [0, 100], 1))
     ax.set_xlabel("α (share of the compute budget given to resolution)")
-    _legend(drawing, ax)
+    legend(drawing, ax)
 
     if len(result.candidates) == 1:
         outcome = "there was one candidate only, so nothing to choose between"
@@ -286,20 +234,20 @@ def _importance(record: RunRecord) -> ReportFigure:
         for g in names
     }
     curves = {
-        g: [(c, predictors[g](c)) for c in _sweep([w for w, _ in dots[g]])] if dots[g] else []
+        g: [(c, predictors[g](c)) for c in sweep([w for w, _ in dots[g]])] if dots[g] else []
         for g in names
     }
     # One span for all panels, so that slopes can be compared by eye.
     spans = [
-        tuple(_log_span([point[axis] for point in (*dots[g], *curves[g])]) for axis in (0, 1))
+        tuple(log_span([point[axis] for point in (*dots[g], *curves[g])]) for axis in (0, 1))
         for g in names
         if dots[g]
     ] or [(0.0, 0.0)]
     width_span, importance_span = (max(s[axis] for s in spans) * 1.15 + 0.1 for axis in (0, 1))
     panels: list[Panel] = []
     for i, g in enumerate(names):
-        drawing, ax = _canvas(
-            _short(g, 20), width=180, height=160, left=48, right=8, top=38, bottom=32
+        drawing, ax = canvas(
+            short(g, 20), width=180, height=160, left=48, right=8, top=38, bottom=32
         )
         p = predictors[g]
         fit = f"R² {p.r2:.2f}, b {signed(p.b)}" + (", flagged" if p.flag else "")
@@ -311,10 +259,10 @@ def _importance(record: RunRecord) -> ReportFigure:
             ax.set_yscale("log")
             ax.plot(*zip(*dots[g], strict=True), "o", color=MUTED, markersize=4)
             ax.plot(*zip(*curves[g], strict=True), color=ACCENT, ls="--" if p.flag else "-")
-            ax.set_xlim(_centred(xs, width_span))
-            ax.set_ylim(_centred(ys, importance_span))
-            _ticks(ax, "x", _spaced([min(xs), before[g], max(xs)], width_span / 4.5))
-            _ticks(ax, "y", _one_two_five(*ax.get_ylim()))
+            ax.set_xlim(centred(xs, width_span))
+            ax.set_ylim(centred(ys, importance_span))
+            ticks(ax, "x", spaced([min(xs), before[g], max(xs)], width_span / 4.5))
+            ticks(ax, "y", one_two_five(*ax.get_ylim()))
         else:
             ax.set_xticks([])
             ax.set_yticks([])
@@ -351,7 +299,7 @@ def _allocation(record: RunRecord) -> ReportFigure:
     latency = [100 * u.latency_ms / limit.latency_ms for u in usages]
     params = [100 * u.params / limit.params for u in usages]
     measured = 100 * figures.measured / figures.limit
-    drawing, ax = _canvas("Share of each limit used (%)")
+    drawing, ax = canvas("Share of each limit used (%)")
     x = range(len(usages))
     # Without a step there is no line to see, only the two points of the start.
     marker = "" if steps else "o"
@@ -364,11 +312,11 @@ def _allocation(record: RunRecord) -> ReportFigure:
         ax.plot(x, memory, color=MUTED, ls=":", linewidth=1.4, marker=marker, label="memory")
         shares += memory
     ax.plot(len(steps), measured, "D", color=ACCENT, markersize=6, label="measured")
-    ax.set_ylim(_padded([*shares, measured, 100], 4))
-    ax.set_xlim(_padded([0, len(steps)], 1))
+    ax.set_ylim(padded([*shares, measured, 100], 4))
+    ax.set_xlim(padded([0, len(steps)], 1))
     ax.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
     ax.set_xlabel("step of the allocation")
-    _legend(drawing, ax)
+    legend(drawing, ax)
     label = "Share of the latency and parameter limits used after each step"
     panels = [Panel(name="allocation-limits", label=label, drawing=drawing)]
 
@@ -391,12 +339,12 @@ def _allocation(record: RunRecord) -> ReportFigure:
 
 def _growth(names: Sequence[str], steps: Sequence[Step], closed: dict[str, str]) -> Panel:
     """Which group grew at which step: one row per group, one bar per run of its steps."""
-    labels = [_short(name) for name in names]
-    drawing, ax = _canvas(
+    labels = [short(name) for name in names]
+    drawing, ax = canvas(
         "Group widened at each step, and what closed it",
         height=max(17 * len(names) + 70, 240),
-        left=_label_room(labels),
-        right=_label_room(list(closed.values())),
+        left=label_room(labels),
+        right=label_room(list(closed.values())),
         top=32,
     )
     # A step keeps a visible width, however many there are.
@@ -448,17 +396,17 @@ def _training(record: RunRecord) -> ReportFigure:
             [[e.val_loss for e in history] for _, history, _ in series],
         ),
     ):
-        drawing, ax = _canvas(title)
+        drawing, ax = canvas(title)
         longest = max(map(len, values))
         for (label, _, colour), ys in zip(series, values, strict=True):
             # A single epoch makes no line.
             marker = "o" if len(ys) == 1 else ""
             ax.plot(range(1, len(ys) + 1), ys, color=colour, marker=marker, label=label)
-        ax.set_xlim(_padded([1, longest], 1))
-        ax.set_ylim(_padded([y for ys in values for y in ys], 0.02))
+        ax.set_xlim(padded([1, longest], 1))
+        ax.set_ylim(padded([y for ys in values for y in ys], 0.02))
         ax.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
         ax.set_xlabel("epoch")
-        _legend(drawing, ax)
+        legend(drawing, ax)
         panels.append(
             Panel(name=name, label=f"{title} by epoch, baseline and result", drawing=drawing)
         )
@@ -474,8 +422,8 @@ def _training(record: RunRecord) -> ReportFigure:
 
 def _latency(record: RunRecord) -> ReportFigure:
     quality = record.profile.quality
-    drawing, ax = _canvas("Predicted latency (ms) against measured")
-    low, high = _padded([*quality.predicted_ms, *quality.measured_ms], 0.01)
+    drawing, ax = canvas("Predicted latency (ms) against measured")
+    low, high = padded([*quality.predicted_ms, *quality.measured_ms], 0.01)
     low = max(low, 0.0)
     ends = [low, high]
     ax.fill_between(
@@ -494,7 +442,7 @@ def _latency(record: RunRecord) -> ReportFigure:
     ax.xaxis.set_major_locator(MaxNLocator(5))
     ax.yaxis.set_major_locator(MaxNLocator(5))
     ax.set_xlabel("measured latency (ms)")
-    _legend(drawing, ax)
+    legend(drawing, ax)
     caption = (
         f"On {plural(len(quality.measured_ms), 'network')} kept out of the fit, of "
         f"{milliseconds(min(quality.measured_ms))} to {milliseconds(max(quality.measured_ms))}, "
@@ -505,116 +453,3 @@ def _latency(record: RunRecord) -> ReportFigure:
     return ReportFigure(
         caption=caption, panels=(Panel(name="latency", label=label, drawing=drawing),)
     )
-
-
-def _canvas(
-    title: str,
-    *,
-    width: float = 360,
-    height: float = 260,
-    left: float = 46,
-    right: float = 14,
-    top: float = 46,
-    bottom: float = 36,
-) -> tuple[Figure, Axes]:
-    """A canvas with a title and one pair of axes, all measures in pixels."""
-    drawing = Figure(figsize=(width / 72, height / 72), dpi=72)
-    box = (
-        left / width,
-        bottom / height,
-        (width - left - right) / width,
-        (height - top - bottom) / height,
-    )
-    drawing.text(2 / width, 1 - 3 / height, title, va="top", weight="bold", size=11.5)
-    return drawing, drawing.add_axes(box)
-
-
-def _legend(drawing: Figure, ax: Axes) -> None:
-    """One row of keys between the title and the axes, where no data can be hidden."""
-    handles, labels = ax.get_legend_handles_labels()
-    height = drawing.get_figheight() * 72
-    drawing.legend(
-        handles,
-        labels,
-        loc="upper left",
-        bbox_to_anchor=(2 / 360, 1 - 22 / height),
-        ncols=len(labels),
-    )
-
-
-def _ticks(ax: Axes, which: str, values: Sequence[float]) -> None:
-    axis = ax.xaxis if which == "x" else ax.yaxis
-    axis.set_major_locator(FixedLocator(values))
-    axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(lambda value, _: _compact(value))
-
-
-def _compact(value: float) -> str:
-    """``128``, ``0.2``, ``5·10⁻⁴``: short enough for a tick."""
-    if 1e-2 <= value < 1e5:
-        return f"{value:g}"
-    mantissa, exponent = f"{value:.0e}".split("e")
-    power = power_of_ten(int(exponent))
-    return power if mantissa == "1" else f"{mantissa}·{power}"
-
-
-def _short(name: str, most: int = 18) -> str:
-    """A name that fits a label: its middle is cut, because its ends tell groups apart."""
-    name = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name)
-    tail = most * 2 // 3
-    return name if len(name) <= most else f"{name[: most - tail - 1]}…{name[-tail:]}"
-
-
-def _label_room(labels: Sequence[str]) -> float:
-    """Pixels that the longest label needs beside the axes."""
-    # The mean character of DejaVu Sans at the size of tick labels; system fonts are narrower.
-    return 6.5 * max(map(len, labels), default=0) + 14
-
-
-def _padded(values: Iterable[float], least: float) -> tuple[float, float]:
-    """Axis limits with some room about the values, spanning at least ``least``."""
-    known = list(values)
-    low, high = min(known), max(known)
-    room = max(0.06 * (high - low), (least - (high - low)) / 2, 0.02 * least)
-    return low - room, high + room
-
-
-def _log_span(values: Sequence[float]) -> float:
-    """Decades between the least and the largest value."""
-    return math.log10(max(values) / min(values))
-
-
-def _centred(values: Sequence[float], span: float) -> tuple[float, float]:
-    """Log-axis limits of ``span`` decades about the middle of the values."""
-    middle = (math.log10(min(values)) + math.log10(max(values))) / 2
-    return 10 ** (middle - span / 2), 10 ** (middle + span / 2)
-
-
-def _sweep(widths: Sequence[float], n: int = 24) -> list[float]:
-    """``n`` widths from the least to the largest, evenly spaced in the logarithm."""
-    low, high = min(widths), max(widths)
-    return [low * (high / low) ** (i / (n - 1)) for i in range(n)]
-
-
-def _powers_of_two(low: float, high: float) -> list[float]:
-    """Powers of two from below ``low`` to above ``high``, at most six."""
-    first, last = math.floor(math.log2(low)), math.ceil(math.log2(high))
-    return [2.0**i for i in range(first, last + 1, 1 + (last - first) // 6)]
-
-
-def _one_two_five(low: float, high: float) -> list[float]:
-    """Round values 1, 2, 5 of each decade in the range; powers of ten alone if they suffice."""
-    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    powers = [10.0**d for d in decades if low <= 10.0**d <= high]
-    fine = [m * 10.0**d for d in decades for m in (1, 2, 5) if low <= m * 10.0**d <= high]
-    if len(powers) >= 2:
-        return powers[:: 1 + len(powers) // 5]
-    return fine
-
-
-def _spaced(values: Sequence[float], least: float) -> list[float]:
-    """Those of the ends and the values between that lie ``least`` decades apart."""
-    low, *between, high = sorted({*values}) if len({*values}) > 1 else (values[0], values[0])
-    inner = [v for v in between if min(math.log10(v / low), math.log10(high / v)) >= least]
-    apart = math.log10(high / low) >= least
-    return [low, *inner, high] if apart else [low]

@@ -8,7 +8,8 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from engine import display
-from engine.figures import ACCENT, FAINT, INK, MUTED, PAPER, Panel, draw_figures, svg, winning
+from engine.drawing import ACCENT, FAINT, INK, MUTED, PAPER, Panel, svg
+from engine.figures import draw_figures, winning
 from engine.local_folder import write_atomic
 from engine.results import RunRecord
 

@@ -6,9 +6,7 @@ machine, which shares the cores). Writes docs/results/ledger.json.
 """
 
 import argparse
-import json
 import resource
-import statistics
 import sys
 import tempfile
 import time
@@ -18,12 +16,10 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
 from object_store import object_store  # noqa: E402
+from record import spread, write_results  # noqa: E402
 from test_store import row  # noqa: E402
 
-from engine.codec import pretty  # noqa: E402
 from engine.ledger import MANY, Ledger  # noqa: E402
-from engine.provenance import run_info  # noqa: E402
-from engine.recipes import RECIPES  # noqa: E402
 from engine.storage import open_folder  # noqa: E402
 
 LOOSE = MANY - 1
@@ -65,26 +61,16 @@ def main() -> None:
         for kind, location in (("local disk", f"{folder}/ledger"), ("S3", server.uri("ledger"))):
             fill(location, arguments.rows)
             times = [open_seconds(location, arguments.rows) for _ in range(arguments.repeats)]
-            results[kind] = {
-                "seconds_median": statistics.median(times),
-                "seconds_min": min(times),
-                "seconds_max": max(times),
-            }
+            results[kind] = spread(times)
             print(kind, results[kind], flush=True)
-    info = run_info("", "", RECIPES["digits-vgg11"]())
-    record = {
+    found = {
         "rows": arguments.rows,
         "rows_in_files_of_their_own": LOOSE,
         "n": arguments.repeats,
         "seconds_to_know_all_rows": results,
         "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        "versions": info.versions,
-        "hardware": info.hardware,
     }
-    out = ROOT / "docs" / "results" / "ledger.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_bytes(pretty(record))
-    print(json.dumps(results, indent=2))
+    write_results("ledger", found)
 
 
 if __name__ == "__main__":

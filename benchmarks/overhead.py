@@ -20,8 +20,8 @@ from pathlib import Path
 
 import ray
 import torch
-from machine import spread, write_result
 from ray.util import ActorPool
+from record import spread, write_results
 from rich.console import Console
 
 from cluster.progress import Progress
@@ -134,7 +134,7 @@ def main() -> None:
             options.workers,
         )
     loop_seconds = found["loop"]["seconds"]
-    write_result(
+    write_results(
         "overhead",
         {
             "trials": options.trials,

@@ -17,7 +17,7 @@ from typing import Any
 
 import ray
 import torch
-from machine import write_result
+from record import write_results
 from rich.console import Console
 
 from cluster.packing import measure_packing, share_of, widest
@@ -86,7 +86,7 @@ def main() -> None:
                 "packing_at_the_end": int(1 / runner.share),
             }
     alone = found["1"]["networks_per_hour"]
-    write_result(
+    write_results(
         "packing",
         {
             "gpu": torch.cuda.get_device_name(),

@@ -1,32 +1,116 @@
 """What every result file of a benchmark says besides its numbers, and where it lies."""
 
+import argparse
 import json
 import os
-import platform
-from importlib.metadata import version
+import re
+import shlex
+import statistics
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
+
+from engine.bench import cpu_name
+from engine.errors import UserError
+from engine.provenance import hardware, package_version, versions
+from engine.recipe import Device, Profile
 
 DOCS = Path(__file__).parents[1] / "docs"
+FURTHER = ("scikit-learn", "onnxruntime")
+"""Packages that figures of a benchmark depend on, and a run of the program does not always."""
 
 
-def write_results(name: str, command: str, **numbers: Any) -> Path:
-    """Writes docs/results/NAME.json."""
-    with open("/proc/cpuinfo", encoding="utf-8") as lines:
-        cpu = next((line.partition(":")[2].strip() for line in lines if "model name" in line), "")
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """n, mean, median, least and most."""
+    return {
+        "n": len(values),
+        "mean": statistics.fmean(values),
+        "median": statistics.median(values),
+        "min": min(values),
+        "max": max(values),
+    }
+
+
+def options(text: str | None) -> argparse.ArgumentParser:
+    """A parser of the options that all benchmarks have."""
+    parser = argparse.ArgumentParser(
+        description=text, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--out", type=Path, default=DOCS, help="directory of pages and figures, docs/ by default"
+    )
+    return parser
+
+
+def device_options(text: str | None) -> argparse.ArgumentParser:
+    """Those, and what networks are timed on and how often."""
+    parser = options(text)
+    for name in ("runtime", "accelerator"):
+        values = get_args(get_type_hints(Device)[name])
+        parser.add_argument(f"--{name}", choices=values, default=getattr(Device(), name))
+    parser.add_argument("--calls", type=int, default=Profile().calls, help="forwards of a round")
+    parser.add_argument("--rounds", type=int, default=Profile().rounds, help="of each network")
+    return parser
+
+
+def run(main: Callable[[], None]) -> None:
+    """Runs a benchmark; a user's error is one line and exit code 2, as in the program."""
+    try:
+        main()
+    except UserError as error:
+        print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def command() -> str:
+    """This program's command line, as it is typed at the repository's root."""
+    return shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+
+
+def write_results(name: str, found: dict[str, Any], out: Path = DOCS) -> Path:
+    """Writes OUT/results/NAME.json with command, hardware and versions, and says so."""
     tree = {
-        "command": command,
+        "command": command(),
         "hardware": {
-            "cpu": cpu,
-            "cores": os.cpu_count(),
+            **hardware(),
+            "cpu": cpu_name(),
             "load": [round(load, 1) for load in os.getloadavg()],
         },
-        "versions": {
-            "python": platform.python_version(),
-            **{package: version(package) for package in ("torch", "numpy", "scipy")},
-        },
-        **numbers,
+        "versions": {**versions(), **{package: package_version(package) for package in FURTHER}},
+        **found,
     }
-    path = DOCS / "results" / f"{name}.json"
+    path = out / "results" / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(tree, indent=2) + "\n", encoding="utf-8")
+    print(f"wrote {path}")
     return path
+
+
+def write_block(page: str, name: str, text: str, out: Path = DOCS) -> None:
+    """Puts Markdown between the marks of ``name`` in OUT/PAGE, and says so."""
+    path = out / page
+    source = (path if path.exists() else DOCS / page).read_text(encoding="utf-8")
+    begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+    marks = re.compile(f"{re.escape(begin)}.*{re.escape(end)}", re.DOTALL)
+    block = f"{begin}\n{text.strip()}\n{end}"
+    written, count = marks.subn(lambda _: block, source)
+    if count != 1:
+        sys.exit(f"{path} must hold {begin} and {end} once, not {count} times")
+    path.write_text(written, encoding="utf-8")
+    print(f"wrote {name} into {path}")
+
+
+def where(found: dict[str, str]) -> str:
+    """What was measured on and with, for people: of `engine.measure.Measurement.environment`."""
+    threads = "1 thread" if found.get("threads") == "1" else f"{found.get('threads')} threads"
+    known = (
+        found.get("device"),
+        found.get("runtime"),
+        threads if "threads" in found else None,
+        f"batch {found['batch']}",
+        f"PyTorch {found['torch'].partition('+')[0]}" if "torch" in found else None,
+        f"ONNX Runtime {found['onnxruntime']}" if "onnxruntime" in found else None,
+        found.get("clock"),
+    )
+    return ", ".join(text for text in known if text)

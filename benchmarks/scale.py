@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from machine import spread, write_result
 from ray.cluster_utils import Cluster as RayCluster
+from record import spread, write_results
 from rich.console import Console
 from simulated_search import GPUS, Workload, makespan
 
@@ -164,7 +164,7 @@ def main() -> None:
     parser.add_argument("--run", type=Path, help="directory of a finished run")
     options = parser.parse_args()
     simulated = simulate(options.run)
-    write_result(
+    write_results(
         "scale", {"trials": run_trials(options.trials, options.actors), "simulated": simulated}
     )
 

@@ -161,13 +161,13 @@ def test_networks_outside_the_box_are_refused(kind: str):
     with pytest.raises(UserError, match="with 10 classes"):
         model.check(replace(BASE, model=ModelRef(name="mobilenet_v2", classes=100)))
     with pytest.raises(UserError, match=f"channels of {group}, not {high + 1}"):
-        NetworkWidening(GRAPH, model, BASE).after(group, high + 1)
+        NetworkWidening(GRAPH.formula(BASE), model).after(group, high + 1)
 
 
 @every_model
 def test_a_change_of_one_group_asks_only_its_layers_and_equals_the_whole(kind: str):
     model = Counting(fitted(kind))
-    widening = NetworkWidening(GRAPH, model, BASE)
+    widening = NetworkWidening(GRAPH.formula(BASE), model)
     spec = BASE
     for group in GRAPH.groups:
         width = GRAPH.round_width(group.name, BASE.width_of[group.name] + 3)

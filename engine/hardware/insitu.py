@@ -43,7 +43,7 @@ GRANULARITIES = (1, 2, 4, 8, 16, 32, 64)
 """Steps of the staircase in the output channels that are looked for."""
 PIXELS = 16
 """Output pixels that are computed together (one AVX-512 register of float32)."""
-SWITCHES = 8
+SWITCHES = 16
 """Numbers of inputs that are tried as the switch of an algorithm, evenly by rank."""
 POWERS = (1.0, 0.5)
 """Of the physical part beside a correction, which can only add to its growth."""

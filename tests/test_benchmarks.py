@@ -1,0 +1,94 @@
+"""Every benchmark of the device runs from end to end, on the synthetic device and in small."""
+
+import json
+import sys
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from engine.recipe import Device, Profile
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+SYNTHETIC = ["--runtime", "synthetic", "--networks", "vgg11"]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+    def run(name: str, *arguments: str) -> Any:
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *arguments, "--out", str(tmp_path)])
+        benchmark = import_module(name)
+        benchmark.main()
+        return benchmark
+
+    return run
+
+
+def results(out: Path, name: str) -> dict[str, Any]:
+    """The result file, which says where its numbers come from, beside a figure with text in it."""
+    found = json.loads((out / "results" / f"{name}.json").read_text())
+    assert found["command"].startswith("python benchmarks/")
+    assert found["hardware"]["cpu"] and found["versions"]["torch"]
+    drawing = ElementTree.parse(out / f"{name}.svg").getroot()
+    assert next(drawing.iter("{http://www.w3.org/2000/svg}text"), None) is not None
+    return found
+
+
+def test_latency_models_are_compared_and_timings_are_kept(run, tmp_path: Path, capsys):
+    kept = tmp_path / "timings"
+    benchmark = run("latency_models", *SYNTHETIC, "--held-out", "4", "--timings", str(kept))
+    found = results(tmp_path, "latency-models-synthetic")["networks"]["vgg11"]
+    models = found["models"]
+    assert models["insitu"]["mape"] < 1e-6 < models["flops"]["mape"]
+    assert models["insitu"]["error"]["n"] == found["held_out_networks"] == 4
+    assert found["fitted_networks"] == 24
+    assert "timings of" not in capsys.readouterr().out
+    device, profile = Device(runtime="synthetic"), Profile(held_out=4)
+    read = benchmark.timed(benchmark.SUBJECTS[0], device, profile, kept)
+    assert "timings of" in capsys.readouterr().out
+    assert [t.latency.ms for t in read.held_out.timings] == models["insitu"]["measured_ms"]
+    # Other settings are measured anew.
+    benchmark.timed(benchmark.SUBJECTS[0], device, replace(profile, calls=4), kept)
+    assert "timings of" not in capsys.readouterr().out
+
+
+def test_dimensions_are_scaled_alone(run, tmp_path: Path):
+    run("dimensions", *SYNTHETIC)
+    rows = results(tmp_path, "dimensions")["networks"]["vgg11"]["dimensions"]
+    assert set(rows) == {"width", "depth", "resolution"}
+    assert len({of[0]["macs"] for of in rows.values()}) == 1
+    for of in rows.values():
+        assert len(of) == 5
+        for row in of:
+            assert row["gflops_per_second"] == pytest.approx(2e-6 * row["macs"] / row["ms"])
+    assert rows["resolution"][2]["macs"] == pytest.approx(
+        4 * rows["resolution"][0]["macs"], rel=0.01
+    )
+    assert rows["resolution"][2]["params"] == rows["resolution"][0]["params"]
+    assert "dimensions.svg" in (tmp_path / "latency.md").read_text()
+
+
+def test_the_speed_of_allocation_is_measured(run, tmp_path: Path):
+    run("allocation", "--networks", "allocation:chain8", "--repeats", "2")
+    row = results(tmp_path, "allocation")["networks"]["allocation:chain8"]
+    assert (row["groups"], row["seconds"]["n"]) == (8, 2)
+    assert row["corrected_ops"] > 0  # the correction is most of what a question costs
+    assert "| chain of 8 | 8 |" in (tmp_path / "allocation.md").read_text()
+
+
+def test_the_loop_is_closed_for_several_limits(run, tmp_path: Path):
+    run("closed_loop", "--runtime", "synthetic", "--budgets", "2")
+    found = results(tmp_path, "closed-loop")
+    assert [row["ratio"] for row in found["budgets"]] == [1.15, 3.0]
+    assert found["over"] == 0
+    for row in found["budgets"]:
+        assert row["after_ms"] <= row["limit_ms"] * (1 + 1e-9)
+        # A device without noise, and a model that knows its formula: the limit is used.
+        assert row["after_ms"] == pytest.approx(row["predicted_ms"]) == row["choosing_ms"][-1]
+    text = (tmp_path / "allocation.md").read_text()
+    assert "0 of 2 limits" in text and "<!-- allocation -->" in text

@@ -9,18 +9,22 @@ import math
 from collections import Counter
 from collections.abc import Generator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
 import torch
+from ray import tune
+from ray.tune.search import Searcher
 from rich.console import Console
 
 import cluster.device
 import cluster.driver
 import cluster.final
 import cluster.stages
+import cluster.trials
 from cluster.driver import run_search
 from cluster.session import Session
 from cluster.trials import TrialRunner
@@ -35,6 +39,8 @@ from trainables.checkpoint import checkpoint_name, load_checkpoint, save_checkpo
 
 PART = 3
 """Rows that are worth a part of the ledger here."""
+
+_MEASURE = cluster.device._measure._function
 
 
 def quick_recipe() -> Recipe:
@@ -54,8 +60,8 @@ def train(task: TrainingTask, store: RunStore) -> Row:
     """Trains nothing, as far as it is not done yet."""
     state = load_checkpoint(store.checkpoints, task.id, torch.device("cpu"))
     for number in range(state["epochs"] if state else 0, task.training.epochs):
-        save_checkpoint(store.checkpoints, task.id, {"epochs": number + 1})
         store.record_epoch(task.id, number + 1)
+        save_checkpoint(store.checkpoints, task.id, {"epochs": number + 1})
     # Any number in (0, 1) that only the task decides.
     accuracy = (int(task.id, 16) % 9973 + 1) / 10_000
     epoch = Epoch(train_loss=1.0, val_loss=2 - accuracy, val_accuracy=accuracy, seconds=1.0)
@@ -78,30 +84,29 @@ def train(task: TrainingTask, store: RunStore) -> Row:
     return row
 
 
-def _fit(self: TrialRunner, stage: str, space: dict[str, Any], config: Any) -> None:
+def _fit(self: TrialRunner, stage: str, config: tune.TuneConfig) -> list[TrainingTask]:
     searcher = config.search_alg
-    if searcher is None:
-        tasks = iter(space["task"]["grid_search"])
-    else:
-        asked = (searcher.suggest(f"t{number}") for number in range(1000))
-        tasks = (answer["task"] for answer in iter(lambda: next(asked), searcher.FINISHED))
-    for number, plain in enumerate(tasks):
-        task = decode(TrainingTask, canonical(plain), "a task")
+    assert isinstance(searcher, Searcher)
+    for number in count():
+        answer = searcher.suggest(f"t{number}")
+        if answer == Searcher.FINISHED:
+            return []
+        assert isinstance(answer, dict)
+        task = decode(TrainingTask, canonical(answer["task"]), "a task")
         train(task, self.store)
-        if searcher is not None:
-            searcher.on_trial_complete(f"t{number}")
+        searcher.on_trial_complete(f"t{number}")
         self.store.ledger.find(task.id)
         self.store.ledger.compact()
+    raise AssertionError
 
 
 @contextmanager
 def without_ray() -> Generator[None]:
     """Replaces what Ray does."""
-    measured = cluster.device._measure._function
-    remote = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=measured))
+    remote = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=_MEASURE))
     with (
         mock.patch.object(TrialRunner, "_fit", _fit),
-        mock.patch.object(TrialRunner, "_slots", lambda _: 2),
+        mock.patch.object(cluster.trials, "trial_slots", lambda *_: 2),
         mock.patch.object(Session, "start", lambda _: None),
         mock.patch.object(Session, "require", lambda *_, **__: None),
         mock.patch.object(cluster.final, "_train", lambda task, store, *_: train(task, store)),

@@ -65,6 +65,7 @@ def run_search(
         store.write_info(run_info(store.folder.name, recipe_name, recipe))
         record = _run_stages(search)
         write_results(record, location)
+        store.remove_spent_checkpoints()
         return record
 
 

@@ -271,6 +271,16 @@ class RunStore:
             self.folder.delete(*(f"{stage}/manifest.json" for stage in opened))
             self.ledger.discard(failed)
 
+    def remove_spent_checkpoints(self) -> None:
+        """Removes what a worker left that died between its row and the end of its checkpoint.
+
+        A failed row keeps its checkpoint, from which it may be tried again.
+        """
+        for task_id in self.checkpoints.files(".pt"):
+            row = self.ledger.find(task_id)
+            if row is not None and row.status != "failed":
+                self.checkpoints.delete(f"{task_id}.pt")
+
     def committed_stages(self) -> list[str]:
         """Names of the stages that are complete, for some recipe."""
         return sorted({stage.rpartition("-")[0] for stage in self._committed_under(None)})

@@ -1,0 +1,133 @@
+"""A whole search in a second: the real driver, stages, store and searcher over made-up trainings.
+
+Only what Ray does is replaced: trainings are done one after the other in this process, each epoch
+an entry of the log and a checkpoint, and what comes of them is a formula of the task. The report,
+whose drawing takes longer than the rest, is a word.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Generator
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+import torch
+from ray import tune
+from ray.tune.search import Searcher
+from rich.console import Console
+
+import cluster.device
+import cluster.driver
+import cluster.final
+import cluster.stages
+import cluster.trials
+from cluster.driver import run_search
+from cluster.session import Session
+from cluster.trials import TrialRunner
+from engine.codec import canonical, decode, jsonable
+from engine.ledger import Ledger
+from engine.recipe import Recipe, override
+from engine.recipes import RECIPES
+from engine.rows import Epoch, Row, TrainingTask
+from engine.store import RunStore
+from engine.trained_weights import write_weights
+from trainables.checkpoint import checkpoint_name, load_checkpoint, save_checkpoint
+
+PART = 3
+"""Rows that are worth a part of the ledger here."""
+
+_MEASURE = cluster.device._measure._function
+
+
+def quick_recipe() -> Recipe:
+    """All stages, as small as they can be."""
+    return override(
+        RECIPES["digits-vgg11"](),
+        [
+            "device.runtime=synthetic", "width=0.0625", "data.train_images=200",
+            "train.epochs=3", "alpha.training.epochs=2", "sample.training.epochs=2",
+            "alpha.trials=4", "alpha.batch=2", "alpha.repeats=1",
+            "sample.networks=4", "sample.block=4", "profile.networks=8", "profile.held_out=2",
+        ],
+    )  # fmt: skip
+
+
+def train(task: TrainingTask, store: RunStore) -> Row:
+    """Trains nothing, as far as it is not done yet."""
+    state = load_checkpoint(store.checkpoints, task.id, torch.device("cpu"))
+    for number in range(state["epochs"] if state else 0, task.training.epochs):
+        store.record_epoch(task.id, number + 1)
+        save_checkpoint(store.checkpoints, task.id, {"epochs": number + 1})
+    # Any number in (0, 1) that only the task decides.
+    accuracy = (int(task.id, 16) % 9973 + 1) / 10_000
+    epoch = Epoch(train_loss=1.0, val_loss=2 - accuracy, val_accuracy=accuracy, seconds=1.0)
+    row = Row(
+        task=task,
+        status="done",
+        history=(epoch,) * task.training.epochs,
+        importance={
+            name: (1 + 0.01 * accuracy) * math.exp(-0.1 * index) * width**-1.2
+            for index, (name, width) in enumerate(task.spec.width_of.items())
+        }
+        if task.importance
+        else None,
+        test_accuracy=accuracy if task.test else None,
+    )
+    if task.test:
+        write_weights(store.weights, f"{task.id}.safetensors", {"x": torch.full((4,), accuracy)})
+    store.ledger.add(row)
+    store.checkpoints.delete(checkpoint_name(task.id))
+    return row
+
+
+def _fit(self: TrialRunner, stage: str, config: tune.TuneConfig) -> list[TrainingTask]:
+    searcher = config.search_alg
+    assert isinstance(searcher, Searcher)
+    for number in count():
+        answer = searcher.suggest(f"t{number}")
+        if answer == Searcher.FINISHED:
+            return []
+        assert isinstance(answer, dict)
+        task = decode(TrainingTask, canonical(answer["task"]), "a task")
+        train(task, self.store)
+        searcher.on_trial_complete(f"t{number}")
+        self.store.ledger.find(task.id)
+        self.store.ledger.compact()
+    raise AssertionError
+
+
+@contextmanager
+def without_ray() -> Generator[None]:
+    """Replaces what Ray does."""
+    remote = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=_MEASURE))
+    with (
+        mock.patch.object(TrialRunner, "_fit", _fit),
+        mock.patch.object(cluster.trials, "trial_slots", lambda *_: 2),
+        mock.patch.object(Session, "start", lambda _: None),
+        mock.patch.object(Session, "require", lambda *_, **__: None),
+        mock.patch.object(cluster.final, "_train", lambda task, store, *_: train(task, store)),
+        mock.patch.object(cluster.device, "_measure", remote),
+        mock.patch.object(cluster.device, "ray", SimpleNamespace(get=lambda value: value)),
+        mock.patch.object(cluster.stages, "ray", SimpleNamespace(put=lambda value: value)),
+        mock.patch.object(cluster.driver, "render_report", lambda _: "report"),
+        mock.patch.object(Ledger.compact, "__defaults__", (PART,)),
+    ):
+        yield
+
+
+def drive(location: str | Path, recipe: Recipe) -> dict[str, Any]:
+    """Runs the search, or the rest of it; returns what decides: α, widths, predictors, limits."""
+    with without_ray():
+        record = run_search(recipe, location, "quick", console=Console(quiet=True))
+    return jsonable(record.result)
+
+
+def epochs_trained(store: RunStore) -> Counter[tuple[str, int]]:
+    """How often every epoch of every task was trained."""
+    path = store.logs / "epochs.log"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return Counter((line.split()[3], int(line.split()[4])) for line in lines)

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from cluster.code import add_to_python_path, check_directory, travelling_code
 from cluster.signals import signals_kept
 from engine.errors import UserError
 
+_STARTS = 3
 _JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Ray sets it for the driver of a job, whose code has travelled with it."""
 
@@ -68,7 +69,7 @@ class Session:
         init = partial(ray.init, log_to_driver=False, logging_level=logging.WARNING)
         if self._address is None:
             add_to_python_path(os.getcwd())
-            init(address="local", include_dashboard=False)
+            _patiently(partial(init, address="local", include_dashboard=False))
         elif _JOB in os.environ:
             init(address=self._address)
         else:
@@ -105,6 +106,18 @@ class Session:
             logger = logging.getLogger(name)
             logger.handlers = [handler]
             logger.propagate = False
+
+
+def _patiently(start: Callable[[], object]) -> None:
+    """Starts Ray, which gives up after 30 s: on a busy machine what it began helps the next try."""
+    for left in reversed(range(_STARTS)):
+        try:
+            start()
+            return
+        except Exception as error:
+            if not left or "timed out during startup" not in str(error):
+                raise
+            ray.shutdown()
 
 
 @contextmanager

@@ -410,6 +410,24 @@ def test_what_ray_says_is_one_line(error, shell: Shell, monkeypatch, no_ray) -> 
     assert message == "hacscale: cannot join Ray at auto: nothing runs here"
 
 
+def test_a_slow_start_of_ray_is_tried_again(monkeypatch, tmp_path: Path) -> None:
+    import ray
+
+    monkeypatch.undo()
+    tries: list[object] = []
+
+    def init(**options: object) -> None:
+        tries.append(options["address"])
+        if len(tries) < 3:
+            raise Exception("The current node timed out during startup. This could happen because")
+
+    monkeypatch.setattr(ray, "init", init)
+    session = Session(None, tmp_path)
+    session.start()
+    assert tries == ["local"] * 3
+    session.stop()
+
+
 # Run directories ------------------------------------------------------------------------------
 
 

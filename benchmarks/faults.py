@@ -7,7 +7,6 @@ ended, and compares it with one that nothing happened to. What ran is written to
 docs/results/faults.json, beside what other calls have written there.
 """
 
-import argparse
 import json
 import os
 import random
@@ -23,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from ray.cluster_utils import Cluster as RayCluster
-from record import DOCS, write_results
+from record import command, options, run, write_results
 from tiny_search import STAGES, TinySearch
 
 TRAINING_STAGES = ("baseline", "alpha", "sample", "train")
@@ -270,35 +269,33 @@ def _kept_if_it_fails() -> Generator[Path]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser = options(__doc__)
     parser.add_argument("--scenarios", nargs="+", choices=SCENARIOS, default=SCENARIOS)
     parser.add_argument("--kills", type=int, default=20, help="of the driver")
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
+    chosen = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     # Ray lets its workers wait for whatever else the machine does; nothing here is timed.
     os.environ.setdefault("RAY_worker_niceness", "0")
-    written = DOCS / "results" / "faults.json"
+    written = chosen.out / "results" / "faults.json"
     found = json.loads(written.read_text())["scenarios"] if written.exists() else {}
     with _kept_if_it_fails() as folder:
         print(f"runs and logs in {folder}", flush=True)
-        faults = Faults(folder, options.kills, options.seed)
+        faults = Faults(folder, chosen.kills, chosen.seed)
         print("the search that nothing happens to has ended", flush=True)
-        for name in options.scenarios:
+        for name in chosen.scenarios:
             if name == "disk" and os.geteuid():
                 print("disk: left out, since only root can mount a tmpfs")
                 continue
             print(name, flush=True)
             began = time.monotonic()
             found[name] = getattr(faults, name)() | {
+                "command": command(),
                 "seconds": round(time.monotonic() - began),
-                "load": round(os.getloadavg()[0], 1),
             }
             print(f"  {found[name]}", flush=True)
-            write_results(
-                "faults", "python benchmarks/faults.py", seed=options.seed, scenarios=found
-            )
+            write_results("faults", {"scenarios": found}, chosen.out)
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -15,6 +15,7 @@ from engine.results import Trained
 from engine.rows import Row, TrainingTask
 from engine.store import RunStore
 from engine.trained_weights import has_weights
+from trainables.checkpoint import checkpoint_name
 from trainables.data import ImageData
 from trainables.final import FinalTraining, train_final
 
@@ -99,6 +100,7 @@ def _train(
             f"Ray Train ended without training {task.id} to its end; repeat the command, which "
             "goes on from the last epoch"
         )
+    store.checkpoints.delete(checkpoint_name(task.id))
     return row
 
 

@@ -256,8 +256,8 @@ class _Watcher(tune.Callback, tune.Stopper):
             row = Row(task=task, status=status, history=epochs, error=error)
             ledger.add(row)
             ledger.find(task.id)
-            if status == "stopped":
-                self._store.checkpoints.delete(checkpoint_name(task.id))
+        if error is None:
+            self._store.checkpoints.delete(checkpoint_name(task.id))
         ledger.compact()
         self._progress.trial_ended(trial.trial_id, row)
 

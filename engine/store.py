@@ -272,7 +272,7 @@ class RunStore:
             self.ledger.discard(failed)
 
     def remove_spent_checkpoints(self) -> None:
-        """Removes what a worker left that died between its row and the end of its checkpoint.
+        """Removes what a driver left that died between a row and the end of its checkpoint.
 
         A failed row keeps its checkpoint, from which it may be tried again.
         """

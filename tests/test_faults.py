@@ -12,27 +12,24 @@ import signal
 import socket
 import traceback
 import uuid
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Timer
 from typing import Any
-from unittest import mock
 
 import pytest
+from moments import Moments, Once, only_at, told
 from object_store import ENVIRONMENT, ObjectStore, object_store
 from quick_run import PART, drive, epochs_trained, quick_recipe, without_ray
 
-import engine.local_folder
-from cluster.progress import Progress
 from engine.errors import UserError
 from engine.folder import Folder
-from engine.local_folder import LocalFolder
 from engine.recipe import override
-from engine.remote_folder import RemoteFolder
 from engine.store import RunStore
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow]
+
+STAGES = ("data", "baseline", "profile", "alpha", "sample", "fit", "allocate", "train", "measure")
 
 RECIPE = quick_recipe()
 
@@ -73,76 +70,6 @@ def check_epochs(store: RunStore, whole: Path, deaths: int) -> None:
     counts, expected = epochs_trained(store), epochs_trained(RunStore(whole))
     assert counts.keys() == expected.keys()
     assert sum(counts.values()) - len(counts) <= deaths
-
-
-# Moments --------------------------------------------------------------------------------------
-
-STAGES = ("data", "baseline", "profile", "alpha", "sample", "fit", "allocate", "train", "measure")
-
-
-class Moments:
-    """Calls ``act`` at one kind of moment after another, at each kind once.
-
-    A kind is a stage, what is done to which kind of file, and whether it is under way or done.
-    Those that have been are in a file, which outlives whom ``act`` kills.
-    """
-
-    def __init__(self, file: Path, act: Callable[[str], None]) -> None:
-        self.file, self.act = file, act
-
-    @property
-    def seen(self) -> list[str]:
-        return self.file.read_text().splitlines() if self.file.exists() else []
-
-    def __call__(self, moment: str) -> None:
-        if moment not in self.seen:
-            with self.file.open("a") as file:
-                file.write(f"{moment}\n")
-            self.act(moment)
-
-
-def only_at(moment: str, act: Callable[[], None]) -> Callable[[str], None]:
-    return lambda now: act() if now == moment else None
-
-
-@contextmanager
-def told(tell: Callable[[str], None]) -> Generator[None]:
-    """Tells of every write and removal while it is under way and when it is done."""
-    stage, begin, replace = "data", Progress.begin, engine.local_folder._replace
-
-    def begun(self: Progress, title: str) -> None:
-        nonlocal stage
-        stage = title
-        begin(self, title)
-
-    def kind(verb: str, path: str) -> str:
-        folder, name = path.partition("?")[0].split("/")[-2:]
-        return re.sub("[0-9a-f]{16,}", "*", f"{stage}: {verb} {folder}/{name}")
-
-    def replace_and_tell(path: Path, data: bytes) -> None:
-        moment = kind("write", str(path))
-        # Between the file under another name, which is not whole, and the renaming.
-        with mock.patch.object(os, "fsync", lambda _: tell(f"{moment}, under way")):
-            replace(path, data)
-        tell(f"{moment}, done")
-
-    def and_tell(verb: str, action: Callable[..., None]) -> Callable[..., None]:
-        def act(self: Folder, name: str, *rest: Any) -> None:
-            moment = kind(verb, self.path(name))
-            tell(f"{moment}, under way")
-            action(self, name, *rest)
-            tell(f"{moment}, done")
-
-        return act
-
-    with (
-        mock.patch.object(Progress, "begin", begun),
-        mock.patch.object(engine.local_folder, "_replace", replace_and_tell),
-        mock.patch.object(LocalFolder, "delete", and_tell("remove", LocalFolder.delete)),
-        mock.patch.object(RemoteFolder, "write", and_tell("write", RemoteFolder.write)),
-        mock.patch.object(RemoteFolder, "delete", and_tell("remove", RemoteFolder.delete)),
-    ):
-        yield
 
 
 # Death ----------------------------------------------------------------------------------------
@@ -312,18 +239,6 @@ def test_an_object_store_that_is_away_in_the_middle_is_waited_for(
         assert drive(location, RECIPE) == whole[1]
     assert going.called
     check_epochs(RunStore(location), whole[0], 0)
-
-
-class Once:
-    """Calls ``act`` the first time."""
-
-    def __init__(self, act: Callable[[], None]) -> None:
-        self.act, self.called = act, False
-
-    def __call__(self) -> None:
-        if not self.called:
-            self.called = True
-            self.act()
 
 
 # Damage ---------------------------------------------------------------------------------------

@@ -442,14 +442,6 @@ def test_a_checkpoint_of_another_task_is_never_taken(
     assert "of another training" in caplog.text
 
 
-def test_a_finished_training_leaves_no_checkpoint(tmp_path: Path) -> None:
-    training = train(tiny_task(), tmp_path)
-    assert len(list((tmp_path / "checkpoints").iterdir())) == 1
-    training.discard_checkpoint()
-    training.discard_checkpoint()
-    assert not list((tmp_path / "checkpoints").iterdir())
-
-
 # Determinism -------------------------------------------------------------------------------------
 
 
@@ -587,7 +579,18 @@ def test_a_trial_reports_every_epoch_and_writes_its_row(tmp_path: Path) -> None:
     for report, epoch in zip(reports, row.history, strict=True):
         for field in dataclasses.fields(epoch):
             assert report[field.name] == getattr(epoch, field.name)
-    assert not list((tmp_path / "trial" / "checkpoints").iterdir())
+
+
+def test_a_trial_that_is_killed_before_its_row_is_known_trains_nothing_again(
+    tmp_path: Path,
+) -> None:
+    task, trial = tiny_task(), trial_on(tmp_path)
+    killed = trial(config_of(task))
+    *_, last = (killed.step() for _ in range(task.training.epochs))
+    assert last["done"]
+    assert trial(config_of(task)).step() == last
+    lines = (tmp_path / "logs" / "epochs.log").read_text().splitlines()
+    assert len(lines) == task.training.epochs
 
 
 def test_a_trial_goes_on_where_another_was_killed(tmp_path: Path) -> None:
@@ -621,7 +624,6 @@ def test_failed_trainings_leave_failed_rows(lr: float, tmp_path: Path) -> None:
     assert expected in row.error
     assert len(row.history) == (0 if lr > 1 else 1)
     assert report["epoch"] == len(row.history)
-    assert not list((tmp_path / "checkpoints").glob("*"))
 
 
 def test_one_actor_serves_many_trials_and_keeps_the_data(

@@ -603,3 +603,14 @@ def test_a_relative_directory_is_the_same_from_everywhere(
     for folder in (store, store.ledger.folder, store.weights, store.checkpoints):
         assert Path(folder.location).is_absolute()
     assert store.logs.is_absolute()
+
+
+def test_checkpoints_of_finished_trainings_are_removed_and_of_no_others(tmp_path: Path) -> None:
+    store, unfinished = RunStore(tmp_path), row(4).task.id
+    rows = [row(1), row(2, "failed"), row(3, "stopped")]
+    for one in rows:
+        store.ledger.add(one)
+        store.checkpoints.write(f"{one.task.id}.pt", b"x")
+    store.checkpoints.write(f"{unfinished}.pt", b"x")
+    store.remove_spent_checkpoints()
+    assert set(store.checkpoints.files(".pt")) == {rows[1].task.id, unfinished}

@@ -53,4 +53,3 @@ def train_final(config: dict[str, FinalTraining]) -> None:
             name = f"{final.task.id}.safetensors"
             write_weights(final.store.weights, name, training.state_dict())
         final.store.ledger.add(row)
-        training.discard_checkpoint()

@@ -19,7 +19,7 @@ from engine.importance import ImportanceMeter
 from engine.rows import Epoch, Row, TrainingTask
 from engine.store import RunStore
 from trainables.augment import augment, mixup, to_batch
-from trainables.checkpoint import checkpoint_name, load_checkpoint, save_checkpoint
+from trainables.checkpoint import load_checkpoint, save_checkpoint
 from trainables.data import batches, part_of
 from trainables.objective import make_objective
 from trainables.schedule import learning_rate
@@ -190,10 +190,6 @@ class NetworkTraining:
             name: tensor.to("cpu", copy=True, memory_format=torch.contiguous_format)
             for name, tensor in state.items()
         }
-
-    def discard_checkpoint(self) -> None:
-        """Removes the checkpoint of a training whose row is written."""
-        self._store.checkpoints.delete(checkpoint_name(self.task.id))
 
     # One epoch -------------------------------------------------------------------------------
 

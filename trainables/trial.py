@@ -21,7 +21,8 @@ class TrainingTrial(tune.Trainable):
     """Trains ``config["task"]``, one epoch per step, and writes the row itself when it is over.
 
     The run store holds checkpoints and rows, so Tune's own checkpoints are not used: a trial that
-    starts again, in this run or a later one, finds its last epoch there.
+    starts again, in this run or a later one, finds its last epoch there. The driver removes the
+    checkpoint once it knows of the row: a worker that dies in between trains nothing again.
     """
 
     def setup(  # pyright: ignore[reportIncompatibleMethodOverride] - tune.with_parameters fills in
@@ -83,7 +84,6 @@ class TrainingTrial(tune.Trainable):
                 error=str(error),
             )
         self._store.ledger.add(row)
-        training.discard_checkpoint()
         if not row.history:
             return {"done": True, "status": row.status, "epoch": 0}
         return _report(row.last, len(row.history), row.status)

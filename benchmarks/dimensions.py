@@ -14,9 +14,7 @@ from typing import Any
 
 from panels import board, keys, write_board
 from record import device_options, run, where, write_block, write_results
-from torch import fx
 
-from engine.costs import NetworkCost
 from engine.drawing import ACCENT, INK, MUTED, drawing_style, one_two_five, ticks
 from engine.graph import NetworkGraph, load_graph
 from engine.measure import measure_here
@@ -52,16 +50,6 @@ class Subject:
         }
 
 
-class Graphs:
-    """What a measurement needs of graphs, for networks of several depths: each is its own graph."""
-
-    def build(self, spec: NetworkSpec, seed: int) -> fx.GraphModule:
-        return graph_of(spec).build(spec, seed)
-
-    def cost(self, spec: NetworkSpec) -> NetworkCost:
-        return graph_of(spec).cost(spec)
-
-
 def graph_of(spec: NetworkSpec) -> NetworkGraph:
     subject = next(s for s in SUBJECTS if s.name == spec.model.name.partition("@")[0])
     return load_graph(spec.model, subject.resolution)
@@ -81,8 +69,9 @@ SUBJECTS = (
 def measured(subject: Subject, device: Device, calls: int, rounds: int) -> dict[str, Any]:
     points = [(d, m, spec) for d, of in subject.specs().items() for m, spec in of.items()]
     specs = list(dict.fromkeys(spec for _, _, spec in points))
+    base = subject.spec()
     session = measure_here(
-        Graphs(), specs, subject.spec(), device, calls=calls, rounds=rounds, per_layer=False
+        graph_of(base), specs, base, device, calls=calls, rounds=rounds, per_layer=False
     )
     timings = dict(zip(specs, session.timings, strict=True))
     rows: dict[str, list[dict[str, Any]]] = {}

@@ -152,7 +152,7 @@ class Faults:
             subprocess.run(["umount", "--lazy", str(runs)], check=True)
 
     def damage(self) -> dict[str, Any]:
-        """All files of a finished run truncated, empty or garbage; then its ledger."""
+        """All files of a finished run truncated, empty or garbage; then its rows and weights."""
         found = []
         for how, harm in DAMAGES.items():
             for rows in (False, True):
@@ -160,7 +160,7 @@ class Faults:
                 shutil.copytree(self.whole.runs, search.runs)
                 run = Path(search.location)
                 for path in run.rglob("*"):
-                    kept = path.relative_to(run).parts[0] in ("ledger", "studies")
+                    kept = path.relative_to(run).parts[0] in ("ledger", "studies", "weights")
                     skipped = "logs" in path.parts or path.name == ".lock"
                     if path.is_file() and kept == rows and not skipped:
                         path.write_bytes(harm(path.read_bytes()))
@@ -172,6 +172,8 @@ class Faults:
                 search.to_the_end()
                 outcome = search.outcome(self.whole)
                 outcome["damaged_files"] = outcome.pop("deaths")
+                # Rows that are damaged are trained again, as they must be.
+                del outcome["most_finished_epochs_repeated_by_a_training"]
                 print(f"  {how}, {'ledger' if rows else 'all but the ledger'}", flush=True)
                 found.append(outcome)
         return _together(found)
@@ -192,7 +194,6 @@ class Faults:
 
     def storage(self) -> dict[str, Any]:
         """An S3 server that is away for 20 s in two stages, and a driver that is killed over it."""
-        sys.path.append(str(Path(__file__).parents[1] / "tests"))
         from object_store import object_store
 
         with object_store() as server:
@@ -275,6 +276,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    sys.path.append(str(Path(__file__).parents[1] / "tests"))
+    from object_store import ENVIRONMENT
+
+    os.environ.update(ENVIRONMENT)  # before the process that drivers are forks of
     # Ray lets its workers wait for whatever else the machine does; nothing here is timed.
     os.environ.setdefault("RAY_worker_niceness", "0")
     written = chosen.out / "results" / "faults.json"

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from engine.check import GroupCheck, NetworkCheck
-from engine.display import count
+from engine.display import count, plural
 from engine.groups import WidthGroup
 
 _LISTED = 3
@@ -19,7 +19,7 @@ def render_check(check: NetworkCheck) -> RenderableType:
     side = check.resolution
     title = (
         f"{check.ref.name} at {check.ref.channels}×{side}×{side}: {check.params:,} parameters, "
-        f"{check.macs:,} MACs, {len(check.groups)} width groups"
+        f"{check.macs:,} MACs, {plural(len(check.groups), "width group")}"
     )
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("width group", overflow="fold")

@@ -19,7 +19,7 @@ def render_check(check: NetworkCheck) -> RenderableType:
     side = check.resolution
     title = (
         f"{check.ref.name} at {check.ref.channels}×{side}×{side}: {check.params:,} parameters, "
-        f"{check.macs:,} MACs, {plural(len(check.groups), "width group")}"
+        f"{check.macs:,} MACs, {plural(len(check.groups), 'width group')}"
     )
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("width group", overflow="fold")

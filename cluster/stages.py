@@ -147,10 +147,13 @@ class Search:
         """Checks of the recipe what can be known before anything is trained or measured.
 
         Raises:
-            UserError: the data, the network, the task and the settings do not fit together.
+            UserError: the data, the network, the task, the limits and the settings do not fit
+                together.
         """
         self.recipe.check_batches(self.facts.train_images)
         make_objective(self.final_task(self.base))
+        # Its latency is not known yet; any limit of it is above zero.
+        self.recipe.limits.resolve(self.usage(self.base, latency_ms=0.0))
         assert self._resolutions, "none that the network cannot take"
 
     # Stages ----------------------------------------------------------------------------------
@@ -162,12 +165,15 @@ class Search:
         def run() -> BaselineResult:
             cost = self.graph.cost(self.base)
             measured = self._measure_baseline()
+            latency = measured.timings[0].latency
+            # A limit that cannot be kept is told before the training.
+            self.recipe.limits.resolve(self.usage(self.base, latency.ms))
             return BaselineResult(
                 spec=self.base,
                 macs=cost.macs,
                 params=cost.params,
                 memory_bytes=self.memory_bytes(self.base),
-                latency=measured.timings[0].latency,
+                latency=latency,
                 key=measured.key,
                 trained=self._train(task),
             )

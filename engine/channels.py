@@ -140,6 +140,11 @@ class ChannelVariables:
         for segment in self.resolve(axis):
             self._fixed.setdefault(segment.var, reason)
 
+    def explain(self, axis: Channels, reason: str) -> None:
+        """Adds a reason why layers that write the channels of ``axis`` change together."""
+        for segment in self.resolve(axis):
+            self._reasons.setdefault(segment.var, []).append(reason)
+
     def require_multiple(self, axis: Channels, multiple: int, reason: str) -> None:
         """Keeps the width of ``axis`` a multiple of ``multiple``.
 
@@ -147,7 +152,7 @@ class ChannelVariables:
         """
         for segment in self.resolve(axis):
             self._keep_multiple(segment, multiple, reason)
-            self._reasons.setdefault(segment.var, []).append(reason)
+        self.explain(axis, reason)
 
     def equate(self, left: Channels, right: Channels, reason: str) -> None:
         """Makes two axes equal, channel by channel, cutting variables where their cuts differ.

@@ -2,11 +2,14 @@
 
 from collections.abc import Sequence
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from engine.check import GroupCheck, NetworkCheck
+from engine.display import count, plural
+from engine.groups import WidthGroup
 
 _LISTED = 3
 
@@ -16,28 +19,31 @@ def render_check(check: NetworkCheck) -> RenderableType:
     side = check.resolution
     title = (
         f"{check.ref.name} at {check.ref.channels}×{side}×{side}: {check.params:,} parameters, "
-        f"{check.macs:,} MACs, {len(check.groups)} width groups"
+        f"{check.macs:,} MACs, {plural(len(check.groups), 'width group')}"
     )
-    table = Table(title=Text(title), title_justify="left")
-    table.add_column("group", overflow="fold")
-    table.add_column("written by", overflow="fold")
-    table.add_column("width", justify="right")
-    table.add_column("multiple", justify="right")
-    table.add_column("why together")
-    table.add_column("parameters", justify="right")
-    table.add_column("MACs", justify="right")
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("width group", overflow="fold")
+    for name in ("width", "params", "MACs"):
+        table.add_column(name, justify="right")
+    table.add_column("changes with, and why", overflow="fold")
     for row in check.groups:
-        group = row.group
         table.add_row(
-            Text(group.name),
-            Text(_some(group.writers)),
-            str(group.base),
-            "" if group.multiple == 1 else str(group.multiple),
-            Text(_some(group.coupled, "; ")),
-            f"{row.params:,}",
-            f"{row.macs:,}",
+            Text(row.group.name),
+            str(row.group.base),
+            count(row.params),
+            count(row.macs),
+            Text(_together(row.group)),
         )
-    return Group(table, *(Text(line) for line in _notes(check)), _verdict(check))
+    notes = (Text(line) for line in _notes(check))
+    return Group(Text(title), table, *notes, _verdict(check))
+
+
+def _together(group: WidthGroup) -> str:
+    """The other layers that write the group, what its width is a multiple of, and the reasons."""
+    said = [_some(group.writers[1:])] if len(group.writers) > 1 else []
+    if group.multiple > 1:
+        said.append(f"in multiples of {group.multiple}")
+    return "\n".join([*said, _some(group.coupled, "\n")] if group.coupled else said)
 
 
 def _notes(check: NetworkCheck) -> list[str]:

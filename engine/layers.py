@@ -166,6 +166,7 @@ def _convolution(
     depthwise = layer.groups > 1 and layer.groups == layer.in_channels and not left_over
     if depthwise:
         channels = f.variables.repeated(x.channels, per_input)
+        f.variables.explain(x.channels, f"{node.target}: depthwise")
     else:
         channels = before.cout if before else f.variables.new(layer.out_channels)
         if layer.groups > 1:

@@ -138,6 +138,17 @@ def test_the_command_answers_several_budgets(
     assert "importance added" in " ".join(capsys.readouterr().out.split())
 
 
+def test_a_limit_that_leaves_no_room_does_not_keep_others_from_an_answer(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["allocate", str(run), "--latency", "1.01x", "2x", "--params", "2x"])
+    told = capsys.readouterr()
+    assert ended.value.code == 2
+    assert told.out.count("reached: ") == 1
+    assert told.err.count("\n") == 1 and "at the resolution found take" in told.err
+
+
 def test_the_command_needs_no_torch(run: Path) -> None:
     code = (
         "import sys; from engine.cli import main; "

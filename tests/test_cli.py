@@ -288,6 +288,8 @@ def test_bad_data_is_one_line(shell: Shell, tmp_path: Path) -> None:
         (["train.batch_size=100000"], "train.batch_size 100000 is more than the 400 training"),
         (["sample.training.batch_size=402"], "sample.training.batch_size 402 is more than the 400"),
         (["data.train_images=50", "alpha.training.batch_size=51"], "more than the 50 training"),
+        (["limits.params=1000"], "below the baseline's own 579098"),
+        (["limits.memory=10KB"], "below the baseline's own 2459.8 KB"),
     ],
 )
 def test_what_does_not_fit_together_is_one_line(

@@ -110,6 +110,7 @@ def test_mobilenet_v2_depthwise_convolutions_follow():
     found = groups(graph)
     assert found["features.2.conv.0.0"] == (96, 1, ("features.2.conv.0.0", "features.2.conv.1.0"))
     assert found["features.2.conv.2"] == (24, 1, ("features.2.conv.2", "features.3.conv.2"))
+    assert graph.group("features.2.conv.0.0").coupled == ("features.2.conv.1.0: depthwise",)
     layers = {c.name: c for c in graph.cost(graph.spec(64, 1.5)).layers}
     depthwise = layers["features_2_conv_1_0"]
     assert depthwise.groups == depthwise.cin == depthwise.cout == 144

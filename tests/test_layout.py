@@ -15,6 +15,7 @@ import pytest
 
 import engine
 from engine.cli import main
+from engine.peers.methods import METHODS
 from engine.recipe import Recipe
 from engine.results import Result
 from engine.training import Training
@@ -199,6 +200,16 @@ def help_of(capsys: pytest.CaptureFixture[str], *command: str) -> str:
         main([*command, "--help"])
     assert not ended.value.code
     return capsys.readouterr().out
+
+
+def test_the_comparison_page_has_every_method_in_order() -> None:
+    assert documented("compare.md") == [method.name for method in METHODS]
+
+
+@pytest.mark.parametrize("page", sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]), ids=str)
+def test_pages_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+        assert (page.parent / target).exists(), target
 
 
 def test_the_command_page_has_every_command_and_option(capsys) -> None:

@@ -3,6 +3,7 @@
 import argparse
 import csv
 import io
+from collections.abc import Generator, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -13,6 +14,7 @@ from engine.budgets import Answer, Budgets, read_budgets
 from engine.commands.options import Commands, add_limits, add_run, given_limits, run_directory
 from engine.display import count
 from engine.errors import UserError
+from engine.limits import Limits
 from engine.local_folder import write_atomic
 from engine.storage import open_folder
 from engine.store import RunStore
@@ -39,12 +41,33 @@ def _allocate(arguments: argparse.Namespace, console: Console) -> None:
     recipe = RunStore(location, read_only=True).info().recipe
     budgets = read_budgets(open_folder(location))
     limits = given_limits(recipe.limits, arguments)
+    refusals: list[str] = []
     if not arguments.frontier:
-        answers = [budgets.answer(one) for one in limits]
+        answers = list(_answers(budgets, limits, refusals))
     elif arguments.latency or arguments.latency_ms:
         raise UserError("--frontier tries every latency; leave out --latency and --latency-ms")
     else:
         answers = budgets.frontier(limits[0])
+    if answers:
+        _show(budgets, answers, arguments, console)
+    if refusals:
+        raise UserError("; ".join(refusals))
+
+
+def _answers(
+    budgets: Budgets, limits: Sequence[Limits], refusals: list[str]
+) -> Generator[Answer, None, None]:
+    """Answers the limits that leave room, and adds to ``refusals`` why others do not."""
+    for one in limits:
+        try:
+            yield budgets.answer(one)
+        except UserError as error:
+            refusals.append(str(error))
+
+
+def _show(
+    budgets: Budgets, answers: list[Answer], arguments: argparse.Namespace, console: Console
+) -> None:
     console.print(_usage_table(answers))
     if not arguments.frontier:
         console.print(_width_table(budgets, answers))

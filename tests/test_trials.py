@@ -155,7 +155,7 @@ def workers_of(store: RunStore, task: TrainingTask) -> list[int]:
 
 def kill_worker_of(store: RunStore, task: TrainingTask) -> None:
     """Kills the process that trains ``task`` once it has noted an epoch."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         if (store.logs / "epochs.log").exists() and (pids := workers_of(store, task)):
             os.kill(pids[0], signal.SIGKILL)
@@ -189,7 +189,7 @@ def test_asha_stops_bad_trainings_and_leaves_rows(
         tasks_of=tasks_of,
         finished=runner.store.ledger.find,
     )
-    runner.run_search("asha", searcher, total=8, asha_epochs=8)
+    runner.run_search("asha", searcher, total=8, asha_epochs=8, largest=tasks_of(specs[-1])[0])
     rows = [runner.store.ledger.find(t.id) for spec in specs for t in tasks_of(spec)]
     assert all(row is not None for row in rows)
     stopped = [row for row in rows if row is not None and row.status == "stopped"]

@@ -108,7 +108,7 @@ class Session:
             logger.propagate = False
 
 
-def _patiently(start: Callable[[], object]) -> None:
+def _patiently(start: Callable[..., object]) -> None:
     """Starts Ray, which gives up after 30 s: on a busy machine what it began helps the next try."""
     for left in reversed(range(_STARTS)):
         try:

@@ -154,7 +154,7 @@ class Search:
         make_objective(self.final_task(self.base))
         # Its latency is not known yet; any limit of it is above zero.
         self.recipe.limits.resolve(self.usage(self.base, latency_ms=0.0))
-        assert self._resolutions, "none that the network cannot take"
+        _ = self._resolutions  # raises if the network cannot take one of them
 
     # Stages ----------------------------------------------------------------------------------
 

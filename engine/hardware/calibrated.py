@@ -1,6 +1,7 @@
 """What the latency models share: a sum over ops, one scale and one offset to whole networks."""
 
 import math
+from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -32,7 +33,7 @@ M = TypeVar("M", bound="Calibrated")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Calibrated:
+class Calibrated(ABC):
     """Implements `engine.hardware.contract.LatencyModel` over `op_ms`, which is left to kinds.
 
     Attributes:
@@ -53,13 +54,13 @@ class Calibrated:
                     f"{name} must be finite and not negative, not {getattr(self, name)}"
                 )
 
+    @abstractmethod
     def op_ms(self, cost: LayerCost) -> float:
         """Returns the latency of one op before calibration.
 
         Raises:
             UserError: the model knows no op of that class.
         """
-        raise NotImplementedError
 
     def granularity(self, cost: LayerCost) -> int:
         """Returns how many output channels are computed together: none is known."""

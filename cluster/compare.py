@@ -148,8 +148,9 @@ class _Asking:
 
         def run() -> Proposal:
             limit, seen = known.limit, list[tuple[NetworkSpec, Latency]]()
+            trained: dict[str, Row] = {}
             for _ in range(_ROUNDS if "latency" in method.limits else 1):
-                spec = method.propose(self._question(limit))
+                spec = method.propose(self._question(limit, method.name, trained))
                 if any(spec == earlier for earlier, _ in seen):
                     break
                 latency = self._search.measure_network("compare", spec, known.baseline)
@@ -167,6 +168,7 @@ class _Asking:
                 len(seen),
                 limits=method.limits,
                 rests_on=method.rests_on,
+                trained=list(trained.values()),
             )
 
         known, search = self._known, self._search
@@ -179,8 +181,14 @@ class _Asking:
             lambda out: f"{out.params:,} parameters, {out.latency.ms:.3f} ms",
         )
 
-    def _question(self, limit: Usage) -> Question:
+    def _question(self, limit: Usage, method: str, trained: dict[str, Row]) -> Question:
         search, known = self._search, self._known
+
+        def train(tasks: Sequence[TrainingTask]) -> list[Row]:
+            rows = search.trained(f"propose-{method}", tasks)
+            trained.update({row.task.id: row for row in rows})
+            return [row for row in rows if row.status == "done"]
+
         return Question(
             graph=search.graph,
             base=search.base,
@@ -190,6 +198,8 @@ class _Asking:
                 known.fit, known.profile, resolution, known.baseline
             ),
             observations=self._observations(),
+            short=search.short_task,
+            train=train,
             resolution=known.alpha.resolution,
             round_to=search.recipe.alpha.round_to,
             max_width=search.recipe.allocate.max_width,
@@ -232,8 +242,9 @@ class _Asking:
         *,
         limits: tuple[Resource, ...] = BOTH,
         rests_on: Sequence[Trainings] = (),
+        trained: Sequence[Row] = (),
     ) -> Proposal:
-        rows = [row for kind in rests_on for row in self._rows[kind]]
+        rows = [row for kind in rests_on for row in self._rows[kind]] + list(trained)
         usage = self._search.usage(spec, latency.ms)
         return Proposal(
             method=method,

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
@@ -292,18 +292,11 @@ class Search:
         """
         settings = self.recipe.sample
         base = self.base.at(resolution)
-        tasks = [
-            TrainingTask(
-                spec=sampled_spec(self.graph, base, settings, self.recipe.seed, index),
-                training=settings.training,
-                data=self.facts.digest,
-                seed=self.recipe.seed,
-                loss=self.recipe.task.loss,
-                metric=self.recipe.task.metric,
-                importance=True,
-            )
+        specs = [
+            sampled_spec(self.graph, base, settings, self.recipe.seed, index)
             for index in range(settings.networks)
         ]
+        tasks = [replace(self.short_task(spec), importance=True) for spec in specs]
 
         def run() -> SampleResult:
             step = settings.networks if settings.stop_at_b_ci is None else settings.block
@@ -331,11 +324,7 @@ class Search:
         )
 
     def _sample(self, tasks: Sequence[TrainingTask]) -> SampleResult:
-        self.runner.run_tasks("sample", tasks)
-        rows = self._rows(tasks)
-        if len(rows) < len({task.id for task in tasks}):
-            raise KeyboardInterrupt  # stopped while no training ran
-        self._check_failures("sample", rows)
+        rows = self.trained("sample", tasks)
         index_of = {task.id: index for index, task in reversed(list(enumerate(tasks)))}
         return SampleResult(
             samples=tuple(
@@ -513,6 +502,29 @@ class Search:
             sync_workers=True,
             test=True,
         )
+
+    def short_task(self, spec: NetworkSpec) -> TrainingTask:
+        """The training that the search spends on one network."""
+        return replace(
+            self.final_task(spec),
+            training=self.recipe.sample.training,
+            sync_workers=False,
+            test=False,
+        )
+
+    def trained(self, stage: str, tasks: Sequence[TrainingTask]) -> list[Row]:
+        """Trains what has no row yet, and returns the rows of all, each once.
+
+        Raises:
+            UserError: more of them failed than the recipe allows.
+            KeyboardInterrupt: stopped in order.
+        """
+        self.runner.run_tasks(stage, tasks)
+        rows = self._rows(tasks)
+        if len(rows) < len({task.id for task in tasks}):
+            raise KeyboardInterrupt  # stopped while no training ran
+        self._check_failures(stage, rows)
+        return rows
 
     def _train(self, task: TrainingTask) -> Trained:
         runner = self.runner

@@ -66,7 +66,11 @@ def canonical(value: Any) -> bytes:
     Raises:
         ValueError: a float in ``value`` is NaN or infinite.
     """
-    text = json.dumps(jsonable(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return _json(jsonable(value))
+
+
+def _json(value: Any) -> bytes:
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return text.encode()
 
 
@@ -76,8 +80,21 @@ def pretty(value: Any) -> bytes:
 
 
 def digest(value: Any) -> str:
-    """Returns the first 16 hex digits of the SHA-256 of the canonical JSON of ``value``."""
-    return hashlib.sha256(canonical(value)).hexdigest()[:16]
+    """Returns the first 16 hex digits of the SHA-256 of the canonical JSON of ``value``.
+
+    Fields that are None are left out, so that a dataclass may grow an optional field and what
+    was written before keeps its identity.
+    """
+    return hashlib.sha256(_json(_without_none(jsonable(value)))).hexdigest()[:16]
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        items = cast(dict[str, Any], value).items()
+        return {key: _without_none(item) for key, item in items if item is not None}
+    if isinstance(value, list):
+        return [_without_none(item) for item in cast(list[Any], value)]
+    return value
 
 
 def decode(kind: type[T], data: bytes | str, what: str) -> T:

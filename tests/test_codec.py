@@ -247,3 +247,15 @@ def test_garbage_is_refused_in_one_line(garbage: bytes) -> None:
 def test_the_nearest_word_is_offered_or_else_all_of_them() -> None:
     assert nearest("digit-vgg11", ["digits-vgg11", "other"]) == "; did you mean 'digits-vgg11'?"
     assert nearest("zzz", ["b", "a"]) == "; known: a, b"
+
+
+@dataclass
+class _Grown:
+    kept: int
+    added: str | None = None
+
+
+def test_a_field_that_is_added_and_not_set_leaves_the_identity() -> None:
+    assert digest(_Grown(kept=1)) == digest({"kept": 1})
+    assert digest([{"a": None}, 1]) == digest([{}, 1])
+    assert digest(_Grown(kept=1, added="x")) != digest({"kept": 1})

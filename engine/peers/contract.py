@@ -9,6 +9,7 @@ from engine.errors import UserError
 from engine.graph import NetworkGraph
 from engine.limits import Usage
 from engine.response import Observation
+from engine.rows import Row, TrainingTask
 from engine.spec import NetworkSpec
 
 Resource = Literal["latency", "params"]
@@ -32,6 +33,9 @@ class Question:
             measured elsewhere. Its parameters are exact.
         budgets: what Algorithm 1 needs at a resolution, with Eq. 6 of every group.
         observations: sampled networks with their validation losses.
+        short: the training that a search spends on one network, as for the sampled ones.
+        train: trains what has no row yet, in parallel, and returns the rows that were not lost to
+            failures, in the order of the tasks. Its trainings are the method's search cost.
         resolution: the one that the α search found.
         round_to: resolutions are multiples of this many pixels.
         max_width: widest multiple of a group's base width.
@@ -44,6 +48,8 @@ class Question:
     usage: Callable[[NetworkSpec], Usage]
     budgets: Callable[[int], Budgets]
     observations: Sequence[Observation]
+    short: Callable[[NetworkSpec], TrainingTask]
+    train: Callable[[Sequence[TrainingTask]], Sequence[Row]]
     resolution: int
     round_to: int
     max_width: float

@@ -7,19 +7,20 @@ The program imports it; and it is the script of a measurement on a device that h
 The plan is made by ``hacscale profile … --plan plan.json``. It holds the networks as Python source,
 which is run: take it from nobody else.
 
-Means are useless on a machine that others use too (their coefficient of variation is 18–37 %),
-minima are good and CPU time of the thread is best; so every visit to a network counts by the
-minimum of its calls, over what a reference network took right before and after it.
+Others that share a machine, also those on the other half of a hyper-threaded core, make it slower
+for seconds at a time, and never faster: means are useless there (their coefficient of variation is
+18–37 %), and so are medians. So every visit to a network counts by the minimum of its calls, visits
+are spread over time, and those are taken that a reference network beside them shows to be
+undisturbed; see `counting`.
 """
 
 import csv
 import json
 import os
 import platform
-import statistics
 import sys
 import time
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from copy import deepcopy
 from dataclasses import dataclass
@@ -40,8 +41,16 @@ SETTLED = 0.02
 """An accelerator is warm when two series of forwards differ by no more than this share."""
 SETTLE_SERIES = 20
 """Series of `REWARM` forwards after which it is taken for warm in any case."""
+VISIT_SECONDS = 0.05
+"""Forwards of a visit go on for so long, for a minimum that the next visit comes to as well."""
+MOST_CALLS = 10
+"""But no longer than so many times the calls that were asked for."""
 AGREEMENT = 0.05
-"""Largest relative spread of a network's rounds that is not measured again."""
+"""Largest distance of a network's lowest readings from each other that is not measured again."""
+CALM = 0.1
+"""A visit is undisturbed if the reference beside it took no more than this share over its best."""
+MOST_VISITS = 4
+"""Networks whose readings disagree are visited up to so many times as often as others."""
 ROUND_SECONDS = 2.0
 """Rounds begin at least so far apart, so that a short disturbance hits one of them at most."""
 KEPT_PARAMS = 64_000_000
@@ -263,8 +272,12 @@ class Subjects(Generic[K]):
         self._room = KEPT_PARAMS
 
     def read(self, network: K, calls: int, layers: bool) -> Reading:
-        """Warms up a network and times it."""
-        return self.warmed(network).read(calls, layers)
+        """Warms up a network and times it: ``calls`` forwards or more, see `VISIT_SECONDS`."""
+        subject = self.warmed(network)
+        began = time.perf_counter()
+        subject.warm(REWARM)
+        enough = int(VISIT_SECONDS * REWARM / max(time.perf_counter() - began, 1e-9))
+        return subject.read(min(max(calls, enough), MOST_CALLS * calls), layers)
 
     def warmed(self, network: K) -> Subject:
         """Returns a network, warmed up."""
@@ -318,8 +331,8 @@ def take_visits(
     Args:
         read: times a network by its number, op by op if told so.
         networks: how many there are beside the reference.
-        rounds: times every network is visited. One whose rounds differ by more than 5 % is
-            visited again, at most ``rounds`` times more.
+        rounds: times every network is visited. One whose ``rounds`` lowest readings differ by
+            more than `AGREEMENT` is visited again, until it has `MOST_VISITS` times as many.
         per_layer: whether ops are timed too.
         round_seconds: least time from the beginning of one round to that of the next; None for
             `ROUND_SECONDS`.
@@ -331,9 +344,8 @@ def take_visits(
     apart = ROUND_SECONDS if round_seconds is None else round_seconds
     visits = [Visit(network=REFERENCE, reading=read(REFERENCE, False))]
     done, total = 0, rounds * networks
-    for turn in range(2 * rounds):
-        seen = ratios(visits)
-        again = [i for i in range(networks) if turn < rounds or not agree(seen[i], rounds)]
+    for turn in range(MOST_VISITS * rounds):
+        again = [i for i in range(networks) if turn < rounds or not agree(visits, i, rounds)]
         if turn >= rounds:
             total += len(again)
         ends = time.monotonic() + apart
@@ -350,25 +362,30 @@ def take_visits(
     return visits
 
 
-def ratios(visits: Sequence[Visit]) -> dict[int, list[float]]:
-    """Returns each network's readings over those of the reference beside them, in their order."""
-    found: dict[int, list[float]] = {}
-    for before, visit, after in triples(visits):
-        beside = (before.reading.ms + after.reading.ms) / 2
-        found.setdefault(visit.network, []).append(visit.reading.ms / beside)
-    return found
+def agree(visits: Sequence[Visit], network: int, rounds: int) -> bool:
+    """Whether a network has ``rounds`` undisturbed readings within `AGREEMENT` of the lowest."""
+    lowest = sorted(reading.ms for reading, factor in counting(visits, network) if factor == 1)
+    return len(lowest) >= rounds and lowest[rounds - 1] <= (1 + AGREEMENT) * lowest[0]
 
 
-def triples(visits: Sequence[Visit]) -> Iterable[tuple[Visit, Visit, Visit]]:
-    """Returns every visit to a network between those to the reference."""
-    return zip(visits[::2], visits[1::2], visits[2::2], strict=False)
+def counting(visits: Sequence[Visit], network: int) -> list[tuple[Reading, float]]:
+    """Returns the readings of a network that count, each with a factor to multiply its times by.
 
-
-def agree(values: Sequence[float], rounds: int) -> bool:
-    """Whether the ``rounds`` values that lie closest together differ by at most `AGREEMENT`."""
-    ordered = sorted(values)
-    windows = [ordered[i : i + rounds] for i in range(len(ordered) - rounds + 1)]
-    return any(w[-1] - w[0] <= AGREEMENT * statistics.median(w) for w in windows)
+    Undisturbed readings (see `CALM`) count as they are. Where there are fewer than two, all
+    count; a disturbed one by b/r, with b the reference's best reading of the session and r the
+    better one of the two beside the visit. The slowdown of two networks is not the same, so that
+    is only a makeshift, and right for a machine that has become slower for good.
+    """
+    best = min(visit.reading.ms for visit in visits if visit.network == REFERENCE)
+    found: list[tuple[Reading, float]] = []
+    # Every visit to a network stands between two to the reference.
+    for before, visit, after in zip(visits[::2], visits[1::2], visits[2::2], strict=False):
+        if visit.network == network:
+            better, worse = sorted((before.reading.ms, after.reading.ms))
+            calm = worse <= (1 + CALM) * best
+            found.append((visit.reading, 1.0 if calm else best / better))
+    undisturbed = [(reading, factor) for reading, factor in found if factor == 1]
+    return undisturbed if len(undisturbed) >= 2 else found
 
 
 @contextmanager

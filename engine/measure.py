@@ -14,14 +14,15 @@ import torch
 from engine import synthetic
 from engine.bench import (
     REFERENCE,
+    Reading,
     Subject,
     Subjects,
     TooCoarse,
     Visit,
+    counting,
     device_name,
     pinned,
     take_visits,
-    triples,
 )
 from engine.codec import STRICT
 from engine.environment import check_present, environment
@@ -35,8 +36,6 @@ from engine.runtimes import make_subject
 from engine.spec import NetworkSpec
 
 PAPER_CALLS = 50
-_MAD_FACTORS = {2: 1.196, 3: 1.495, 4: 1.363, 5: 1.206, 6: 1.200, 7: 1.140, 8: 1.129, 9: 1.107}
-"""What makes the median absolute deviation of so few values unbiased (Croux and Rousseeuw 1992)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,8 +43,8 @@ class Timing:
     """One network, measured.
 
     Attributes:
-        layer_ms: time of each op inside whole forwards, by the op's name and corrected for
-            drift like ``latency.ms``; None unless asked for. Their sum lies a little off
+        layer_ms: time of each op inside whole forwards, by the op's name, chosen like
+            ``latency.ms``; None unless asked for. Their sum lies a little off
             ``latency.ms``: each is a minimum of its own, and the clock is read between them.
         reference_ms: the reference network in the same session; ``latency.ms`` of two sessions
             compare as ratios to it.
@@ -145,9 +144,9 @@ def time_networks(
         specs: what to measure.
         device: what to measure on; this machine must have it.
         reference: timed beside every network, to see the machine's drift.
-        calls: timed forwards of a network in a round; the minimum counts.
-        rounds: times every network is visited, at least 2. One whose rounds differ by more than
-            5 % is visited again, at most ``rounds`` times more; all its rounds count.
+        calls: timed forwards of a network in a round at the least; the minimum counts.
+        rounds: times every network is visited, at least 2; more often if it was disturbed, see
+            `engine.bench.take_visits`.
         per_layer: whether ops are timed too, in further forwards of the same kind. Where they are
             not, energy is measured, if a sensor answers.
         on_progress: is told visits done and visits in all.
@@ -190,35 +189,33 @@ def time_networks(
 def summarise(specs: Sequence[NetworkSpec], visits: Sequence[Visit]) -> list[Timing]:
     """Turns the visits of one session into figures, in the order of ``specs``.
 
-    A reading t counts as t · R / r: r is the mean of the reference's readings before and after
-    it, and R the median of all readings of the reference. The figure is the median of all
-    readings of a network, also of those that were repeated because they disagreed.
+    The figure is the lowest of the readings that count (`engine.bench.counting`), for whole
+    networks and for every op.
 
     Args:
         specs: of the networks that ``visits`` count from 0.
         visits: as `engine.bench.take_visits` returns them; two or more to each network.
     """
-    overall = statistics.median(v.reading.ms for v in visits if v.network == REFERENCE)
-    seen: list[list[tuple[Visit, float]]] = [[] for _ in specs]
-    for before, visit, after in triples(visits):
-        beside = (before.reading.ms + after.reading.ms) / 2
-        seen[visit.network].append((visit, overall / beside))
-    return [_timing(spec, of, overall) for spec, of in zip(specs, seen, strict=True)]
+    reference_ms = min(visit.reading.ms for visit in visits if visit.network == REFERENCE)
+    return [
+        _timing(spec, counting(visits, number), reference_ms) for number, spec in enumerate(specs)
+    ]
 
 
-def _timing(spec: NetworkSpec, seen: Sequence[tuple[Visit, float]], overall: float) -> Timing:
-    readings = [visit.reading for visit, _ in seen]
-    rounds = [visit.reading.ms * factor for visit, factor in seen]
-    wall = [ms for reading in readings for ms in reading.wall_ms]
-    cpu = [ms for reading in readings for ms in reading.cpu_ms]
+def _timing(
+    spec: NetworkSpec, seen: Sequence[tuple[Reading, float]], reference_ms: float
+) -> Timing:
+    rounds = [reading.ms * factor for reading, factor in seen]
+    wall = [ms for reading, _ in seen for ms in reading.wall_ms]
+    cpu = [ms for reading, _ in seen for ms in reading.cpu_ms]
     layer_ms = {
-        name: statistics.median(visit.reading.layer_ms[name] * factor for visit, factor in seen)
-        for name in readings[0].layer_ms
+        name: min(reading.layer_ms[name] * factor for reading, factor in seen)
+        for name in seen[0][0].layer_ms
     }
     return Timing(
         spec=spec,
         latency=Latency(
-            ms=statistics.median(rounds),
+            ms=min(rounds),
             wall_ms_min=min(wall),
             wall_ms_median=statistics.median(wall),
             wall_ms_p95=_percentile(wall, 0.95),
@@ -227,30 +224,27 @@ def _timing(spec: NetworkSpec, seen: Sequence[tuple[Visit, float]], overall: flo
             cpu_ms=statistics.median(cpu) if cpu else None,
         ),
         layer_ms=layer_ms or None,
-        reference_ms=overall,
+        reference_ms=reference_ms,
     )
 
 
 def noise_floor(values: Sequence[float]) -> float:
-    """Returns two standard errors of the median of ``values``, relative to it.
+    """Returns about two standard errors of the minimum of ``values``, relative to it.
 
-    The spread σ is that of all values, as their median absolute deviation: 1.4826 · b_n · MAD,
-    with b_n for small n (Croux and Rousseeuw 1992). The median of n values of a normal
-    distribution has the standard error √(π/2) · σ / √n.
+    It is the distance of the third lowest value, or of the second of two. Disturbances only add:
+    if they do so exponentially with the mean 1/λ, the minimum of n values has the standard error
+    1/(λn), and that distance is 1/(λ(n−1)) + 1/(λ(n−2)) on average: a little more than 2/(λn).
 
     Args:
-        values: at least two readings of one thing, all that were taken.
+        values: at least two readings of one thing.
 
     Raises:
         ValueError: fewer than two: one reading says nothing of its noise.
     """
-    count = len(values)
-    if count < 2:
-        raise ValueError(f"a noise floor needs at least 2 readings, not {count}")
-    middle = statistics.median(values)
-    deviation = statistics.median(abs(value - middle) for value in values)
-    spread = 1.4826 * _MAD_FACTORS.get(count, count / (count - 0.8)) * deviation
-    return 2 * math.sqrt(math.pi / 2 / count) * spread / middle
+    if len(values) < 2:
+        raise ValueError(f"a noise floor needs at least 2 readings, not {len(values)}")
+    ordered = sorted(values)
+    return ordered[:3][-1] / ordered[0] - 1
 
 
 def _percentile(values: Sequence[float], share: float) -> float:

@@ -189,7 +189,7 @@ class Profile:
     model: Literal[
         "insitu", "lut", "neuralpower", "paleo", "roofline", "flops", "systolic", "pim"
     ] = "insitu"
-    networks: int = 24
+    networks: int = 32
     held_out: int = 8
     min_width: float = 0.5
     max_width: float = 4.0

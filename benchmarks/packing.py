@@ -39,7 +39,7 @@ PACKINGS = (1, 2, 4, 8)
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--networks", type=int, default=32)
-    parser.add_argument("--recipe", default="cifar10-vgg11-small")
+    parser.add_argument("--recipe", default="cifar10-vgg11-tight-small")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE")
     options = parser.parse_args()
     if not torch.cuda.is_available():

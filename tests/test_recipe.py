@@ -15,6 +15,7 @@ from engine.plain_yaml import load_yaml
 from engine.recipe import Alpha, Cluster, Data, Profile, Recipe, Sample, load_recipe, override
 from engine.recipes import RECIPES
 from engine.training import FAST, TRAININGS, Training
+from trainables.schedule import learning_rate
 
 LIMITS = Limits(latency="2x", params="1.33x")
 RECIPE = Recipe(limits=LIMITS)
@@ -56,6 +57,40 @@ def test_a_named_recipe_survives_a_file(name: str, tmp_path: Path) -> None:
     assert load_recipe(file) == recipe
     assert override(recipe, []) == recipe
     assert RECIPES[name].__doc__
+
+
+def test_presets_of_the_paper_say_what_it_prints() -> None:
+    """Section IV: 300 epochs, batch 128, 0.1 ÷10 at 100, 200, 250; ImageNet: 100, batch 1024."""
+    for limits, latency, params in (("tight", "1.065x", "1.33x"), ("loose", "1.2x", "2.29x")):
+        cifar = RECIPES[f"cifar10-vgg11-{limits}"]()
+        assert (cifar.model, cifar.width, cifar.data.train_images) == ("vgg11", 1.0, None)
+        assert cifar.limits == Limits(latency=latency, params=params)
+        train = cifar.train
+        assert (train.epochs, train.batch_size, train.momentum) == (300, 128, 0.9)
+        times = {0.5: 0.1, 99.5: 0.1, 150: 0.01, 225: 1e-3, 299: 1e-4}
+        assert [learning_rate(train, t) for t in times] == pytest.approx(list(times.values()))
+        imagenet = RECIPES[f"imagenet-resnet18-{limits}"]()
+        train = imagenet.train
+        assert (imagenet.model, imagenet.data.resolution) == ("resnet18", 224)
+        assert (train.epochs, train.batch_size, train.precision) == (100, 1024, "bfloat16")
+        assert (train.label_smoothing, train.mixup, train.augment) == (0.1, 0.2, "autoaugment")
+        assert train.swa_share > 0
+        times = {2.5: 1.0, 5: 2 * 0.02**0.05, 75: 2 * 0.02**0.75}
+        assert [learning_rate(train, t) for t in times] == pytest.approx(list(times.values()))
+    assert RECIPES["imagenet-resnet18-tight"]().limits.latency == "1.006x"
+
+
+def test_fast_and_small_presets_differ_from_the_papers_in_what_makes_them_cheap() -> None:
+    for name in RECIPES:
+        whole, _, form = name.rpartition("-")
+        if form == "fast":
+            slow, fast = RECIPES[whole](), RECIPES[name]()
+            assert (fast.model, fast.data, fast.limits) == (slow.model, slow.data, slow.limits)
+            assert fast.train.epochs < slow.train.epochs / 4
+            assert fast.sample.training == fast.alpha.training
+            assert fast.cluster.final_workers == 1
+        if form == "small":
+            assert RECIPES[name]().limits.params == RECIPES[whole]().limits.params
 
 
 def test_a_file_needs_only_limits_and_what_it_leaves_out_has_the_default(tmp_path: Path) -> None:

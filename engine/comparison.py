@@ -10,6 +10,7 @@ from scipy.stats import ttest_rel
 
 from engine.codec import STRICT
 from engine.dimensions import Dimensions
+from engine.display import no_power
 from engine.results import FitResult, Latency, SampleResult
 from engine.spec import NetworkSpec
 
@@ -108,6 +109,68 @@ class Comparison:
         return next(entry for entry in self.entries if entry.proposal.method == method)
 
     @property
+    def ranked(self) -> Sequence[Entry]:
+        """The entries by mean accuracy, the best first; those without one last."""
+        return sorted(
+            self.entries,
+            key=lambda entry: -math.inf if entry.mean is None else entry.mean,
+            reverse=True,
+        )
+
+    @property
+    def no_power(self) -> str:
+        """Why there is no measured power; empty where there is."""
+        if any(entry.proposal.latency.energy_mj is not None for entry in self.entries):
+            return ""
+        return no_power(self.environment)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """One method against another, paired by seed.
+
+    Attributes:
+        mean: of the second minus the first, in accuracy.
+        low, high: 95 % confidence interval; infinite with fewer than two common seeds.
+        verdict: ``better``, ``worse`` or ``tie``.
+    """
+
+    mean: float
+    low: float
+    high: float
+    verdict: Literal["better", "worse", "tie"]
+
+
+def difference(first: Entry, second: Entry) -> Difference | None:
+    """Compares two methods by the paired t-test over the seeds that both finished.
+
+    Where the differences of all seeds are equal there is no spread to test against: it is a tie
+    if they are zero, and otherwise their sign decides.
+
+    Returns:
+        None if they have no common seed.
+    """
+    pairs = [
+        (a, b)
+        for a, b in zip(first.accuracies, second.accuracies, strict=True)
+        if a is not None and b is not None
+    ]
+    if not pairs:
+        return None
+    gains = [b - a for a, b in pairs]
+    mean = fmean(gains)
+    if len(gains) < 2:
+        return Difference(mean=mean, low=-math.inf, high=math.inf, verdict="tie")
+    if max(gains) == min(gains):
+        return Difference(mean=mean, low=mean, high=mean, verdict=_verdict(mean, mean))
+    tested = ttest_rel([b for _, b in pairs], [a for a, _ in pairs])
+    interval = tested.confidence_interval(1 - LEVEL)  # pyright: ignore[reportAttributeAccessIssue]
+    low, high = float(interval.low), float(interval.high)
+    return Difference(mean=mean, low=low, high=high, verdict=_verdict(low, high))
+
+
+def _verdict(low: float, high: float) -> Literal["better", "worse", "tie"]:
+    return "better" if low > 0 else "worse" if high < 0 else "tie"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,8 +5,23 @@ from typing import Literal
 from matplotlib.axes import Axes
 
 from engine.dimensions import Dimension, Dimensions
-from engine.drawing import ACCENT, INK, MUTED, one_two_five, ticks
+from engine.drawing import (
+    ACCENT,
+    INK,
+    MUTED,
+    Panel,
+    ReportFigure,
+    canvas,
+    legend,
+    one_two_five,
+    ticks,
+)
 
+Quantity = Literal["utilisation", "latency"]
+_TITLES: dict[Quantity, str] = {
+    "utilisation": "Utilisation (GFLOP/s)",
+    "latency": "Latency (ms)",
+}
 _STYLES: dict[Dimension, tuple[str, str]] = {
     "width": ("o", ACCENT),
     "depth": ("D", INK),
@@ -14,14 +29,12 @@ _STYLES: dict[Dimension, tuple[str, str]] = {
 }
 
 
-def plot_dimensions(ax: Axes, found: Dimensions, quantity: Literal["utilisation", "latency"]) -> None:
+def plot_dimensions(ax: Axes, found: Dimensions, quantity: Quantity) -> None:
     """Draws one line for each dimension; keys are left to the caller."""
     for dimension, family in found.families.items():
         marker, colour = _STYLES[dimension]
         values = [
-            scaled.latency.ms
-            if quantity == "latency"
-            else scaled.gflops_per_second(found.batch)
+            scaled.latency.ms if quantity == "latency" else scaled.gflops_per_second(found.batch)
             for scaled in family
         ]
         macs = [scaled.macs / 1e6 for scaled in family]
@@ -34,3 +47,23 @@ def plot_dimensions(ax: Axes, found: Dimensions, quantity: Literal["utilisation"
     else:
         ax.set_ylim(bottom=0)
     ax.set_xlabel("million MACs")
+
+
+def draw_dimensions(found: Dimensions) -> ReportFigure:
+    """Draws both quantities. To be called in `engine.drawing.drawing_style`."""
+    panels: list[Panel] = []
+    for quantity, title in _TITLES.items():
+        drawing, ax = canvas(f"{title} of one dimension alone")
+        plot_dimensions(ax, found, quantity)
+        legend(drawing, ax)
+        label = f"{title} against multiply-accumulates for width, depth and resolution"
+        panels.append(Panel(name=f"dimensions-{quantity}", label=label, drawing=drawing))
+    best = max(found.families, key=lambda d: found.families[d][-1].gflops_per_second(found.batch))
+    depth = "" if "depth" in found.families else " Its depth cannot be multiplied."
+    return ReportFigure(
+        caption=(
+            "The base network scaled in one dimension alone, measured in one session; "
+            f"at its largest, {best} uses this device best.{depth}"
+        ),
+        panels=tuple(panels),
+    )

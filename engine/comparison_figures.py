@@ -7,7 +7,6 @@ from engine.comparison import BASE, OURS, Comparison, Line, lines
 from engine.dimension_figures import draw_dimensions
 from engine.drawing import (
     ACCENT,
-    FAINT,
     INK,
     MUTED,
     Panel,
@@ -19,6 +18,8 @@ from engine.drawing import (
 )
 from engine.importance_figures import draw_fit, draw_importance
 
+_AXES = 230.0
+"""Width of the axes that have names beside them, in pixels."""
 _LINE = 15.0
 """Pixels from one name to the next."""
 
@@ -32,20 +33,20 @@ class ComparisonFigures:
         use: utilisation and, where power was measured, power efficiency (Fig. 5).
         dimensions: utilisation and latency of networks scaled in one dimension (Fig. 2); None
             where they were not measured.
-        importance: of every group against its width (Eq. 6).
         fit: actual and predicted importance (Fig. 3).
+        importance: of every group against its width (Eq. 6).
     """
 
     accuracy: ReportFigure
     use: ReportFigure
     dimensions: ReportFigure | None
-    importance: ReportFigure
     fit: ReportFigure
+    importance: ReportFigure
 
     @property
     def panels(self) -> tuple[Panel, ...]:
         """Every panel of every figure."""
-        figures = (self.accuracy, self.use, self.dimensions, self.importance, self.fit)
+        figures = (self.accuracy, self.use, self.dimensions, self.fit, self.importance)
         return tuple(panel for figure in figures if figure for panel in figure.panels)
 
 
@@ -93,7 +94,7 @@ def _against(
     room = label_room(names) + 26
     height = max(360.0, _LINE * len(names) + 90)
     drawing, ax = canvas(
-        "Top-1 (%)", width=340 + room, height=height, right=room, top=30, bottom=40
+        "Top-1 (%)", width=_AXES + 46 + room, height=height, right=room, top=30, bottom=40
     )
     xs = [of(line) for line in table]
     means = [100 * (line.top1_mean or 0.0) for line in table]
@@ -112,21 +113,21 @@ def _against(
     ):
         colour = _colour(line.method)
         ours = line.method == OURS
-        ax.errorbar(
-            x, mean, yerr=sd or None, fmt="o", color=colour, elinewidth=1, zorder=4 if ours else 3
-        )
+        ax.vlines(x, mean - sd, mean + sd, color=colour, linewidth=1, alpha=1.0 if ours else 0.4)
+        ax.plot(x, mean, "o", color=colour, zorder=4 if ours else 3)
         ax.annotate(
             line.method,
             (x, mean),
-            xytext=(1 + 24 / 294, y / tall),
+            xytext=(1 + 26 / _AXES, y / tall),
             textcoords="axes fraction",
             va="center",
             color=colour,
             weight="bold" if ours else "normal",
             arrowprops={
                 "arrowstyle": "-",
-                "color": colour if ours else FAINT,
-                "linewidth": 1.0,
+                "color": colour if ours else MUTED,
+                "alpha": 1.0 if ours else 0.4,
+                "linewidth": 0.8,
                 "relpos": (0.0, 0.5),
                 "shrinkA": 2,
                 "shrinkB": 3,
@@ -188,12 +189,11 @@ def _bars(
         right=48,
         bottom=24,
     )
-    rows = range(len(names))
+    rows, digits = range(len(names)), 1 if max(values, default=0) >= 10 else 2
     ax.barh(rows, values, height=0.62, color=[_colour(n, MUTED) for n in names])
     for row, value in zip(rows, values, strict=True):
-        ax.text(
-            1.02, row, f"{value:.3g}", transform=ax.get_yaxis_transform(), va="center", color=MUTED
-        )
+        told = f"{value:.{digits}f}"
+        ax.text(1.02, row, told, transform=ax.get_yaxis_transform(), va="center", color=MUTED)
     ax.set_yticks(rows, names)
     ax.set_ylim(len(names) - 0.4, -0.6)
     ax.grid(visible=False, axis="y")

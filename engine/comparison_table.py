@@ -115,7 +115,7 @@ _EFFICIENCY = Column(
     short="GF/J", heading="GFLOP/J", cell=lambda line: _optional(line.gflops_per_joule)
 )
 _QUALITY = (
-    Column(short="top-1", heading="top-1 ± sd, %", cell=_accuracy),
+    Column(short="top-1", heading="top-1, %", cell=_accuracy),
     Column(short="verdict", heading=f"against {OURS}", cell=against, wraps=True),
-    Column(short="search", heading="search: trainings, time", cell=_search, wraps=True),
+    Column(short="search", heading="search", cell=_search, wraps=True),
 )

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from engine.codec import pretty
 from engine.comparison import OURS, Comparison, ComparisonFile, Line, lines
-from engine.comparison_figures import draw_comparison
+from engine.comparison_figures import ComparisonFigures, draw_comparison
 from engine.comparison_table import table_of
 from engine.comparison_words import notes, verdict
 from engine.drawing import raster, vector
@@ -30,20 +30,20 @@ def write_comparison(comparison: Comparison, folder: Folder) -> None:
     file = ComparisonFile(comparison=comparison, table=lines(comparison))
     folder.write("comparison.json", pretty(file))
     folder.write("comparison.csv", render_csv(comparison).encode())
-    folder.write("comparison.html", render_page_of(comparison).encode())
-    figures = folder / FIGURES
-    for panel in draw_comparison(comparison).panels:
-        figures.write(f"{panel.name}.svg", vector(panel))
-        figures.write(f"{panel.name}.png", raster(panel))
+    drawn = draw_comparison(comparison)
+    folder.write("comparison.html", render_page_of(comparison, drawn).encode())
+    for panel in drawn.panels:
+        (folder / FIGURES).write(f"{panel.name}.svg", vector(panel))
+        (folder / FIGURES).write(f"{panel.name}.png", raster(panel))
 
 
-def render_page_of(comparison: Comparison) -> str:
+def render_page_of(comparison: Comparison, figures: ComparisonFigures) -> str:
     """Returns the comparison as one HTML page that needs neither network nor script."""
     return render_page(
         "comparison.html.j2",
         comparison=comparison,
         verdict=verdict(comparison),
-        figures=draw_comparison(comparison),
+        figures=figures,
         shown=table_of(comparison),
         notes=notes(comparison),
         ours=OURS,

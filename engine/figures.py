@@ -38,8 +38,8 @@ class ReportFigures:
 
     widths: ReportFigure
     alpha: ReportFigure
-    importance: ReportFigure
     fit: ReportFigure
+    importance: ReportFigure
     allocation: ReportFigure
     training: ReportFigure
     latency: ReportFigure
@@ -50,8 +50,8 @@ class ReportFigures:
         parts = (
             self.widths,
             self.alpha,
-            self.importance,
             self.fit,
+            self.importance,
             self.allocation,
             self.training,
             self.latency,

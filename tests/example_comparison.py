@@ -49,9 +49,7 @@ def entry(
     )
 
 
-def comparison(
-    *entries: Entry, run: RunRecord | None = None, **refusals: str
-) -> Comparison:
+def comparison(*entries: Entry, run: RunRecord | None = None, **refusals: str) -> Comparison:
     run = run or example_run()
     return Comparison(
         name="example",

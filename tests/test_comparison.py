@@ -12,9 +12,12 @@ import pytest
 from example_comparison import METHODS, comparison, entry, whole_comparison
 from hypothesis import given
 from hypothesis import strategies as st
+from quick_run import quick_recipe, without_ray
 from rich.console import Console
 from test_report import text_boxes
 
+from cluster.compare import compare_run
+from cluster.driver import read_run, run_search
 from engine.codec import decode
 from engine.comparison import ComparisonFile, difference, least_visible, lines
 from engine.comparison_figures import ComparisonFigures, draw_comparison, spaced_out
@@ -22,7 +25,10 @@ from engine.comparison_table import table_of
 from engine.comparison_view import render_comparison, render_csv, write_comparison
 from engine.comparison_words import visible
 from engine.dimensions import measure_dimensions, scale_dimensions
+from engine.errors import UserError
 from engine.graph import load_graph
+from engine.peers.methods import chosen
+from engine.recipe import override
 from engine.spec import ModelRef, NetworkSpec
 from engine.storage import open_folder
 
@@ -216,3 +222,48 @@ def test_dimensions_scale_one_thing_alone_and_leave_out_a_depth_that_is_none() -
     assert first.gflops_per_second(2) == pytest.approx(4e-6 * first.macs / first.latency.ms)
     small = load_graph(ModelRef(name="shufflenet_v2_x0_5", classes=10), 32)
     assert "depth" not in scale_dimensions(small, small.spec(32))
+
+
+@dataclasses.dataclass(frozen=True)
+class Doubtful:
+    """Trains one network as the search trains them, and answers the base network; or has none."""
+
+    name: str = "doubtful"
+    answers: bool = True
+    limits: tuple[str, ...] = ("latency", "params")
+    rests_on: tuple[str, ...] = ()
+
+    def propose(self, question):
+        if not self.answers:
+            raise UserError("this network has no such dimension")
+        question.train([question.short(question.multiplied(1.25))])
+        return question.base
+
+
+def test_a_comparison_goes_on_where_it_stopped_and_counts_each_search_alone(tmp_path: Path) -> None:
+    recipe = override(quick_recipe(), ["alpha.training.epochs=2", "sample.training.epochs=2"])
+    assert recipe.alpha.training == recipe.sample.training
+    output = io.StringIO()
+    with without_ray():
+        run_search(recipe, tmp_path, "quick", console=Console(quiet=True))
+        methods = [Doubtful(), *chosen("response"), Doubtful(name="refuser", answers=False)]
+        done = compare_run(tmp_path, methods, 2, console=Console(file=output, width=200))
+        again = compare_run(tmp_path, methods, 2, console=Console(quiet=True))
+    assert again == done
+    table = {line.method: line for line in lines(done)}
+    known = read_run(tmp_path)
+    searched = known.sample.networks + sum(len(c.accuracies) for c in known.alpha.candidates)
+    assert table["hacscale"].search_trials == searched
+    assert table["hacscale"].search_seconds == 2.0 * searched
+    assert table["doubtful"].search_trials == 1 and table["base"].search_trials == 0
+    assert done.refusals == {"refuser": "this network has no such dimension"}
+    assert {family[0].macs for family in done.dimensions.families.values()} == {
+        table["base"].macs
+    }  # fmt: skip
+    told = output.getvalue()
+    for method in ("doubtful", "response"):
+        assert f"✓ propose-{method}: " in told
+    assert "✓ propose-refuser: left out: this network has no such dimension" in told
+    assert "✓ dimensions: width, depth, resolution alone, measured" in told
+    kept = decode(ComparisonFile, (tmp_path / "comparison.json").read_bytes(), "comparison.json")
+    assert kept.comparison == done

@@ -112,7 +112,7 @@ class _Asking:
         for row in search.store.ledger.rows():
             if row.task.importance:
                 self._rows["samples"].append(row)
-            elif row.task.training == training and not row.task.test:
+            elif row.task.training == training and not row.task.test and not row.task.shrink:
                 self._rows["alpha"].append(row)
 
     def all(self, methods: Iterable[Method]) -> tuple[list[Proposal], dict[str, str]]:

@@ -41,8 +41,8 @@ class ChannelGates:
     norm it is γ·∂L/∂γ + β·∂L/∂β. A gate that stands in several places has their sum. Closing it
     sets those weights to zero. So nothing is put into the network.
 
-    Deviation: a norm over several channels (of a layer or of groups) still averages over a
-    channel whose gate is closed.
+    Where channels are mixed this holds by half: a norm over several channels still averages over
+    one whose gate is closed, and a channel shuffle puts it in the place of another.
 
     Args:
         graph: of the network.

@@ -110,11 +110,10 @@ def goals(pruning: Pruning, channels: int, steps: int, epochs: int) -> dict[int,
     """
     total = steps * epochs
     first = round(pruning.warmup * total)
-    times = max(1, min(total - first, round((total - first) / steps * pruning.per_epoch)))
-    return {
-        first + (total - first) * k // times: int(channels * pruning.share * k / times)
-        for k in range(1, times + 1)
-    }
+    rest = total - first
+    last = int(channels * pruning.share)
+    times = min(rest, last, max(pruning.times, round(pruning.per_epoch * rest / steps)))
+    return {first + rest * k // times: last * k // times for k in range(1, times + 1)}
 
 
 def prune(

@@ -10,10 +10,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_training import tensors, tiny_task, train
+from tiny_training import tensors, tiny_data, tiny_task, train
 from torch import Tensor
 
 from engine.codec import canonical, decode
+from engine.errors import UserError
 from engine.gates import ChannelGates
 from engine.graph import NetworkGraph, load_graph
 from engine.peers.neuralscale import fit_laws
@@ -199,6 +200,29 @@ def test_a_shrinking_training_cut_off_within_an_epoch_is_the_same_bit_by_bit(
     assert facts(again.result()) == facts(expected)
     states = again.network.state_dict(), whole.network.state_dict()
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[1])
+
+
+@pytest.mark.parametrize("kind", KINDS[:2], ids=["pruning", "macs"])
+def test_fewer_images_than_a_batch_are_one_line(
+    kind: Pruning | Sparsifying, tmp_path: Path
+) -> None:
+    task = dataclasses.replace(tiny_task(batch_size=102), shrink=kind)
+    with pytest.raises(UserError, match="batch"):
+        NetworkTraining(task, tensors(), RunStore(tmp_path)).run_epoch()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", KINDS, ids=["pruning", "macs", "params"])
+def test_channels_are_taken_away_on_a_gpu(kind: Pruning | Sparsifying, tmp_path: Path) -> None:
+    task = dataclasses.replace(tiny_task(lr=0.2), shrink=kind)
+    data = TensorData.on(tiny_data(), torch.device("cuda"))
+    training = NetworkTraining(task, data, RunStore(tmp_path))
+    while not training.finished:
+        training.run_epoch()
+        training = NetworkTraining(task, data, RunStore(tmp_path))
+    path = training.result().path
+    assert path
+    assert path[-1].widths != task.spec.width_of
 
 
 def test_a_plain_training_is_what_it_was(tmp_path: Path) -> None:

@@ -54,6 +54,7 @@ def make_shrinking(
     if task.shrink is None:
         return None
     gates = ChannelGates(graph, task.spec, network)
+    steps = max(1, steps)  # with fewer images than a batch the first epoch is refused
     if isinstance(task.shrink, Pruning):
         return Pruner(task.shrink, graph, task.spec, gates, steps, task.training.epochs)
     return Sparsifier(task.shrink, graph, task.spec, gates, steps, task.training)

@@ -24,7 +24,7 @@ class Sparsifier:
     left while that is above the threshold. λ is such that the push alone would move the scale of a
     channel of mean cost by ``strength`` in the whole training, Σ learning rate / (1 − momentum).
 
-    Source: Eq. 6 to 8 of MorphNet (Gordon et al. 2018), where λ is found by hand.
+    Source: the regulariser of MorphNet (Gordon et al. 2018), where λ is found by hand.
     Deviation: the last channel of a group is always left; there a layer may vanish. Groups without
     batch norm keep their widths.
 

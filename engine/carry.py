@@ -1,6 +1,6 @@
 """Trained weights carried into a wider or narrower network."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +9,7 @@ from engine.channels import Channels, Segment
 from engine.errors import UserError
 from engine.graph import NetworkGraph
 from engine.spec import NetworkSpec
-from engine.weights import Role, roles
+from engine.weights import kernels, roles
 
 
 def carry_weights(
@@ -71,7 +71,7 @@ def carry_weights(
                     _copy(source_state[key], into[key], written if axes[0] == "out" else read, 0)
                 else:
                     before, after = (
-                        _kernels(state[key], axes, op.groups) for state in (source_state, into)
+                        kernels(state[key], axes, op.groups) for state in (source_state, into)
                     )
                     same &= _copy_kernels(before, after, written, read)
             if not same and not op.repeated:
@@ -146,12 +146,6 @@ def _copy(old: Tensor, new: Tensor, places: Tensor | None, axis: int) -> None:
         new.index_copy_(
             axis, places[kept].to(new.device), old.index_select(axis, kept.to(old.device)).to(new)
         )
-
-
-def _kernels(weight: Tensor, axes: Sequence[Role], groups: int) -> Tensor:
-    """A view of a weight as groups × written × read × kernel."""
-    grouped = weight.unflatten(0, (groups, -1))
-    return grouped if axes[0] == "out" else grouped.transpose(1, 2)
 
 
 def _copy_kernels(old: Tensor, new: Tensor, written: Tensor | None, read: Tensor | None) -> bool:

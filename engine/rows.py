@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from engine.codec import STRICT, digest
+from engine.shrinking import Pruning, Shrunk, Sparsifying
 from engine.spec import NetworkSpec
 from engine.training import Training
 
@@ -20,6 +21,7 @@ class TrainingTask:
         sync_workers: whether it is the data-parallel final training. Its batch norm sees the
             whole batch, so the number of workers does not belong to the identity.
         test: whether the finished network is judged on the test split, once.
+        shrink: how channels are taken away while it is trained; None for a plain training.
     """
 
     __pydantic_config__ = STRICT
@@ -33,6 +35,7 @@ class TrainingTask:
     importance: bool = False
     sync_workers: bool = False
     test: bool = False
+    shrink: Pruning | Sparsifying | None = None
 
     @property
     def id(self) -> str:
@@ -62,6 +65,7 @@ class Row:
         importance: Eq. 5 by width group, averaged over all steps; empty unless collected.
         test_accuracy: on the test split after the last epoch; None unless asked for.
         error: one line, for a failed row.
+        path: the networks that were left one after another; None unless it was shrunk.
     """
 
     __pydantic_config__ = STRICT
@@ -72,6 +76,7 @@ class Row:
     importance: dict[str, float] | None = None
     test_accuracy: float | None = None
     error: str | None = None
+    path: tuple[Shrunk, ...] | None = None
 
     @property
     def last(self) -> Epoch:

@@ -19,12 +19,15 @@ from engine.peers.contract import BOTH, Method, Question
 from engine.peers.depth import FAST_COMPOUND, Compound, DepthOnly, deeper
 from engine.peers.flat import Flat
 from engine.peers.methods import METHODS, chosen
+from engine.peers.morphnet import MorphNet
+from engine.peers.neuralscale import NeuralScale
 from engine.peers.resolution import ResolutionOnly
 from engine.peers.uniform import Uniform
 from engine.recipe import Allocate, Device, Profile
 from engine.response import Observation
 from engine.results import ImportancePredictor
 from engine.rows import Epoch, Row, TrainingTask
+from engine.shrinking import Shrunk, Sparsifying
 from engine.spec import ModelRef, NetworkSpec
 from engine.training import FAST
 
@@ -82,9 +85,37 @@ def trained(tasks: Sequence[TrainingTask]) -> list[Row]:
         base = load_graph(task.spec.model, 32).spec(32, 0.25).width_of
         value = loss(task.spec.width_of, base, task.spec.resolution)
         epoch = Epoch(train_loss=value, val_loss=value, val_accuracy=1 / value, seconds=1.0)
-        return Row(task=task, status="done", history=(epoch,))
+        path = known_path(task) if task.shrink else None
+        return Row(task=task, status="done", history=(epoch,), path=path)
 
     return [row(task) for task in tasks]
+
+
+EXPONENTS = {"features.0": 0.2, "features.4": 0.3, "features.25": 0.8}
+"""β of some groups while the network is pruned; 0.5 for the others."""
+
+
+def known_path(task: TrainingTask) -> tuple[Shrunk, ...]:
+    """A pruning along power laws; or a network whose channels of the dearest groups are gone."""
+    graph, widths = load_graph(task.spec.model, 32), task.spec.width_of
+
+    def shrunk(left: dict[str, float]) -> Shrunk:
+        rounded = {g: graph.round_width(g, width) for g, width in left.items()}
+        params = graph.cost(task.spec.with_widths(rounded)).params
+        return Shrunk(params=params, widths=rounded)
+
+    match task.shrink:
+        case Sparsifying(strength=strength):
+            keep = {g: 0.9 ** (strength * (1 + k % 4)) for k, g in enumerate(widths)}
+            return (shrunk({g: width * keep[g] for g, width in widths.items()}),)
+        case _:
+            shares = np.geomspace(0.8, 0.005, 14)
+            level = {g: 0.9 if g == "features.25" else 1.0 for g in widths}
+            laws = [
+                {g: level[g] * w * t ** EXPONENTS.get(g, 0.5) for g, w in widths.items()}
+                for t in shares
+            ]
+            return tuple(shrunk(left) for left in laws)
 
 
 def question(latency: float = 2.0, params: float = 1.5, model: str = "vgg11") -> Question:
@@ -139,6 +170,7 @@ def test_limits_are_kept_and_answers_repeat(method: Method, latency: float, para
     assert all(width >= 1 for _, width in answer.widths)
 
 
+SHRINKING = NeuralScale | MorphNet
 FAMILIES = [method for method in METHODS if not method.rests_on]
 
 
@@ -159,7 +191,7 @@ def test_the_response_surface_finds_the_least_loss() -> None:
     losses = {
         method.name: loss(answer.width_of, base, answer.resolution)
         for method in METHODS
-        if method.limits == BOTH and not isinstance(method, DepthOnly | Compound)
+        if method.limits == BOTH and not isinstance(method, DepthOnly | Compound | SHRINKING)
         for answer in [method.propose(asked)]
     }
     assert losses["response"] <= min(losses.values()) + 0.001

@@ -23,6 +23,7 @@ from trainables.checkpoint import load_checkpoint, save_checkpoint
 from trainables.data import batches, part_of
 from trainables.objective import make_objective
 from trainables.schedule import learning_rate
+from trainables.shrinking import make_shrinking
 from trainables.sync_norm import synchronise_norms
 from trainables.tensors import TensorData
 
@@ -109,6 +110,8 @@ class NetworkTraining:
         )
         self._average = AveragedModel(self.network) if training.swa_share > 0 else None
         self._meter = _meter(graph, self.network) if task.importance else None
+        steps = len(data.train[1]) // training.batch_size
+        self._shrinking = make_shrinking(task, graph, self.network, steps)
         self.history: tuple[Epoch, ...] = ()
         self._begun = _Begun()
         self._load_checkpoint()
@@ -173,6 +176,7 @@ class NetworkTraining:
             history=self.history,
             importance=self._meter.means() if self._meter else None,
             test_accuracy=test_accuracy,
+            path=self._shrinking.path if self._shrinking else None,
         )
 
     def _check_learning(self) -> None:
@@ -220,7 +224,11 @@ class NetworkTraining:
             loss.backward()
             if self._meter is not None:
                 self._meter.update()
+            if self._shrinking is not None:
+                self._shrinking.before_step()
             self._optimizer.step()
+            if self._shrinking is not None:
+                self._shrinking.after_step()
             total += loss.detach()
             if self._is_due(step):
                 loss_so_far = float(self._summed(total.clone())) / self._world
@@ -357,6 +365,7 @@ class NetworkTraining:
             "optimizer": self._optimizer.state_dict(),
             "average": self._average.state_dict() if self._average else None,
             "meter": self._meter.state() if self._meter else None,
+            "shrinking": self._shrinking.state() if self._shrinking else None,
         }
         save_checkpoint(self._store.checkpoints, self.task.id, state)
 
@@ -370,6 +379,8 @@ class NetworkTraining:
             self._average.load_state_dict(state["average"])
         if self._meter is not None:
             self._meter.load_state(state["meter"])
+        if self._shrinking is not None:
+            self._shrinking.load_state(state["shrinking"])
         self.history = tuple(Epoch(**epoch) for epoch in json.loads(state["history"]))
         begun = _Begun(**state["begun"])
         # The state of a generator stays on the CPU, whatever device the rest goes to.

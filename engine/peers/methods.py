@@ -5,6 +5,8 @@ from engine.peers.algorithm1 import ImportanceWidths, InverseWidth, ResponseSurf
 from engine.peers.contract import Method
 from engine.peers.depth import FAST_COMPOUND, Compound, DepthOnly
 from engine.peers.flat import Flat
+from engine.peers.morphnet import MorphNet
+from engine.peers.neuralscale import NeuralScale
 from engine.peers.randomised import RandomWidths
 from engine.peers.resolution import ResolutionOnly
 from engine.peers.uniform import Uniform
@@ -24,6 +26,10 @@ METHODS: tuple[Method, ...] = (
     ImportanceWidths(name="hacscale-per-ms", choice="per-ms"),
     ImportanceWidths(name="hacscale-per-param", choice="per-param"),
     ResponseSurfaceWidths(),
+    NeuralScale(name="neuralscale-1", iterations=1),
+    NeuralScale(),
+    MorphNet(),
+    MorphNet(name="morphnet-params", resource="params"),
 )
 
 

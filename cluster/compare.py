@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from cluster.groundwork import Groundwork, allocated, groundwork
+from cluster.parents import release, release_all
 from cluster.progress import Progress
 from cluster.session import session
 from cluster.stages import Search
@@ -63,6 +64,7 @@ def compare_run(
         )
         known = groundwork(search)
         proposals, refusals = _Asking(search, known).all(methods)
+        release_all(store)
         tasks = [[_task(search, p.spec, k) for k in range(seeds)] for p in proposals]
         search.runner.run_tasks("compare", [task for of_one in tasks for task in of_one])
         progress.end(f"{len(proposals)} networks, {seeds} trainings of each")
@@ -108,11 +110,15 @@ class _Asking:
         self._model = search.latency_model(known.profile, known.baseline)
         self._measured: dict[NetworkSpec, float] = {}
         self._rows: dict[Trainings, list[Row]] = {"alpha": [], "samples": []}
+        candidates = {candidate.spec for candidate in known.alpha.candidates}
         training = search.recipe.alpha.training
         for row in search.store.ledger.rows():
             if row.task.importance:
                 self._rows["samples"].append(row)
-            elif row.task.training == training and not row.task.test:
+                continue
+            # Trainings of a method's own are alike but for what they start from or keep.
+            plain = replace(search.short_task(row.task.spec), training=training, seed=row.task.seed)
+            if row.task == plain and row.task.spec in candidates:
                 self._rows["alpha"].append(row)
 
     def all(self, methods: Iterable[Method]) -> tuple[list[Proposal], dict[str, str]]:
@@ -193,6 +199,7 @@ class _Asking:
             graph=search.graph,
             base=search.base,
             limit=limit,
+            stated_limit=known.limit,
             usage=self._usage,
             budgets=lambda resolution: search.budgets(
                 known.fit, known.profile, resolution, known.baseline
@@ -200,8 +207,10 @@ class _Asking:
             observations=self._observations(),
             short=search.short_task,
             train=train,
+            release=lambda rows: release(search.store, rows),
             resolution=known.alpha.resolution,
             round_to=search.recipe.alpha.round_to,
+            min_width=search.recipe.profile.min_width,
             max_width=search.recipe.allocate.max_width,
             seed=search.recipe.seed,
         )

@@ -1,11 +1,13 @@
 """The base network, grown step by step to the limits."""
 
 from bisect import bisect_left
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
+from engine.errors import UserError
 from engine.peers.contract import BOTH, Question, Resource, Trainings
 from engine.peers.inherited import FineTuning, trained_to_start_from
-from engine.peers.steps import Steps, best_trained, used
+from engine.peers.steps import Steps, best_trained, limits_of, used
 from engine.rows import Row
 from engine.spec import NetworkSpec
 
@@ -17,36 +19,38 @@ _WORTHWHILE = 0.25
 class NetAdaptGrowing:
     """NetAdapt in reverse: one width group is widened at a time, whichever gains most accuracy.
 
-    In iteration i no usage R may exceed R_{i−1} + 0.1·R₀·0.96^(i−1), nor its limit. For every
-    group a network is made in which that group alone is as wide as that allows; all are trained
-    for a short time from the weights of the iteration before, whose function they begin with
-    (`engine.carry`), and the one of most (accuracy gained + 1e-6) / (usage added + 1e-5) is taken.
+    In every iteration each resource may grow by a tenth of what lies between the base network and
+    its limit. For every group a network is made in which that group alone is as wide as that
+    allows; all are trained for a short time from the weights of the iteration before, whose
+    function they begin with (`engine.carry`), and the one of most (accuracy gained + 1e-6) /
+    (usage added + 1e-5) is taken.
 
     Source: ours, after Yang et al., ECCV 2018 (`engine.peers.netadapt`); here are its differences.
 
-    - A step is bounded in latency, parameters and memory at once: a group that is cheap in one
-      must not take all of another in one step. The usage that is added is the largest of them.
+    - A step is a share of the room up to the limits, not of R₀, and does not decay: a small budget
+      would else be one step, and a large one out of reach.
+    - It is bounded in latency, parameters and memory at once: a group that is cheap in one must
+      not take all of another. The usage that is added is the largest of the shares.
     - It ends where no group can use a quarter of a step any more. Where no group's next width fits
       into a step, but into the limits, that width is tried.
     """
 
     name: str = "netadapt-growing"
-    steps: Steps = field(default_factory=Steps)
+    steps: Steps = field(default_factory=lambda: Steps(first=0.1, decay=1.0))
     fine_tuning: FineTuning = field(default_factory=FineTuning)
     limits: tuple[Resource, ...] = BOTH
     rests_on: tuple[Trainings, ...] = ()
 
     def propose(self, question: Question) -> NetworkSpec:
-        """See `engine.peers.contract.Method`.
-
-        Raises:
-            UserError: the base network breaks a limit, or trainings failed.
-        """
-        spec = question.largest(lambda _: question.base, 1.0, 1.0, self.limits)
-        first = used(question, spec)
+        """See `engine.peers.contract.Method`."""
+        spec = question.base
+        if not question.keeps(spec):
+            raise UserError("the base network does not keep the limits; raise them")
+        stated = limits_of(replace(question, limit=question.stated_limit))
+        room = {r: stated[r] - usage for r, usage in used(question, spec).items()}
         row: Row | None = None
         iteration = 1
-        while wider := widened(question, spec, self.steps.share(iteration), first):
+        while wider := widened(question, spec, room, self.steps.share(iteration)):
             row = row or trained_to_start_from(question, spec)
             row = best_trained(question, self.fine_tuning, row, wider, direction=1)
             spec = row.task.spec
@@ -55,28 +59,29 @@ class NetAdaptGrowing:
 
 
 def widened(
-    question: Question, spec: NetworkSpec, share: float, first: dict[str, float]
+    question: Question, spec: NetworkSpec, room: Mapping[str, float], share: float
 ) -> dict[NetworkSpec, float]:
     """Returns the networks of one iteration with the usage that each adds, none at the end.
 
     Args:
         spec: that of the iteration before.
-        share: of the ``first`` usage, which is what may be added of each resource.
+        room: what of every resource lies between the base network and the limits as stated.
+        share: of the room that one iteration may use.
     """
     before = used(question, spec)
 
     def added(spec: NetworkSpec) -> float:
         after = used(question, spec)
-        return max((after[r] - before[r]) / first[r] for r in first)
+        return max((after[r] - before[r]) / room[r] for r in room if room[r] > 0)
 
     fitting: dict[NetworkSpec, float] = {}
     following: dict[NetworkSpec, float] = {}
     for group, width in spec.widths:
         made = [spec.with_widths({group: w}) for w in question.widths(group) if w > width]
-        kept = bisect_left(made, True, key=lambda spec: not question.keeps(spec))
-        within = bisect_left(made[:kept], True, key=lambda spec: added(spec) > share)
+        kept = made[: bisect_left(made, True, key=lambda spec: not question.keeps(spec))]
+        within = kept[: bisect_left(kept, True, key=lambda spec: added(spec) > share)]
         if within:
-            fitting[made[within - 1]] = added(made[within - 1])
+            fitting[within[-1]] = added(within[-1])
         elif kept:
-            following[made[0]] = added(made[0])
+            following[kept[0]] = added(kept[0])
     return {s: a for s, a in (fitting or following).items() if a >= _WORTHWHILE * share}

@@ -154,13 +154,13 @@ def accuracy(training: NetworkTraining, data: TensorData) -> float:
 
 
 def test_a_narrowed_network_begins_far_above_chance(tmp_path: Path) -> None:
-    source = load_data(Data(source="digits", resolution=16))
+    source = load_data(Data(source="digits", resolution=12, train_images=600))
     data = TensorData.on(source, torch.device("cpu"))
     ref = ModelRef(name="tiny_training:residual", classes=10, channels=source.channels)
-    graph = load_graph(ref, 16)
+    graph = load_graph(ref, 12)
     recipe = Training(epochs=3, batch_size=32, lr=0.1, augment="none", warmup_epochs=0.5)
     task = TrainingTask(
-        spec=graph.spec(16, 2.0),
+        spec=graph.spec(12, 2.0),
         training=recipe,
         data=source.digest,
         seed=0,
@@ -174,7 +174,7 @@ def test_a_narrowed_network_begins_far_above_chance(tmp_path: Path) -> None:
     assert row.filter_norms is not None
     assert {g: len(n) for g, n in row.filter_norms.items()} == task.spec.width_of
 
-    narrow = task.spec.with_widths({"stem": 9, "hidden": 14})
+    narrow = task.spec.with_widths({"inner": 9, "hidden": 14})
     child = replace(
         task,
         spec=narrow,
@@ -184,6 +184,7 @@ def test_a_narrowed_network_begins_far_above_chance(tmp_path: Path) -> None:
     began = NetworkTraining(child, data, store)
     before = accuracy(began, data)
     fresh = accuracy(NetworkTraining(replace(child, start=None), data, store), data)
+    print(before, fresh, row.last)
     assert before > 0.3 > 0.2 > fresh  # of ten classes
     began.run_epoch()
     assert began.result().last.val_accuracy > before

@@ -77,11 +77,15 @@ def widened(
     fitting: dict[NetworkSpec, float] = {}
     following: dict[NetworkSpec, float] = {}
     for group, width in spec.widths:
-        made = [spec.with_widths({group: w}) for w in question.widths(group) if w > width]
-        kept = made[: bisect_left(made, True, key=lambda spec: not question.keeps(spec))]
-        within = kept[: bisect_left(kept, True, key=lambda spec: added(spec) > share)]
+
+        def made(to: int, group: str = group) -> NetworkSpec:
+            return spec.with_widths({group: to})
+
+        widths = [w for w in question.widths(group) if w > width]
+        kept = widths[: bisect_left(widths, True, key=lambda w: not question.keeps(made(w)))]
+        within = kept[: bisect_left(kept, True, key=lambda w: added(made(w)) > share)]
         if within:
-            fitting[within[-1]] = added(within[-1])
+            fitting[made(within[-1])] = added(made(within[-1]))
         elif kept:
-            following[kept[0]] = added(kept[0])
+            following[made(kept[0])] = added(made(kept[0]))
     return {s: a for s, a in (fitting or following).items() if a >= _WORTHWHILE * share}

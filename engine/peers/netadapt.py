@@ -79,12 +79,15 @@ def narrowed(
     reached: dict[NetworkSpec, float] = {}
     narrowest: dict[NetworkSpec, float] = {}
     for group, width in spec.widths:
+
+        def made(to: int, group: str = group) -> NetworkSpec:
+            return spec.with_widths({group: to})
+
         widths = [w for w in question.widths(group) if w < width]
-        made = [spec.with_widths({group: w}) for w in widths]
-        if not made:
+        if not widths:
             continue
-        fitting = bisect_right(made, target, key=usage)
-        candidate = made[max(fitting - 1, 0)]
+        fitting = bisect_right(widths, target, key=lambda w: usage(made(w)))
+        candidate = made(widths[max(fitting - 1, 0)])
         saved = before - usage(candidate)
         if saved > 0:
             (reached if fitting else narrowest)[candidate] = saved / unit

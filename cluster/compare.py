@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from cluster.groundwork import Groundwork, allocated, groundwork
+from cluster.parents import release, release_all
 from cluster.progress import Progress
 from cluster.session import session
 from cluster.stages import Search
@@ -65,6 +66,7 @@ def compare_run(
         known = groundwork(search)
         proposals, refusals = _Asking(search, known).all(methods)
         dimensions = _dimensions(search, known)
+        release_all(store)
         tasks = [[_task(search, p.spec, k) for k in range(seeds)] for p in proposals]
         search.runner.run_tasks("compare", [task for of_one in tasks for task in of_one])
         progress.end(f"{len(proposals)} networks, {seeds} trainings of each")
@@ -228,6 +230,7 @@ class _Asking:
             graph=search.graph,
             base=search.base,
             limit=limit,
+            stated_limit=known.limit,
             usage=self._usage,
             budgets=lambda resolution: search.budgets(
                 known.fit, known.profile, resolution, known.baseline
@@ -235,8 +238,10 @@ class _Asking:
             observations=self._observations(),
             short=search.short_task,
             train=train,
+            release=lambda rows: release(search.store, rows),
             resolution=known.alpha.resolution,
             round_to=search.recipe.alpha.round_to,
+            min_width=search.recipe.profile.min_width,
             max_width=search.recipe.allocate.max_width,
             seed=search.recipe.seed,
         )

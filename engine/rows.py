@@ -10,6 +10,21 @@ from engine.training import Training
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """A finished training whose weights another one begins with.
+
+    Attributes:
+        row: its identity; its task asked for its weights to be kept.
+        spec: its network, of the same graph.
+    """
+
+    __pydantic_config__ = STRICT
+
+    row: str
+    spec: NetworkSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingTask:
     """What is to be trained. Its digest is the row's identity, whatever trial asked for it.
 
@@ -22,6 +37,9 @@ class TrainingTask:
             whole batch, so the number of workers does not belong to the identity.
         test: whether the finished network is judged on the test split, once.
         shrink: how channels are taken away while it is trained; None for a plain training.
+        start: the weights to begin with, carried to the widths of ``spec``; None to begin anew.
+        keep_weights: whether the weights are kept for trainings that start from them.
+        filter_norms: whether the row has the norms of the trained filters.
     """
 
     __pydantic_config__ = STRICT
@@ -36,6 +54,9 @@ class TrainingTask:
     sync_workers: bool = False
     test: bool = False
     shrink: Pruning | Sparsifying | None = None
+    start: Start | None = None
+    keep_weights: Literal[True] | None = None
+    filter_norms: Literal[True] | None = None
 
     @property
     def id(self) -> str:
@@ -64,6 +85,8 @@ class Row:
         history: the epochs in order; accuracies are shares in [0, 1].
         importance: Eq. 5 by width group, averaged over all steps; empty unless collected.
         test_accuracy: on the test split after the last epoch; None unless asked for.
+        filter_norms: ‖Θ‖² of every channel by width group (`engine.filter_norms`); None unless
+            asked for.
         error: one line, for a failed row.
         path: the networks that were left one after another; None unless it was shrunk.
     """
@@ -75,6 +98,7 @@ class Row:
     history: tuple[Epoch, ...] = ()
     importance: dict[str, float] | None = None
     test_accuracy: float | None = None
+    filter_norms: dict[str, tuple[float, ...]] | None = None
     error: str | None = None
     path: tuple[Shrunk, ...] | None = None
 

@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
 from engine.errors import TrainingFailed, UserError
+from engine.filter_norms import filter_norms
 from engine.graph import NetworkGraph, load_graph
 from engine.importance import ImportanceMeter
 from engine.rows import Epoch, Row, TrainingTask
@@ -24,6 +25,7 @@ from trainables.data import batches, part_of
 from trainables.objective import make_objective
 from trainables.schedule import learning_rate
 from trainables.shrinking import make_shrinking
+from trainables.start import initial_network
 from trainables.sync_norm import synchronise_norms
 from trainables.tensors import TensorData
 
@@ -92,7 +94,7 @@ class NetworkTraining:
         self._saved_at = time.monotonic()
         self._device = data.device
         graph = load_graph(task.spec.model, task.spec.resolution)
-        self.network: nn.Module = graph.build(task.spec, task.seed).to(self._device)
+        self.network = initial_network(task, graph, store).to(self._device)
         if self._device.type == "cuda":
             self.network = self.network.to(memory_format=torch.channels_last)
         self._forward = self.network
@@ -164,7 +166,8 @@ class NetworkTraining:
         Raises:
             TrainingFailed: no epoch was better than always naming the most frequent class.
         """
-        if self.task.metric == "accuracy":
+        # What starts from trained weights is judged by whoever asked, however bad it has become.
+        if self.task.metric == "accuracy" and self.task.start is None:
             self._check_learning()
         test_accuracy = None
         if self.task.test:
@@ -177,6 +180,7 @@ class NetworkTraining:
             importance=self._meter.means() if self._meter else None,
             test_accuracy=test_accuracy,
             path=self._shrinking.path if self._shrinking else None,
+            filter_norms=self._filter_norms(),
         )
 
     def _check_learning(self) -> None:
@@ -186,6 +190,13 @@ class NetworkTraining:
             raise TrainingFailed(
                 f"no epoch was better than naming the most frequent class ({majority:.1%})"
             )
+
+    def _filter_norms(self) -> dict[str, tuple[float, ...]] | None:
+        if not self.task.filter_norms:
+            return None
+        graph = load_graph(self.task.spec.model, self.task.spec.resolution)
+        norms = filter_norms(self.state_dict(), graph, self.task.spec)
+        return {group: tuple(norm.tolist()) for group, norm in norms.items()}
 
     def state_dict(self) -> dict[str, Tensor]:
         """Returns a copy of the weights that are judged, on the CPU, under their original names."""

@@ -5,7 +5,11 @@ from engine.peers.algorithm1 import ImportanceWidths, InverseWidth, ResponseSurf
 from engine.peers.contract import Method
 from engine.peers.depth import FAST_COMPOUND, Compound, DepthOnly
 from engine.peers.flat import Flat
+from engine.peers.grid import CompoundGrid
+from engine.peers.growing import NetAdaptGrowing
+from engine.peers.legr import LeGR
 from engine.peers.morphnet import MorphNet
+from engine.peers.netadapt import NetAdapt
 from engine.peers.neuralscale import NeuralScale
 from engine.peers.randomised import RandomWidths
 from engine.peers.resolution import ResolutionOnly
@@ -20,6 +24,10 @@ METHODS: tuple[Method, ...] = (
     DepthOnly(),
     Compound(),
     FAST_COMPOUND,
+    CompoundGrid(),
+    NetAdapt(),
+    NetAdaptGrowing(),
+    LeGR(),
     RandomWidths(),
     InverseWidth(),
     ImportanceWidths(name="hacscale-paper", mode="paper"),

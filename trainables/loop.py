@@ -166,8 +166,9 @@ class NetworkTraining:
         Raises:
             TrainingFailed: no epoch was better than always naming the most frequent class.
         """
-        # What starts from trained weights is judged by whoever asked, however bad it has become.
-        if self.task.metric == "accuracy" and self.task.start is None:
+        # What is cut down from a trained network is judged by whoever asked, however bad it is now.
+        cut_down = self.task.start is not None or self.task.shrink is not None
+        if self.task.metric == "accuracy" and not cut_down:
             self._check_learning()
         test_accuracy = None
         if self.task.test:

@@ -39,7 +39,7 @@ def web() -> Iterator[str]:
 
 
 def test_a_port_that_is_not_rays_is_one_line(web: str, monkeypatch) -> None:
-    monkeypatch.setattr("cluster.address._ANSWER_SECONDS", 8.0)
+    monkeypatch.setattr("cluster.address._ANSWER_SECONDS", 3.0)
     with pytest.raises(UserError, match="does not answer as a Ray cluster; the port is 6379"):
         check_cluster(web)
     with pytest.raises(UserError, match="is no Ray job server; its port is 8265"):
@@ -53,6 +53,25 @@ def test_a_port_that_says_nothing_is_one_line(monkeypatch) -> None:
         listener.listen()
         with pytest.raises(UserError, match=r"nobody answers at .* \(ReadTimeout\)"):
             check_job_server(f"http://127.0.0.1:{listener.getsockname()[1]}")
+
+
+def test_auto_without_a_cluster_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What Ray would wait for: nothing that runs here, or an address that is left over."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("ray._private.services.find_gcs_addresses", frozenset)
+    monkeypatch.setattr("ray._private.services.find_bootstrap_address", lambda _: None)
+    with pytest.raises(UserError, match="--address auto finds no Ray cluster on this machine"):
+        check_cluster("auto")
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        left_over = f"127.0.0.1:{unused.getsockname()[1]}"
+        monkeypatch.setattr("ray._private.services.find_bootstrap_address", lambda _: left_over)
+        with pytest.raises(UserError, match=f"nobody answers at {left_over}"):
+            check_cluster("auto")
+        monkeypatch.setattr("ray._private.services.find_bootstrap_address", lambda _: None)
+        monkeypatch.setenv("RAY_ADDRESS", left_over)
+        with pytest.raises(UserError, match=f"nobody answers at {left_over}"):
+            check_cluster("auto")
 
 
 @pytest.mark.parametrize(

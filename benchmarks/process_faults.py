@@ -9,7 +9,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import psutil
 from fault_bench import TRAINING_STAGES, Bench, together
 from hosts import hosts
 from ray.cluster_utils import Cluster as RayCluster
@@ -195,9 +194,11 @@ def _has_trained(search: TinySearch, node: Any) -> bool:
 
 def _trains(node: Any) -> bool:
     """Whether a worker of the node trains at the moment; of several, one alone notes epochs."""
-    for child in psutil.Process(_raylet(node).pid).children():
-        with suppress(psutil.NoSuchProcess):
-            if any(kind in " ".join(child.cmdline()) for kind in ("TrainingTrial", "TrainWorker")):
+    raylet = _raylet(node).pid
+    for child in Path(f"/proc/{raylet}/task/{raylet}/children").read_text().split():
+        with suppress(OSError):  # it is no more
+            title = Path(f"/proc/{child}/cmdline").read_text()
+            if "TrainingTrial" in title or "TrainWorker" in title:
                 return True
     return False
 

@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,21 @@ class Bench:
 
     Args:
         folder: for runs and logs.
-        kills: of the driver, at the least.
+        kills: of the driver, if there is time for so many.
+        minutes: in which it is killed.
     """
 
-    def __init__(self, folder: Path, kills: int, seed: int) -> None:
-        self.folder, self.kills = folder, kills
+    def __init__(self, folder: Path, kills: int, minutes: float, seed: int) -> None:
+        self.folder, self.kills, self.minutes = folder, kills, minutes
         self.random = random.Random(seed)
-        self.whole = self.search("whole")
-        self.whole.to_the_end()
+        self.whole = self.undisturbed("whole")
+
+    def undisturbed(self, name: str, settings: tuple[str, ...] = ()) -> TinySearch:
+        """A search that nothing happens to; one that has ended in this folder will do."""
+        search = self._search(name, "", (), settings)
+        if search.store.folder.read("result.json") is None:
+            search.to_the_end()
+        return search
 
     def search(
         self,
@@ -30,6 +38,13 @@ class Bench:
         runs: str = "",
         words: tuple[str, ...] = (),
         settings: tuple[str, ...] = (),
+    ) -> TinySearch:
+        """A new one."""
+        shutil.rmtree(self.folder / name, ignore_errors=True)
+        return self._search(name, runs, words, settings)
+
+    def _search(
+        self, name: str, runs: str, words: tuple[str, ...], settings: tuple[str, ...]
     ) -> TinySearch:
         return TinySearch(
             runs=runs or str(self.folder / name),
@@ -41,7 +56,7 @@ class Bench:
 
     def logs(self, name: str) -> Path:
         logs = self.folder / "logs" / name
-        logs.mkdir(parents=True)
+        logs.mkdir(parents=True, exist_ok=True)
         return logs
 
     def seconds(self, stage: str) -> float:

@@ -9,13 +9,12 @@ docs/results/faults.json, beside what other calls have written there.
 
 import json
 import os
-import secrets
 import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import process_faults
@@ -42,22 +41,26 @@ def main() -> None:
     parser = options(__doc__)
     parser.add_argument("--scenarios", nargs="+", choices=SCENARIOS, default=list(SCENARIOS))
     parser.add_argument("--kills", type=int, default=20, help="of the driver")
+    parser.add_argument(
+        "--minutes", type=float, default=60, help="after which it is killed no more"
+    )
+    parser.add_argument(
+        "--folder", type=Path, help="for runs and logs, kept; one it has that ended whole is used"
+    )
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     sys.path.append(str(Path(__file__).parents[1] / "tests"))
     from object_store import ENVIRONMENT
 
-    # Before the process that drivers are forks of.
-    os.environ.update(ENVIRONMENT)
-    os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
+    os.environ.update(ENVIRONMENT)  # before the process that drivers are forks of
     # Ray lets its workers wait for whatever else the machine does; nothing here is timed.
     os.environ.setdefault("RAY_worker_niceness", "0")
     written = chosen.out / "results" / "faults.json"
     found = json.loads(written.read_text())["scenarios"] if written.exists() else {}
-    with _kept_if_it_fails() as folder:
+    with nullcontext(chosen.folder) if chosen.folder else _kept_if_it_fails() as folder:
         print(f"runs and logs in {folder}", flush=True)
-        bench = Bench(folder, chosen.kills, chosen.seed)
+        bench = Bench(folder, chosen.kills, chosen.minutes, chosen.seed)
         print("the search that nothing happens to has ended", flush=True)
         for name in chosen.scenarios:
             if name in NEED_ROOT and os.geteuid():

@@ -25,10 +25,15 @@ def driver(bench: Bench) -> dict[str, Any]:
     seconds = {stage: bench.seconds(stage) for stage in STAGES}
     found: list[dict[str, Any]] = []
     where: dict[str, int] = dict.fromkeys(STAGES, 0)
+    end = time.monotonic() + 60 * bench.minutes
+
+    def more() -> bool:
+        return sum(where.values()) < bench.kills and time.monotonic() < end
+
     with _nodes(2) as cluster:
-        while sum(where.values()) < bench.kills:
+        while more():
             search = bench.search(f"driver-{len(found)}", words=("--address", cluster.address))
-            while sum(where.values()) < bench.kills:
+            while more():
                 left = [s for s in STAGES if s not in search.store.committed_stages()]
                 stage = min(left, key=lambda s: (where[s], STAGES.index(s)), default=None)
                 life = search.start()
@@ -132,8 +137,7 @@ def other_size(bench: Bench) -> dict[str, Any]:
 
 def more_samples(bench: Bench) -> dict[str, Any]:
     """``sample --networks +2`` and ``resume``, against a search that had six from the start."""
-    six = bench.search("six", settings=("sample.networks=6",))
-    six.to_the_end()
+    six = bench.undisturbed("six", ("sample.networks=6",))
     search = bench.search("more_samples")
     search.to_the_end()
     before = search.epochs()
@@ -150,8 +154,7 @@ def elastic(bench: Bench) -> dict[str, Any]:
     Its sums are then rounded otherwise, so the accuracies need not be those of two workers to the
     last digit; all that was found before must be.
     """
-    whole = bench.search("elastic-whole", settings=ELASTIC)
-    whole.to_the_end()
+    whole = bench.undisturbed("elastic-whole", ELASTIC)
     search = bench.search("elastic", settings=ELASTIC)
     with _nodes(1, 1) as cluster:
         search.words = ("--address", cluster.address)

@@ -17,11 +17,12 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import ray
 import torch
 from ray.util import ActorPool
-from record import options, run, spread, write_results
+from record import machine, options, run, spread, write_block, write_results
 from rich.console import Console
 
 from cluster.progress import Progress
@@ -38,6 +39,7 @@ from trainables.loop import NetworkTraining
 from trainables.tensors import TensorData
 
 WAYS = ("loop", "pool", "hacscale")
+LABELS = {"loop": "bare loop, one core", "pool": "bare Ray actor pool", "hacscale": "HACScale"}
 TRAINING = Training(epochs=2, batch_size=64, lr=0.05, augment="shift")
 
 
@@ -136,27 +138,51 @@ def main() -> None:
     def steady(name: str, number: int) -> float:
         return found[name][number]["worker_seconds_per_trial"]
 
-    write_results(
-        "overhead",
-        {
-            "trials_of_a_round": chosen.trials,
-            "rounds": chosen.rounds,
-            "workers": workers,
-            "epochs": epochs,
-            **{
-                name: {key: spread([one[key] for one in rounds]) for key in rounds[0]}
-                for name, rounds in found.items()
-            },
-            "parallel_efficiency": {
-                name: spread([steady("loop", n) / steady(name, n) for n in range(chosen.rounds)])
-                for name in ("pool", "hacscale")
-            },
-            "hacscale_over_pool": spread(
-                [steady("hacscale", n) / steady("pool", n) for n in range(chosen.rounds)]
-            ),
+    results = {
+        "trials_of_a_round": chosen.trials,
+        "rounds": chosen.rounds,
+        "workers": workers,
+        "epochs": epochs,
+        **{
+            name: {key: spread([one[key] for one in rounds]) for key in rounds[0]}
+            for name, rounds in found.items()
         },
-        chosen.out,
+        "parallel_efficiency": {
+            name: spread([steady("loop", n) / steady(name, n) for n in range(chosen.rounds)])
+            for name in ("pool", "hacscale")
+        },
+        "hacscale_over_pool": spread(
+            [steady("hacscale", n) / steady("pool", n) for n in range(chosen.rounds)]
+        ),
+    }
+    write_results("overhead", results, chosen.out)
+    write_block("cluster.md", "overhead", _table(results), chosen.out)
+
+
+def _table(found: dict[str, Any]) -> str:
+    """Medians over the rounds, with the least and the most, in Markdown."""
+    lines = [
+        "| way | training, s | overhead of a trial, s | start, s | efficiency | rows lost |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for name in WAYS:
+        one = found[name]
+        efficiency = found["parallel_efficiency"].get(name)
+        lines.append(
+            f"| {LABELS[name]} | {_spread(one['training_seconds'])} | "
+            f"{_spread(one['overhead_seconds_per_trial'])} | {_spread(one['start_seconds'])} | "
+            f"{_spread(efficiency) if efficiency else '–'} | {one['rows_lost']['max']:.0f} |"
+        )
+    rounds, trials = found["rounds"], found["trials_of_a_round"]
+    return (
+        "\n".join(lines)
+        + f"\n\n{rounds} rounds of {trials} trainings each, {found['workers']} workers; median "
+        f"(least to most) of the rounds. {machine()}"
     )
+
+
+def _spread(of: dict[str, float]) -> str:
+    return f"{of['median']:.2f} ({of['min']:.2f} to {of['max']:.2f})"
 
 
 if __name__ == "__main__":

@@ -176,8 +176,8 @@ def _text(found: dict[str, Any]) -> str:
         f"{trials['trials']:,} trials without a training on {trials['gpus']:,} made-up GPUs with "
         f"{trials['actors']} processes: {trials['trials_per_second']:.0f} trials a second, "
         f"{trials['rows_lost']} rows lost. The driver's memory grows from "
-        f"{first['driver_mib']:.0f} MiB at {first['rows']:,} rows to {last['driver_mib']:.0f} MiB at {last['rows']:,}. To go "
-        f"on with all rows takes {trials['resume_seconds']['median']:.1f} s (n = "
+        f"{first['driver_mib']:.0f} MiB at {first['rows']:,} rows to "
+        f"{last['driver_mib']:.0f} MiB at {last['rows']:,}. To go on with all rows takes {trials['resume_seconds']['median']:.1f} s (n = "
         f"{trials['resume_seconds']['n']}, at most {trials['resume_seconds']['max']:.1f}). "
         f"{machine()}",
         "",

@@ -172,14 +172,15 @@ def _text(found: dict[str, Any]) -> str:
     """What was measured and what was simulated, in Markdown."""
     trials, simulated = found["trials"], found["simulated"]
     first, *_, last = trials["growth"]
+    resume = trials["resume_seconds"]
     lines = [
         f"{trials['trials']:,} trials without a training on {trials['gpus']:,} made-up GPUs with "
         f"{trials['actors']} processes: {trials['trials_per_second']:.0f} trials a second, "
-        f"{trials['rows_lost']} rows lost. The driver's memory grows from "
-        f"{first['driver_mib']:.0f} MiB at {first['rows']:,} rows to "
-        f"{last['driver_mib']:.0f} MiB at {last['rows']:,}. To go on with all rows takes {trials['resume_seconds']['median']:.1f} s (n = "
-        f"{trials['resume_seconds']['n']}, at most {trials['resume_seconds']['max']:.1f}). "
-        f"{machine()}",
+        f"{trials['rows_lost']} rows lost.",
+        f"The driver's memory grows from {first['driver_mib']:.0f} MiB at {first['rows']:,} rows "
+        f"to {last['driver_mib']:.0f} MiB at {last['rows']:,}.",
+        f"To go on with all rows takes {resume['median']:.1f} s (n = {resume['n']}, at most "
+        f"{resume['max']:.1f}). {machine()}",
         "",
         "| GPUs | α search, h | sampling, h | final trainings, h | all, h |",
         "| --- | --- | --- | --- | --- |",

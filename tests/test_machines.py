@@ -16,6 +16,7 @@ from ray.exceptions import GetTimeoutError
 
 import cluster.nodes
 from cluster.doctor import Check, judge_cluster, judge_here, judge_machine
+from cluster.interface import interface_of
 from cluster.machine import Machine, this_machine
 from cluster.nodes import Node, inspect_nodes
 from engine.cli import main
@@ -99,6 +100,19 @@ def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     machine = this_machine(str(tmp_path / "file" / "runs"))
     assert "Not a directory" in machine.runs_error
     assert machine.disk_free is None
+
+
+def test_the_interface_of_an_address_is_found() -> None:
+    assert interface_of("127.0.0.1") == "lo"
+    assert interface_of("203.0.113.77") is None  # of nobody, by RFC 5737
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as outward:
+        try:
+            outward.connect(("203.0.113.77", 9))  # sends nothing
+        except OSError:
+            return  # a machine without a network
+        mine = outward.getsockname()[0]
+    routes = [line.split() for line in Path("/proc/net/route").read_text().splitlines()[1:]]
+    assert interface_of(mine) in {route[0] for route in routes}
 
 
 # A cluster ------------------------------------------------------------------------------------

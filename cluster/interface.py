@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.train.backend import Backend
 from ray.train.torch import TorchConfig
 from ray.train.torch.config import _TorchBackend  # pyright: ignore[reportPrivateUsage]
 
@@ -25,7 +24,7 @@ class NodeInterface(TorchConfig):
     """
 
     @property
-    def backend_cls(self) -> type[Backend]:
+    def backend_cls(self) -> type[_TorchBackend]:
         """What sets up the process group."""
         return _OnNodeInterface
 

@@ -120,3 +120,27 @@ def test_paths_of_this_machine_do_not_travel(words, fragment, command, capsys) -
         main([command[0], "digits-vgg11", *command[1:], *words])
     assert ended.value.code == 2
     assert fragment in capsys.readouterr().err
+
+
+# Jobs ------------------------------------------------------------------------------------------
+
+
+def test_a_cluster_that_has_just_begun_is_asked_again_and_no_other_error_is() -> None:
+    from cluster.jobs import _once_it_is_up
+
+    def answer(*errors: str):
+        left = list(errors)
+
+        def submit(**words: str) -> dict[str, str]:
+            if left:
+                raise RuntimeError(left.pop(0))
+            return words
+
+        patient = _once_it_is_up(submit)
+        patient.retry.sleep = lambda _: None
+        return patient(entrypoint="x")
+
+    busy = "status code 500: No available agent to submit job, please try again later.."
+    assert answer(busy, busy) == {"entrypoint": "x"}
+    with pytest.raises(RuntimeError, match="no such package"):
+        answer(busy, "no such package")

@@ -16,6 +16,7 @@ import time
 from collections.abc import Generator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import process_faults
 import storage_faults
@@ -26,6 +27,7 @@ SCENARIOS = {
     scenario.__name__: scenario
     for scenario in (*process_faults.SCENARIOS, *storage_faults.SCENARIOS)
 }
+COUNTS = {"deaths": "n = {}", "damaged_files": "{} files", "refused": "{} refused"}
 NEED_ROOT = ("disk", "cut_off")
 """They mount a file system, or make a network."""
 
@@ -77,7 +79,7 @@ def main() -> None:
             write_block("cluster.md", "faults", _table(found), chosen.out)
 
 
-def _table(found: dict[str, dict[str, object]]) -> str:
+def _table(found: dict[str, dict[str, Any]]) -> str:
     """The scenarios that ran, in Markdown."""
     lines = [
         "| scenario | what happened | trained again | epochs repeated | result |",
@@ -88,20 +90,17 @@ def _table(found: dict[str, dict[str, object]]) -> str:
             continue
         (what, *_) = (scenario.__doc__ or "").strip().splitlines()
         outcome = found[name]
-        many = next(
-            (f" ({outcome[key]} {key.replace('_', ' ')})" for key in _COUNTS if outcome.get(key)),
-            "",
-        )
+        counts = [text.format(outcome[key]) for key, text in COUNTS.items() if outcome.get(key)]
         repeated = outcome.get("most_finished_epochs_repeated_by_a_training", "–")
         same = {True: "the same", False: "**another**"}.get(
             outcome["same_result"], f"the same {outcome['same_result']}"
         )
         again = outcome["finished_trainings_trained_again"]
-        lines.append(f"| `{name}` | {what}{many} | {again} | {repeated} | {same} |")
+        by_stage = outcome.get("deaths_by_stage", {})
+        counts += [f"{deaths} in {stage}" for stage, deaths in by_stage.items() if deaths]
+        what = ", ".join([what.rstrip("."), *counts])
+        lines.append(f"| `{name}` | {what} | {again} | {repeated} | {same} |")
     return "\n".join(lines)
-
-
-_COUNTS = ("damaged_files", "refused", "deaths")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ driver does, and opens it as ``resume`` would, on a local disk and over S3 (moto
 machine, which shares the cores). Writes docs/results/ledger.json.
 """
 
-import argparse
 import resource
 import sys
 import tempfile
@@ -16,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
 from object_store import object_store  # noqa: E402
-from record import spread, write_results  # noqa: E402
+from record import machine, options, run, spread, write_block, write_results  # noqa: E402
 from test_store import row  # noqa: E402
 
 from engine.ledger import MANY, Ledger  # noqa: E402
@@ -52,11 +51,11 @@ def open_seconds(location: str, rows: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = options(__doc__)
     parser.add_argument("--rows", type=int, default=10_000)
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
-    results: dict[str, object] = {}
+    results: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as folder, object_store() as server:
         for kind, location in (("local disk", f"{folder}/ledger"), ("S3", server.uri("ledger"))):
             fill(location, arguments.rows)
@@ -70,8 +69,15 @@ def main() -> None:
         "seconds_to_know_all_rows": results,
         "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
-    write_results("ledger", found)
+    write_results("ledger", found, arguments.out)
+    lines = ["| the run lies on | seconds until all rows are known |", "| --- | --- |"]
+    lines += [
+        f"| {kind} | {of['median']:.2f} ({of['min']:.2f} to {of['max']:.2f}) |"
+        for kind, of in results.items()
+    ]
+    facts = f"{arguments.rows:,} rows, n = {arguments.repeats}, median (least to most). {machine()}"
+    write_block("cluster.md", "ledger", "\n".join([*lines, "", facts]), arguments.out)
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -102,6 +102,14 @@ def write_block(page: str, name: str, text: str, out: Path = DOCS) -> None:
     print(f"wrote {name} into {path}")
 
 
+def machine() -> str:
+    """What was measured on and with, and what else the machine did, for people."""
+    return (
+        f"{cpu_name()}, {hardware()['cores']} cores, load {os.getloadavg()[0]:.1f}; Ray "
+        f"{package_version('ray')}, PyTorch {package_version('torch').partition('+')[0]}."
+    )
+
+
 def where(found: dict[str, str]) -> str:
     """What was measured on and with, for people: of `engine.measure.Measurement.environment`."""
     threads = "1 thread" if found.get("threads") == "1" else f"{found.get('threads')} threads"

@@ -10,7 +10,6 @@ assumed: 60 s ± 30 % a short training, an hour each final one.
 Writes docs/results/scale.json.
 """
 
-import argparse
 import random
 import resource
 import tempfile
@@ -21,7 +20,7 @@ from typing import Any
 
 import ray
 from ray.cluster_utils import Cluster as RayCluster
-from record import spread, write_results
+from record import machine, options, run, spread, write_block, write_results
 from rich.console import Console
 from simulated_search import GPUS, Workload, makespan
 
@@ -158,16 +157,46 @@ def simulate(run: Path | None) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = options(__doc__)
     parser.add_argument("--trials", type=int, default=10_000)
     parser.add_argument("--actors", type=int, default=4)
     parser.add_argument("--run", type=Path, help="directory of a finished run")
-    options = parser.parse_args()
-    simulated = simulate(options.run)
-    write_results(
-        "scale", {"trials": run_trials(options.trials, options.actors), "simulated": simulated}
-    )
+    chosen = parser.parse_args()
+    simulated = simulate(chosen.run)
+    found = {"trials": run_trials(chosen.trials, chosen.actors), "simulated": simulated}
+    write_results("scale", found, chosen.out)
+    write_block("cluster.md", "scale", _text(found), chosen.out)
+
+
+def _text(found: dict[str, Any]) -> str:
+    """What was measured and what was simulated, in Markdown."""
+    trials, simulated = found["trials"], found["simulated"]
+    first, *_, last = trials["growth"]
+    resume = trials["resume_seconds"]
+    lines = [
+        f"{trials['trials']:,} trials without a training on {trials['gpus']:,} made-up GPUs with "
+        f"{trials['actors']} processes: {trials['trials_per_second']:.0f} trials a second, "
+        f"{trials['rows_lost']} rows lost.",
+        f"The driver's memory grows from {first['driver_mib']:.0f} MiB at {first['rows']:,} rows "
+        f"to {last['driver_mib']:.0f} MiB at {last['rows']:,}.",
+        f"To go on with all rows takes {resume['median']:.1f} s (n = {resume['n']}, at most "
+        f"{resume['max']:.1f}). {machine()}",
+        "",
+        "| GPUs | α search, h | sampling, h | final trainings, h | all, h |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for gpus, parts in simulated["hours"].items():
+        hours = (parts[part]["median"] for part in ("alpha", "sample", "final", "all"))
+        lines.append(f"| {gpus} | " + " | ".join(f"{hour:.2f}" for hour in hours) + " |")
+    lines += [
+        "",
+        f"Simulated: {simulated['alpha_trainings']} trainings for α and {simulated['samples']:,} "
+        f"sampled networks of {simulated['training_seconds']['median']:.0f} s each and final "
+        f"trainings of {simulated['final_seconds']:.0f} s on one GPU ({simulated['durations']}); "
+        "median of 20 draws.",
+    ]
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,12 +41,14 @@ class TinySearch:
         deaths: of whatever was killed, cut off or refused to write.
         again: trainings that were in the ledger when a life began and were trained in it.
         repeated: for every life and training in it, how many epochs had been finished before.
+        words: further words of the command that runs it; ``settings`` of the recipe.
     """
 
     runs: str
     name: str
     logs: Path
-    words: list[str] = field(default_factory=list)
+    words: tuple[str, ...] = ()
+    settings: tuple[str, ...] = ()
     deaths: int = 0
     again: int = 0
     repeated: list[int] = field(default_factory=list)
@@ -66,17 +68,19 @@ class TinySearch:
         """What the driver of the latest life has printed."""
         return self.logs / f"{self.name}-{self.lives}.log"
 
-    def start(self) -> "Life":
+    def start(self, *words: str) -> "Life":
+        """Begins a life: ``hacscale WORDS`` where some are given, else the search itself."""
         self.lives += 1
-        words = ["run", *RECIPE, "--runs-dir", self.runs, "--name", self.name, *self.words]
+        named = ["--runs-dir", self.runs, "--name", self.name]
+        words = words or ("run", *RECIPE, *self.settings, *named, *self.words)
         process = _PROCESSES.Process(target=_drive, args=(str(self.log), words))
         done, epochs = self._finished(), self.epochs()
         process.start()
         return Life(search=self, process=process, done=done, epochs=epochs)
 
-    def to_the_end(self) -> None:
+    def to_the_end(self, *words: str) -> None:
         """One life without a death."""
-        code = self.start().ended()
+        code = self.start(*words).ended()
         if code:
             raise RuntimeError(f"the driver ended with {code}:\n{self.log.read_text()}")
 
@@ -98,11 +102,10 @@ class TinySearch:
 
     def outcome(self, whole: "TinySearch") -> dict[str, Any]:
         """The counts, and whether the run ended like ``whole``."""
-        same = self.result() == whole.result()
         return {
             "deaths": self.deaths,
             "lives": self.lives,
-            "same_result": same,
+            "same_result": self.result() == whole.result(),
             "finished_trainings_trained_again": self.again,
             "most_finished_epochs_repeated_by_a_training": max(self.repeated, default=0),
             "checkpoints_left": len(self.store.checkpoints.entries()),
@@ -159,7 +162,7 @@ class Life:
         return False
 
 
-def _drive(log: str, words: list[str]) -> None:
+def _drive(log: str, words: Sequence[str]) -> None:
     with open(log, "w") as out:
         os.dup2(out.fileno(), sys.stdout.fileno())
         os.dup2(out.fileno(), sys.stderr.fileno())

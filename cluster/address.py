@@ -49,6 +49,7 @@ def check_cluster(address: str) -> None:
             cluster asks for a token.
     """
     if address == "auto":
+        check_cluster(_found_here())
         return
     bare = address.removeprefix(CLIENT)
     host, _, port = bare.rpartition(":")
@@ -127,6 +128,19 @@ def _ask(address: str, bare: str, question: str, usual_port: str) -> None:
         f"what listens at {address} does not answer as a Ray cluster; the port is {usual_port} if "
         "nobody chose another, and the version of Ray must be the same here and there"
     )
+
+
+def _found_here() -> str:
+    """Returns what Ray takes ``auto`` for: RAY_ADDRESS, or a cluster that runs on this machine."""
+    from ray._private.services import get_ray_address_from_environment
+
+    try:
+        return get_ray_address_from_environment("auto", None)
+    except ConnectionError:
+        raise UserError(
+            "--address auto finds no Ray cluster on this machine; start one with `ray start "
+            "--head`, give its HOST:PORT, or leave --address out to use this machine alone"
+        ) from None
 
 
 def _check_grpc() -> None:

@@ -8,6 +8,7 @@ import ray
 from ray import train
 from ray.train.torch import TorchTrainer
 
+from cluster.interface import NodeInterface
 from cluster.progress import Progress
 from engine.errors import UserError
 from engine.recipe import Cluster
@@ -81,6 +82,7 @@ def _train(
                 checkpoint_seconds=resources.checkpoint_minutes * 60,
             )
         },
+        torch_config=NodeInterface(),
         scaling_config=train.ScalingConfig(
             num_workers=most if fewest is None else (fewest, most),
             use_gpu=gpu,

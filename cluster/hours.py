@@ -57,18 +57,21 @@ def used_hours(rows: Iterable[Row], resources: Cluster, kind: Literal["gpu", "cp
     return seconds / 3600
 
 
-def held(resources: Cluster, kind: Literal["gpu", "cpu"], final: bool) -> float:
+def held(
+    resources: Cluster, kind: Literal["gpu", "cpu"], final: bool, share: float | None = None
+) -> float:
     """Returns how many GPUs or CPU cores one training holds.
 
     Args:
         final: whether it is the data-parallel training of the base network or of the result.
+        share: of a GPU for other trainings, where it has been measured; else the most they hold.
     """
     workers = resources.final_workers if final else 1
     if kind == "cpu":
         return workers * resources.cpus_per_trial
     if final:
         return workers * float(resources.uses_gpus)
-    return resources.gpu_share
+    return resources.gpu_share if share is None else share
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from typing import TypeVar
 import requests
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
+from tenacity import retry, retry_if_exception_message, stop_after_delay, wait_fixed
 
 from cluster.address import check_job_server, token_error
 from cluster.code import travelling_code
@@ -29,6 +30,15 @@ _STOP_SECONDS = 120
 
 _POLL_SECONDS = 1.0
 _ENDED = (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.STOPPED)
+_UP_SECONDS = 60.0
+_once_it_is_up = retry(
+    retry=retry_if_exception_message(match="(?s).*No available agent"),
+    stop=stop_after_delay(_UP_SECONDS),
+    wait=wait_fixed(_POLL_SECONDS),
+    reraise=True,
+)
+"""Tries again while a cluster has just begun: its job server answers before it can start a job."""
+
 _NOT_FOUND = re.compile(r"status code 404|does not exist", re.IGNORECASE)
 
 
@@ -65,7 +75,7 @@ class Jobs:
         """
         job = f"{name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
         with travelling_code(files) as folder, self._mendable():
-            return self._client.submit_job(
+            return _once_it_is_up(self._client.submit_job)(
                 entrypoint=f"{_ENTRYPOINT} {shlex.join(words)}",
                 submission_id=job,
                 runtime_env={

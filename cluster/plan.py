@@ -7,12 +7,14 @@ images), as a backward pass costs two forward passes. Expected, not known:
 - α is drawn evenly, the resolution it comes to is that of the middle, and the result has the MACs
   of the α search's budget; only then do the limits and the device decide.
 - The time per MAC is that of the base network, which larger ones usually beat.
+- With ``gpus_per_trial: auto`` as many trainings share a GPU as the largest network of the stage
+  allows, measured on one GPU as the search does it, and none is slowed by the others.
 - The final trainings share their work evenly; measurements and starting workers are not counted.
 """
 
 import heapq
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -21,6 +23,7 @@ import ray
 import torch
 
 from cluster.hours import MaxHours, held
+from cluster.packing import measure_packing, share_of, widest
 from cluster.trials import trial_slots
 from engine.errors import UserError
 from engine.graph import NetworkGraph, load_graph
@@ -41,6 +44,11 @@ _EPOCHS = 3
 
 _FLOAT_BYTES = 4
 
+TRIAL_STAGES = ("alpha", "sample")
+"""Those of many trainings; the others train one network over several workers."""
+
+STAGES = ("baseline", *TRIAL_STAGES, "train")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StagePlan:
@@ -49,6 +57,7 @@ class StagePlan:
     Attributes:
         macs: of each network, for one image.
         at_once: how many run at the same time.
+        per_gpu: how many share a GPU, 0 where none is used.
         seconds: expected time of each training.
         elapsed_s: expected time of the stage.
         gpu_hours, cpu_hours: expected to be held by its trainings.
@@ -57,6 +66,7 @@ class StagePlan:
     stage: str
     macs: tuple[int, ...]
     at_once: int
+    per_gpu: int
     seconds: tuple[float, ...]
     elapsed_s: float
     gpu_hours: float
@@ -69,12 +79,14 @@ class Plan:
 
     Attributes:
         seconds_per_gmac: measured, of one worker in training.
+        packing_measured: whether the number of trainings that share a GPU was.
         store_bytes: of weights that stay and of checkpoints that come and go.
         data_bytes: of the data set, in the object store of every node.
     """
 
     stages: tuple[StagePlan, ...]
     seconds_per_gmac: float
+    packing_measured: bool
     store_bytes: int
     data_bytes: int
 
@@ -108,7 +120,7 @@ def make_plan(recipe: Recipe) -> Plan:
     Raises:
         UserError: the recipe and its data do not fit together.
     """
-    planned = _Planned(recipe)
+    planned = Planned(recipe)
     recipe.check_batches(len(planned.data.train))
     resources = recipe.cluster
     small = _calibration_data(planned.data, recipe.sample.training.batch_size)
@@ -118,15 +130,13 @@ def make_plan(recipe: Recipe) -> Plan:
     )
     timed = work(planned.graph, planned.base, planned.calibration.training, small) / _EPOCHS
     per_mac = seconds / timed
-    return Plan(
-        stages=tuple(planned.stage(name, per_mac) for name in planned.trainings),
-        seconds_per_gmac=per_mac * 1e9,
-        store_bytes=planned.store_bytes,
-        data_bytes=sum(
-            part.images.nbytes + part.labels.nbytes
-            for part in (planned.data.train, planned.data.validation, planned.data.test)
-        ),
-    )
+    shares: dict[str, float] = {}
+    if resources.gpus_per_trial == "auto":
+        data = ray.put(planned.data)
+        for stage in TRIAL_STAGES:
+            largest = planned.largest(stage)
+            shares[stage] = share_of(measure_packing(largest, data, resources.cpus_per_trial)[0])
+    return planned.plan(per_mac, ray.cluster_resources(), shares)
 
 
 def work(graph: NetworkGraph, spec: NetworkSpec, training: Training, data: ImageData) -> float:
@@ -144,7 +154,7 @@ def makespan(seconds: Sequence[float], workers: int) -> float:
     return max(ends)
 
 
-class _Planned:
+class Planned:
     """The networks and trainings of a recipe, as far as they are known or expected."""
 
     def __init__(self, recipe: Recipe) -> None:
@@ -191,28 +201,57 @@ class _Planned:
             importance=True,
         )
 
-    @property
-    def store_bytes(self) -> int:
+    def largest(self, stage: str) -> TrainingTask:
+        """What takes most memory of a stage of trials; the search measures its like."""
+        specs, training = self.trainings[stage]
+        tasks = [
+            replace(self.calibration, spec=spec, training=training, importance=stage == "sample")
+            for spec in specs
+        ]
+        return widest(tasks)
+
+    def plan(self, per_mac: float, total: Mapping[str, float], shares: Mapping[str, float]) -> Plan:
+        """Plans all stages.
+
+        Args:
+            per_mac: seconds of one worker for one multiply-accumulate.
+            total: what Ray gives out of the whole cluster, by kind.
+            shares: of a GPU for one training, of the stages it was measured for.
+        """
+        stages = tuple(self._stage(name, per_mac, total, shares.get(name)) for name in STAGES)
+        return Plan(
+            stages=stages,
+            seconds_per_gmac=per_mac * 1e9,
+            packing_measured=bool(shares),
+            store_bytes=self._store_bytes(max(stage.at_once for stage in stages)),
+            data_bytes=sum(
+                part.images.nbytes + part.labels.nbytes
+                for part in (self.data.train, self.data.validation, self.data.test)
+            ),
+        )
+
+    def _store_bytes(self, at_once: int) -> int:
         """Weights of the two final networks, and checkpoints (with momentum) of what runs."""
 
         def size(spec: NetworkSpec) -> int:
             return self.graph.cost(spec).params * _FLOAT_BYTES
 
         finals = [*self.trainings["baseline"][0], *self.trainings["train"][0]]
-        widest = max(size(spec) for specs, _ in self.trainings.values() for spec in specs)
-        return sum(map(size, finals)) + 2 * widest * trial_slots(
-            self.recipe.cluster, self.recipe.cluster.gpu_share
-        )
+        most = max(size(spec) for specs, _ in self.trainings.values() for spec in specs)
+        return sum(map(size, finals)) + 2 * most * at_once
 
-    def stage(self, name: str, per_mac: float) -> StagePlan:
+    def _stage(
+        self, name: str, per_mac: float, total: Mapping[str, float], measured: float | None
+    ) -> StagePlan:
         specs, training = self.trainings[name]
         resources = self.recipe.cluster
-        final = name in ("baseline", "train")
+        final = name not in TRIAL_STAGES
         workers = resources.final_workers if final else 1
+        share = resources.gpu_share if measured is None else measured
         seconds = tuple(
             work(self.graph, spec, training, self.data) * per_mac / workers for spec in specs
         )
-        at_once = 1 if final else trial_slots(resources, resources.gpu_share)
+        at_once = 1 if final else trial_slots(resources, share, total)
         if name == "alpha":
             at_once = min(at_once, self.recipe.alpha.batch * self.recipe.alpha.repeats)
         at_once = min(at_once, len(specs))
@@ -221,9 +260,10 @@ class _Planned:
             stage=name,
             macs=tuple(self.graph.cost(spec).macs for spec in specs),
             at_once=at_once,
+            per_gpu=int(1 / share) if 0 < share <= 1 and not final else int(resources.uses_gpus),
             seconds=seconds,
             elapsed_s=makespan(seconds, at_once),
-            gpu_hours=busy * held(resources, "gpu", final),
+            gpu_hours=busy * held(resources, "gpu", final, share),
             cpu_hours=busy * held(resources, "cpu", final),
         )
 

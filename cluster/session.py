@@ -1,6 +1,7 @@
 """The Ray session of a run: a private local one, or a cluster that is there already."""
 
 import logging
+import math
 import os
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from cluster.address import check_cluster, token_error
 from cluster.code import add_to_python_path, check_directory, travelling_code
 from cluster.signals import signals_kept
 from engine.errors import UserError
+from engine.recipe import Recipe
 
 _STARTS = 3
 _JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
@@ -76,13 +78,16 @@ class Session:
             with travelling_code() as folder:
                 init(address=self._address, runtime_env={"working_dir": str(folder)})
 
-    def require(self, cpus: int, gpus: int) -> None:
-        """Checks what Ray has in all.
+    def require(self, recipe: Recipe) -> None:
+        """Checks that Ray has in all what one training or measurement of a recipe needs.
 
         Raises:
-            UserError: fewer CPUs or GPUs than that.
+            UserError: it has less, and would wait forever.
         """
-        total = ray.cluster_resources()
+        total, resources, device = ray.cluster_resources(), recipe.cluster, recipe.device
+        workers = resources.final_workers_min or resources.final_workers
+        cpus = max(workers * resources.cpus_per_trial, device.threads)
+        gpus = max(workers * math.ceil(resources.gpu_share), device.accelerator == "cuda")
         for kind, needed in (("CPU", cpus), ("GPU", gpus)):
             if total.get(kind, 0) < needed:
                 raise UserError(

@@ -1,8 +1,9 @@
 """Signals while Ray is at work, which takes them for itself and does not give them back."""
 
+import os
 import signal
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
@@ -26,3 +27,32 @@ def signals_kept() -> Generator[None]:
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def announced(announce: Callable[[], None]) -> Generator[None]:
+    """Calls ``announce`` once, in a thread, when the first signal to stop arrives.
+
+    Whoever handles the signal then, and whether the main thread comes to it: a signal to the whole
+    process group ends the processes of Ray as well, and those may take this one with them. Only
+    the main thread may enter.
+    """
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+
+    def listen() -> None:
+        while number := os.read(reader, 1):  # ends with the last writer
+            if number[0] in _SIGNALS:
+                announce()
+                return
+
+    thread = threading.Thread(target=listen, name="signals", daemon=True)
+    thread.start()
+    before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(writer)
+        thread.join()
+        os.close(reader)

@@ -1,6 +1,5 @@
 """The stages of a search. Each runs only if the run store does not know its output yet."""
 
-import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -548,12 +547,7 @@ class Search:
             UserError: Ray has less than one training or measurement needs, and would wait forever.
         """
         self.session.start()
-        resources, device = self.recipe.cluster, self.recipe.device
-        workers = resources.final_workers_min or resources.final_workers
-        self.session.require(
-            cpus=max(workers * resources.cpus_per_trial, device.threads),
-            gpus=max(workers * math.ceil(resources.gpu_share), device.accelerator == "cuda"),
-        )
+        self.session.require(self.recipe)
 
     @cached_property
     def _profiling(self) -> Profiling:

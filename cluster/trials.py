@@ -1,6 +1,6 @@
 """Runs trainings as Tune trials, records what fails, and tells the progress."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -103,7 +103,7 @@ class TrialRunner:
             search_alg=searcher,
             scheduler=scheduler,
             num_samples=-1,
-            max_concurrent_trials=trial_slots(self.resources, self.share),
+            max_concurrent_trials=trial_slots(self.resources, self.share, ray.cluster_resources()),
             reuse_actors=True,
         )
 
@@ -174,9 +174,12 @@ class TrialRunner:
         return watcher.postponed
 
 
-def trial_slots(resources: Cluster, share: float) -> int:
-    """Returns how many trials with that share of a GPU fit on the cluster at once."""
-    total = ray.cluster_resources()
+def trial_slots(resources: Cluster, share: float, total: Mapping[str, float]) -> int:
+    """Returns how many trials with that share of a GPU fit at once.
+
+    Args:
+        total: what Ray gives out of the whole cluster, by kind.
+    """
     slots = total.get("CPU", 0.0) / resources.cpus_per_trial
     if share > 0:
         slots = min(slots, total.get("GPU", 0.0) / share)

@@ -114,7 +114,7 @@ def without_ray() -> Generator[None]:
     remote = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=_MEASURE))
     with (
         mock.patch.object(TrialRunner, "_fit", _fit),
-        mock.patch.object(cluster.trials, "trial_slots", lambda *_: 2),
+        mock.patch.object(cluster.trials.ray, "cluster_resources", lambda: {"CPU": 2.0}),
         mock.patch.object(Session, "start", lambda _: None),
         mock.patch.object(Session, "require", lambda *_, **__: None),
         mock.patch.object(cluster.final, "_train", lambda task, store, *_: train(task, store)),

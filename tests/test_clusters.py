@@ -39,7 +39,7 @@ def web() -> Iterator[str]:
 
 
 def test_a_port_that_is_not_rays_is_one_line(web: str, monkeypatch) -> None:
-    monkeypatch.setattr("cluster.address._ANSWER_SECONDS", 8.0)
+    monkeypatch.setattr("cluster.address._ANSWER_SECONDS", 3.0)
     with pytest.raises(UserError, match="does not answer as a Ray cluster; the port is 6379"):
         check_cluster(web)
     with pytest.raises(UserError, match="is no Ray job server; its port is 8265"):
@@ -53,6 +53,25 @@ def test_a_port_that_says_nothing_is_one_line(monkeypatch) -> None:
         listener.listen()
         with pytest.raises(UserError, match=r"nobody answers at .* \(ReadTimeout\)"):
             check_job_server(f"http://127.0.0.1:{listener.getsockname()[1]}")
+
+
+def test_auto_without_a_cluster_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What Ray would wait for: nothing that runs here, or an address that is left over."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("ray._private.services.find_gcs_addresses", frozenset)
+    monkeypatch.setattr("ray._private.services.find_bootstrap_address", lambda _: None)
+    with pytest.raises(UserError, match="--address auto finds no Ray cluster on this machine"):
+        check_cluster("auto")
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        left_over = f"127.0.0.1:{unused.getsockname()[1]}"
+        monkeypatch.setattr("ray._private.services.find_bootstrap_address", lambda _: left_over)
+        with pytest.raises(UserError, match=f"nobody answers at {left_over}"):
+            check_cluster("auto")
+        monkeypatch.setattr("ray._private.services.find_bootstrap_address", lambda _: None)
+        monkeypatch.setenv("RAY_ADDRESS", left_over)
+        with pytest.raises(UserError, match=f"nobody answers at {left_over}"):
+            check_cluster("auto")
 
 
 @pytest.mark.parametrize(
@@ -101,3 +120,27 @@ def test_paths_of_this_machine_do_not_travel(words, fragment, command, capsys) -
         main([command[0], "digits-vgg11", *command[1:], *words])
     assert ended.value.code == 2
     assert fragment in capsys.readouterr().err
+
+
+# Jobs ------------------------------------------------------------------------------------------
+
+
+def test_a_cluster_that_has_just_begun_is_asked_again_and_no_other_error_is() -> None:
+    from cluster.jobs import _once_it_is_up
+
+    def answer(*errors: str):
+        left = list(errors)
+
+        def submit(**words: str) -> dict[str, str]:
+            if left:
+                raise RuntimeError(left.pop(0))
+            return words
+
+        patient = _once_it_is_up(submit)
+        patient.retry.sleep = lambda _: None
+        return patient(entrypoint="x")
+
+    busy = "status code 500: No available agent to submit job, please try again later.."
+    assert answer(busy, busy) == {"entrypoint": "x"}
+    with pytest.raises(RuntimeError, match="no such package"):
+        answer(busy, "no such package")

@@ -5,7 +5,7 @@ import argparse
 from rich.console import Console
 
 from engine.commands.driving import orderly_stop
-from engine.commands.options import Commands, add_run, run_directory
+from engine.commands.options import Commands, add_address, add_run, run_directory
 from engine.errors import UserError
 from engine.storage import open_folder
 
@@ -22,7 +22,7 @@ def add(commands: Commands) -> None:
     compare.add_argument(
         "--seeds", type=int, default=3, metavar="N", help="trainings of each; default: 3"
     )
-    compare.add_argument("--address", metavar="A", help="of a Ray cluster: auto, HOST:PORT")
+    add_address(compare)
     compare.set_defaults(command=_compare)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from engine.commands.options import Commands, add_runs_dir
+from engine.commands.options import Commands, add_address, add_runs_dir
 from engine.storage import open_folder
 
 if TYPE_CHECKING:
@@ -22,18 +22,9 @@ _STYLES = {"ok": "green", "warn": "yellow", "fail": "red"}
 def add(commands: Commands) -> None:
     """Adds the command."""
     doctor = commands.add_parser("doctor", help="whether a machine or a cluster is fit")
-    add_cluster(doctor)
+    add_address(doctor)
     add_runs_dir(doctor)
     doctor.set_defaults(command=_doctor)
-
-
-def add_cluster(parser: argparse.ArgumentParser) -> None:
-    """Adds the address of a cluster that is looked at from within its network."""
-    parser.add_argument(
-        "--address",
-        metavar="A",
-        help="of a Ray cluster: auto, HOST:PORT; without it this machine alone",
-    )
 
 
 def _doctor(arguments: argparse.Namespace, console: Console) -> None:

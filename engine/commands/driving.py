@@ -17,9 +17,18 @@ def orderly_stop(location: str, console: Console, command: str = "resume") -> Ge
 
     Args:
         location: of the run.
-        console: where that is said.
+        console: where that is said, at once.
         command: of hacscale, with its options, that goes on.
     """
+    from cluster.signals import announced
+
+    def say() -> None:
+        if RunStore(location, read_only=True).folder.read("run.json") is None:
+            console.print("stopping before the run began; repeat the command to begin it")
+            return
+        again = f"hacscale {command} {shlex.quote(location)}"
+        console.print(f"stopping; nothing is lost. Go on with:\n  {again}", soft_wrap=True)
+
     # A job of Ray begins with SIGINT blocked, what a script starts with & with SIGINT ignored.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -27,11 +36,8 @@ def orderly_stop(location: str, console: Console, command: str = "resume") -> Ge
         # Whoever handles Ctrl-C at that moment handles these: Tune while it runs trials.
         signal.signal(stop, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
-        yield
+        with announced(say):
+            yield
     except KeyboardInterrupt:
-        if RunStore(location, read_only=True).folder.read("run.json") is None:
-            console.print("stopped before the run began; repeat the command to begin it")
-            sys.exit(130)
-        again = f"hacscale {command} {shlex.quote(location)}"
-        console.print(f"stopped; nothing is lost. Go on with:\n  {again}", soft_wrap=True)
+        console.print("stopped")
         sys.exit(130)

@@ -43,6 +43,20 @@ def add_runs_dir(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_address(parser: argparse.ArgumentParser, *, client: bool = False) -> None:
+    """Adds the address of a Ray cluster.
+
+    Args:
+        client: whether the command can also be sent through Ray Client.
+    """
+    forms = "auto, HOST:PORT" + (", ray://HOST:PORT" if client else "")
+    parser.add_argument(
+        "--address",
+        metavar="A",
+        help=f"of a Ray cluster: {forms}; without it this machine alone",
+    )
+
+
 def names_recipe(reference: str) -> bool:
     """Whether an argument is the name or the file of a recipe."""
     return reference in RECIPES or Path(reference).suffix in (".yaml", ".yml")

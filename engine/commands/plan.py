@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from engine.commands.doctor import add_cluster, show_checks
-from engine.commands.options import Commands
+from engine.commands.doctor import show_checks
+from engine.commands.options import Commands, add_address
 from engine.commands.search import add_recipe, asked_search, max_hours
 from engine.storage import open_folder
 
@@ -21,7 +21,7 @@ def add(commands: Commands) -> None:
     """Adds the command."""
     plan = commands.add_parser("plan", help="what a search is going to take; trains nothing")
     add_recipe(plan)
-    add_cluster(plan)
+    add_address(plan)
     plan.set_defaults(command=_plan)
 
 
@@ -39,6 +39,7 @@ def _plan(arguments: argparse.Namespace, console: Console) -> None:
     runs_dir = open_folder(arguments.runs_dir).location
     with TemporaryDirectory() as logs, session(arguments.address, Path(logs)) as ray_session:
         ray_session.start()
+        ray_session.require(search.recipe)
         nodes = inspect_nodes(runs_dir)
         plan = make_plan(search.recipe)
     _show(plan, search.recipe.cluster.uses_gpus, console)
@@ -55,7 +56,9 @@ def _plan(arguments: argparse.Namespace, console: Console) -> None:
 def _show(plan: "Plan", gpus: bool, console: Console) -> None:
     kind = "gpu" if gpus else "cpu"
     table = Table(box=None, pad_edge=False)
-    for column in ("stage", "trainings", "M MACs", "at once", f"{kind.upper()}-hours", "time"):
+    packed = ("per GPU",) if gpus else ()
+    hours = f"{kind.upper()}-hours"
+    for column in ("stage", "trainings", "M MACs", "at once", *packed, hours, "time"):
         table.add_column(column, justify="left" if column == "stage" else "right")
     for stage in plan.stages:
         low, high = (macs / 1e6 for macs in (min(stage.macs), max(stage.macs)))
@@ -64,10 +67,13 @@ def _show(plan: "Plan", gpus: bool, console: Console) -> None:
             str(len(stage.macs)),
             f"{low:.4g}" if low == high else f"{low:.4g}–{high:.4g}",
             str(stage.at_once),
+            *((str(stage.per_gpu),) if gpus else ()),
             f"{getattr(stage, f'{kind}_hours'):.3g}",
             _clock(stage.elapsed_s),
         )
-    table.add_row("all", "", "", "", f"{plan.hours(kind):.3g}", _clock(plan.elapsed_s))
+    table.add_row(
+        "all", "", "", "", *("" for _ in packed), f"{plan.hours(kind):.3g}", _clock(plan.elapsed_s)
+    )
     console.print(table)
     console.print(
         f"expected from {plan.seconds_per_gmac:.3g} s per 10⁹ MACs of the base network on one "
@@ -75,6 +81,12 @@ def _show(plan: "Plan", gpus: bool, console: Console) -> None:
         "start of workers come on top",
         soft_wrap=True,
     )
+    if plan.packing_measured:
+        console.print(
+            "how many share a GPU was measured with the largest network of the stage; that none "
+            "slows the others is assumed",
+            soft_wrap=True,
+        )
     console.print(
         f"storage: {_size(plan.store_bytes)} where runs are kept, {_size(plan.data_bytes)} of data "
         "in the memory of every node",

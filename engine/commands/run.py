@@ -8,7 +8,7 @@ from typing import Never
 from rich.console import Console
 
 from engine.commands.driving import orderly_stop
-from engine.commands.options import Commands, add_run, run_directory
+from engine.commands.options import Commands, add_address, add_run, run_directory
 from engine.commands.search import add_driving, add_search, asked_search, max_hours, remote_words
 from engine.recipe import Recipe
 from engine.storage import open_folder
@@ -22,20 +22,14 @@ def add(commands: Commands) -> None:
     """Adds the commands."""
     run = commands.add_parser("run", help="run a search, or go on with it")
     add_search(run)
-    _add_address(run)
+    add_address(run, client=True)
     run.set_defaults(command=_run)
 
     resume = commands.add_parser("resume", help="go on with a run")
     add_run(resume)
     add_driving(resume)
-    _add_address(resume)
+    add_address(resume, client=True)
     resume.set_defaults(command=_resume)
-
-
-def _add_address(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--address", metavar="A", help="of a Ray cluster: auto, HOST:PORT, ray://HOST:PORT"
-    )
 
 
 def _run(arguments: argparse.Namespace, console: Console) -> None:

@@ -30,9 +30,14 @@ def _runs(arguments: argparse.Namespace, console: Console) -> None:
     for column in ("run", "state", "done", "failed", "last activity"):
         table.add_column(column, justify="right" if column in ("done", "failed") else "left")
     commands: list[str] = []
+    unreadable: list[str] = []
     for run in found:
         store = RunStore(run.location, read_only=True)
-        state = _state(store)
+        try:
+            state = _state(store)
+        except UserError as error:
+            state = "cannot be read"
+            unreadable.append(str(error))
         statuses = [row.status for row in store.ledger.rows()]
         last = datetime.fromtimestamp(store.last_activity()).strftime("%Y-%m-%d %H:%M")
         counts = str(statuses.count("done")), str(statuses.count("failed"))
@@ -42,9 +47,16 @@ def _runs(arguments: argparse.Namespace, console: Console) -> None:
     console.print(table)
     if commands:
         console.print("go on with:", *commands, sep="\n  ", soft_wrap=True)
+    if unreadable:
+        raise UserError("; ".join(unreadable))
 
 
 def _state(store: RunStore) -> str:
+    """Returns the state of a run.
+
+    Raises:
+        UserError: it cannot be read, as one that a newer version has written.
+    """
     from cluster.driver import read_run
 
     driver = store.driver()
@@ -55,6 +67,4 @@ def _state(store: RunStore) -> str:
         if driver:
             return f"running ({error.stage})"
         return f"interrupted ({error.stage})"
-    except UserError as error:
-        return str(error)
     return "running" if driver else "complete"

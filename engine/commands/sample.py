@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from engine.commands.driving import orderly_stop
-from engine.commands.options import Commands, add_run, run_directory
+from engine.commands.options import Commands, add_address, add_run, run_directory
 from engine.errors import UserError
 from engine.results import ImportancePredictor
 
@@ -23,7 +23,7 @@ def add(commands: Commands) -> None:
     )
     add_run(sample)
     sample.add_argument("--networks", required=True, metavar="+N", help="how many more are trained")
-    sample.add_argument("--address", metavar="A", help="of a Ray cluster: auto, HOST:PORT")
+    add_address(sample)
     sample.set_defaults(command=_sample)
 
 

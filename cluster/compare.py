@@ -109,10 +109,11 @@ class _Asking:
         self._measured: dict[NetworkSpec, float] = {}
         self._rows: dict[Trainings, list[Row]] = {"alpha": [], "samples": []}
         training = search.recipe.alpha.training
+        sampled = {sample.row for sample in known.sample.samples}
         for row in search.store.ledger.rows():
-            if row.task.importance:
+            if row.task.importance or row.task.id in sampled:
                 self._rows["samples"].append(row)
-            elif row.task.training == training and not row.task.test:
+            elif row.task.training == training and not (row.task.test or row.task.sampling):
                 self._rows["alpha"].append(row)
 
     def all(self, methods: Iterable[Method]) -> tuple[list[Proposal], dict[str, str]]:
@@ -199,6 +200,7 @@ class _Asking:
             ),
             observations=self._observations(),
             short=search.short_task,
+            sampling=lambda source: search.sampling_task(source, known.alpha.resolution),
             train=train,
             resolution=known.alpha.resolution,
             round_to=search.recipe.alpha.round_to,
@@ -220,7 +222,7 @@ class _Asking:
     def _observations(self) -> list[Observation]:
         """Sampled networks, and those of the α search where they were trained alike."""
         recipe = self._search.recipe
-        rows = list(self._rows["samples"])
+        rows = [row for row in self._rows["samples"] if row.task.sampling is None]
         if recipe.alpha.training == recipe.sample.training:
             rows += self._rows["alpha"]
         return [

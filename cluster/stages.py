@@ -43,7 +43,8 @@ from engine.results import (
     SampleResult,
     Trained,
 )
-from engine.rows import Row, TrainingTask
+from engine.rows import Cheap, Row, TrainingTask
+from engine.sampling import samples_of, sampling_task
 from engine.scaling import feasible_resolutions, scale_for_alpha
 from engine.spec import ModelRef, NetworkSpec
 from engine.store import RunStore
@@ -289,16 +290,18 @@ class Search:
         """Trains networks of random widths and collects importance (Eq. 5).
 
         With ``sample.stop_at_b_ci`` block after block, until every exponent is known that well.
+        With another ``sample.source`` than ``trained``, one task stands for all of them.
         """
         settings = self.recipe.sample
-        base = self.base.at(resolution)
-        specs = [
-            sampled_spec(self.graph, base, settings, self.recipe.seed, index)
-            for index in range(settings.networks)
-        ]
-        tasks = [replace(self.short_task(spec), importance=True) for spec in specs]
+        if settings.source == "trained":
+            specs = self._sampled_specs(resolution)
+            tasks = [replace(self.short_task(spec), importance=True) for spec in specs]
+        else:
+            tasks = [self.sampling_task(settings.source, resolution)]
 
         def run() -> SampleResult:
+            if settings.source != "trained":
+                return self._sample_at_once(tasks[0])
             step = settings.networks if settings.stop_at_b_ci is None else settings.block
             trained = step
             while True:
@@ -313,7 +316,8 @@ class Search:
             (tasks, settings.stop_at_b_ci),
             run,
             lambda out: (
-                f"{len(out.samples)} networks of random widths trained"
+                f"{len(out.samples)} networks of random widths "
+                + ("trained" if settings.source == "trained" else f"({settings.source})")
                 + (
                     f", {settings.networks - out.networks} saved: every b is known to "
                     f"±{settings.stop_at_b_ci}"
@@ -322,6 +326,18 @@ class Search:
                 )
             ),
         )
+
+    def _sampled_specs(self, resolution: int) -> list[NetworkSpec]:
+        settings, base = self.recipe.sample, self.base.at(resolution)
+        return [
+            sampled_spec(self.graph, base, settings, self.recipe.seed, index)
+            for index in range(settings.networks)
+        ]
+
+    def _sample_at_once(self, task: TrainingTask) -> SampleResult:
+        (row,) = self.trained("sample", [task])
+        samples = samples_of(row)
+        return SampleResult(samples=samples, failures=(), networks=len(samples))
 
     def _sample(self, tasks: Sequence[TrainingTask]) -> SampleResult:
         rows = self.trained("sample", tasks)
@@ -511,6 +527,11 @@ class Search:
             sync_workers=False,
             test=False,
         )
+
+    def sampling_task(self, source: Cheap, resolution: int) -> TrainingTask:
+        """The one task that finds the importance of all sampled networks."""
+        specs = self._sampled_specs(resolution)
+        return sampling_task(self.short_task(specs[0]), specs, source, self.facts.train_images)
 
     def trained(self, stage: str, tasks: Sequence[TrainingTask]) -> list[Row]:
         """Trains what has no row yet, and returns the rows of all, each once.

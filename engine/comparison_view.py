@@ -12,6 +12,7 @@ from rich.text import Text
 from engine.comparison import OURS, Comparison, Difference, Entry, difference, ranked
 from engine.comparison_figures import draw_comparison
 from engine.display import count, milliseconds, percent, points
+from engine.nearness import nearness
 from engine.report import render_page
 
 
@@ -95,6 +96,7 @@ def notes(comparison: Comparison) -> list[str]:
         "(5 %). Search: seconds of training, and trainings, that the answer rests on.",
         f"Data: {comparison.data}.",
     ]
+    said += nearness(comparison)
     said += [f"{method} is left out: {why}" for method, why in comparison.refusals.items()]
     return said
 

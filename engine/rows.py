@@ -7,6 +7,26 @@ from engine.codec import STRICT, digest
 from engine.spec import NetworkSpec
 from engine.training import Training
 
+Cheap = Literal["slimmable", "initial"]
+"""Where importance may come from without a training of every sampled network."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """Networks whose importance one task finds; they take turns at its steps.
+
+    Attributes:
+        source: ``slimmable``: they share the weights of the task's network, of which each uses the
+            first channels of every group, and train them; ``initial``: each has its own first
+            weights, and nothing is trained.
+        networks: each no wider than the task's.
+    """
+
+    __pydantic_config__ = STRICT
+
+    source: Cheap
+    networks: tuple[NetworkSpec, ...]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingTask:
@@ -20,6 +40,8 @@ class TrainingTask:
         sync_workers: whether it is the data-parallel final training. Its batch norm sees the
             whole batch, so the number of workers does not belong to the identity.
         test: whether the finished network is judged on the test split, once.
+        sampling: whose importance is collected in place of that of ``spec``; None for a training
+            of ``spec`` itself.
     """
 
     __pydantic_config__ = STRICT
@@ -33,6 +55,7 @@ class TrainingTask:
     importance: bool = False
     sync_workers: bool = False
     test: bool = False
+    sampling: Sampling | None = None
 
     @property
     def id(self) -> str:
@@ -61,6 +84,7 @@ class Row:
         history: the epochs in order; accuracies are shares in [0, 1].
         importance: Eq. 5 by width group, averaged over all steps; empty unless collected.
         test_accuracy: on the test split after the last epoch; None unless asked for.
+        sampled: Eq. 5 by width group of each network of ``task.sampling``; None without one.
         error: one line, for a failed row.
     """
 
@@ -71,6 +95,7 @@ class Row:
     history: tuple[Epoch, ...] = ()
     importance: dict[str, float] | None = None
     test_accuracy: float | None = None
+    sampled: tuple[dict[str, float], ...] | None = None
     error: str | None = None
 
     @property

@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+from dataclasses import replace
 from statistics import fmean, stdev
 
 import pytest
@@ -11,7 +12,8 @@ from rich.console import Console
 
 from engine.comparison import difference
 from engine.comparison_figures import draw_comparison
-from engine.comparison_view import render_comparison, render_csv, render_page_of, rows
+from engine.comparison_view import notes, render_comparison, render_csv, render_page_of, rows
+from engine.nearness import nearness, rank_correlation
 
 
 def test_the_interval_is_that_of_students_t() -> None:
@@ -84,6 +86,27 @@ def test_terminal_table_and_notes() -> None:
     )
     text = console.export_text()
     assert "top-1 ± sd" in text and "depth is left out: no depth to multiply" in text
+
+
+def test_a_cheaper_source_of_importance_is_ranked_by_its_widths() -> None:
+    """Multipliers 1, 2, 4, 3 against 1, 2, 3, 4: ρ = 1 − 6·(1 + 1)/(4·15) = 0.8."""
+
+    def widths(method: str, seconds: float, *channels: int):
+        one = entry(method, 0.6)
+        spec = replace(one.proposal.spec, widths=tuple(zip("abcd", channels, strict=True)))
+        return replace(one, proposal=replace(one.proposal, spec=spec, search_seconds=seconds))
+
+    found = comparison(
+        widths("base", 0, 8, 16, 8, 8),
+        widths("hacscale", 800, 8, 32, 32, 24),
+        widths("hacscale-slimmable", 94, 8, 32, 24, 32),
+        widths("hacscale-initial", 9, 8, 16, 8, 8),
+    )
+    assert rank_correlation(found, "hacscale", "hacscale-slimmable") == pytest.approx(0.8)
+    slimmable, initial = nearness(found)
+    assert "ρ = 0.80; 94 s of training in place of 800 s" in slimmable
+    assert "have no ranks" in initial and slimmable in notes(found)
+    assert nearness(comparison(entry("flat", 0.5))) == []
 
 
 def test_the_page_needs_nothing_and_names_every_method() -> None:

@@ -23,6 +23,7 @@ from trainables.checkpoint import load_checkpoint, save_checkpoint
 from trainables.data import batches, part_of
 from trainables.objective import make_objective
 from trainables.schedule import learning_rate
+from trainables.slimmable import SharedNetworks
 from trainables.sync_norm import synchronise_norms
 from trainables.tensors import TensorData
 
@@ -109,6 +110,10 @@ class NetworkTraining:
         )
         self._average = AveragedModel(self.network) if training.swa_share > 0 else None
         self._meter = _meter(graph, self.network) if task.importance else None
+        self._shared: SharedNetworks | None = None
+        if task.sampling is not None:
+            self._shared = SharedNetworks(task, task.sampling, graph, self.network)
+            self._forward = self._meter = self._shared
         self.history: tuple[Epoch, ...] = ()
         self._begun = _Begun()
         self._load_checkpoint()
@@ -161,7 +166,8 @@ class NetworkTraining:
         Raises:
             TrainingFailed: no epoch was better than always naming the most frequent class.
         """
-        if self.task.metric == "accuracy":
+        untrained = self._shared is not None and not self._shared.learns
+        if self.task.metric == "accuracy" and not untrained:
             self._check_learning()
         test_accuracy = None
         if self.task.test:
@@ -171,8 +177,9 @@ class NetworkTraining:
             task=self.task,
             status="done",
             history=self.history,
-            importance=self._meter.means() if self._meter else None,
+            importance=self._meter.means() if isinstance(self._meter, ImportanceMeter) else None,
             test_accuracy=test_accuracy,
+            sampled=self._shared.means() if self._shared is not None else None,
         )
 
     def _check_learning(self) -> None:
@@ -312,6 +319,8 @@ class NetworkTraining:
 
     def _judged(self, epochs: int) -> nn.Module:
         """The network with averaged weights once training is over, else with the present ones."""
+        if self._shared is not None:
+            return self._shared
         if self._average is None or epochs < self.task.training.epochs:
             return self.network
         return self._average.module

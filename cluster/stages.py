@@ -294,8 +294,8 @@ class Search:
         """
         settings = self.recipe.sample
         if settings.source == "trained":
-            specs = self._sampled_specs(resolution)
-            tasks = [replace(self.short_task(spec), importance=True) for spec in specs]
+            specs = self.sampled_specs(resolution, settings.networks)
+            tasks = [self.sample_task(spec) for spec in specs]
         else:
             tasks = [self.sampling_task(settings.source, resolution)]
 
@@ -326,13 +326,6 @@ class Search:
                 )
             ),
         )
-
-    def _sampled_specs(self, resolution: int) -> list[NetworkSpec]:
-        settings, base = self.recipe.sample, self.base.at(resolution)
-        return [
-            sampled_spec(self.graph, base, settings, self.recipe.seed, index)
-            for index in range(settings.networks)
-        ]
 
     def _sample_at_once(self, task: TrainingTask) -> SampleResult:
         (row,) = self.trained("sample", [task])
@@ -528,9 +521,21 @@ class Search:
             test=False,
         )
 
+    def sampled_specs(self, resolution: int, networks: int) -> list[NetworkSpec]:
+        """The first networks of random widths."""
+        settings, base = self.recipe.sample, self.base.at(resolution)
+        return [
+            sampled_spec(self.graph, base, settings, self.recipe.seed, index)
+            for index in range(networks)
+        ]
+
+    def sample_task(self, spec: NetworkSpec) -> TrainingTask:
+        """The training of a sampled network that collects its importance."""
+        return replace(self.short_task(spec), importance=True)
+
     def sampling_task(self, source: Cheap, resolution: int) -> TrainingTask:
         """The one task that finds the importance of all sampled networks."""
-        specs = self._sampled_specs(resolution)
+        specs = self.sampled_specs(resolution, self.recipe.sample.networks)
         return sampling_task(self.short_task(specs[0]), specs, source, self.facts.train_images)
 
     def trained(self, stage: str, tasks: Sequence[TrainingTask]) -> list[Row]:

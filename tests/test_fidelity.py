@@ -3,6 +3,7 @@
 import math
 from contextlib import nullcontext
 from itertools import combinations
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -85,15 +86,16 @@ def test_what_the_sample_stage_trained_is_a_rung_already(tmp_path, monkeypatch) 
     store.write_info(run_info("a", "", recipe))
     trainer = Trainer(store)
 
-    class Known(Search):
-        def __post_init__(self) -> None:
-            self.__dict__.update(facts=FACTS, runner=trainer)
+    def known(**fields: Any) -> Search:
+        search = Search(**fields)
+        search.__dict__.update(facts=FACTS, runner=trainer)
+        return search
 
     class Alpha:
         class alpha:
             resolution = 32
 
-    monkeypatch.setattr(fidelity, "Search", Known)
+    monkeypatch.setattr(fidelity, "Search", known)
     monkeypatch.setattr(fidelity, "session", lambda *_: nullcontext())
 
     def groundwork(search: Search) -> type[Alpha]:

@@ -2,10 +2,12 @@
 
 import math
 from contextlib import nullcontext
+from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
 import pytest
+from example_run import example_run
 from hypothesis import given
 from hypothesis import strategies as st
 from test_sample_stage import FACTS, row_of
@@ -17,6 +19,7 @@ from engine.fidelity import agreements, default_rungs, sentences
 from engine.limits import Limits
 from engine.provenance import run_info
 from engine.recipe import Recipe, Sample
+from engine.report import render_report
 from engine.results import FidelityLadder, Rung
 from engine.rows import TrainingTask
 from engine.spec import ModelRef, NetworkSpec
@@ -56,6 +59,14 @@ def test_tau_counts_pairs(points: list[tuple[int, int]]) -> None:
 def test_failed_trainings_are_left_out_and_every_two_rungs_are_compared() -> None:
     found = agreements(ladder((0.1, 0.2, None, 0.4), (0.1, 0.2, 0.3, None), (0.3, 0.2, 0.1, 0.4)))
     assert [(a.shorter, a.longer, a.networks) for a in found] == [(8, 9, 2), (8, 10, 3), (9, 10, 3)]
+
+
+def test_the_report_shows_a_ladder_that_is_there() -> None:
+    record = example_run()
+    assert "Fidelity" not in render_report(record)
+    page = render_report(replace(record, fidelity=ladder((0.1, 0.2, 0.3), (0.1, None, 0.3))))
+    assert "8 epochs order the networks as 9 do with Kendall&#39;s τ = 1.00" in page
+    assert "<td>10.0\u00a0%</td><td>10.0\u00a0%</td>" in page and "<td>failed</td>" in page
 
 
 def test_rungs_reach_from_the_short_to_the_final_training() -> None:

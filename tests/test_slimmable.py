@@ -202,6 +202,13 @@ def test_samples_have_the_widths_and_importance_of_the_row(tmp_path: Path) -> No
     assert task.id != dataclasses.replace(task, sampling=None).id
 
 
+def test_a_row_and_its_task_survive_the_ledger(tmp_path: Path) -> None:
+    row = train(shared_task("initial"), tmp_path).result()
+    store = RunStore(tmp_path / "other")
+    store.ledger.add(row)
+    assert RunStore(tmp_path / "other").ledger.find(row.task.id) == row
+
+
 def test_more_networks_than_steps_is_one_line() -> None:
     with pytest.raises(UserError, match=r"3 networks take turns .* has only 1"):
         shared_task("slimmable", epochs=1, batch_size=101)

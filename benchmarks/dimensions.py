@@ -15,44 +15,28 @@ from typing import Any
 from panels import board, keys, write_board
 from record import device_options, run, where, write_block, write_results
 
-from engine.drawing import ACCENT, INK, MUTED, drawing_style, one_two_five, ticks
-from engine.graph import NetworkGraph, load_graph
-from engine.measure import measure_here
+from engine.dimension_figures import plot_dimensions
+from engine.dimensions import Dimension, Dimensions, measure_dimensions
+from engine.drawing import drawing_style
+from engine.graph import load_graph
+from engine.measure import Measurement, measure_here
 from engine.recipe import Device
+from engine.results import Latency
 from engine.spec import ModelRef, NetworkSpec
 
-CLASSES = 10
-STYLES = {"width": ("o", ACCENT), "depth": ("D", INK), "resolution": ("s", MUTED)}
+DIMENSIONS: tuple[Dimension, ...] = ("width", "depth", "resolution")
+WIDER = (1.0, 1.5, 2.0, 2.5, 3.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """A network, and multipliers of each dimension; the unscaled network is in all."""
+    """A network, and multipliers of its depth; the unscaled network is in all."""
 
     name: str
     title: str
     width: float
     resolution: int
-    widths: tuple[float, ...] = (1.0, 1.5, 2.0, 2.5, 3.0)
     depths: tuple[float, ...]
-    resolutions: tuple[float, ...] = (1.0, 1.5, 2.0, 2.5, 3.0)
-
-    def spec(self, width: float = 1.0, depth: float = 1.0, resolution: float = 1.0) -> NetworkSpec:
-        name = self.name if depth == 1 else f"{self.name}@depth={depth:g}"
-        graph = load_graph(ModelRef(name=name, classes=CLASSES), self.resolution)
-        return graph.spec(round(self.resolution * resolution), self.width * width)
-
-    def specs(self) -> dict[str, dict[float, NetworkSpec]]:
-        return {
-            "width": {m: self.spec(width=m) for m in self.widths},
-            "depth": {m: self.spec(depth=m) for m in self.depths},
-            "resolution": {m: self.spec(resolution=m) for m in self.resolutions},
-        }
-
-
-def graph_of(spec: NetworkSpec) -> NetworkGraph:
-    subject = next(s for s in SUBJECTS if s.name == spec.model.name.partition("@")[0])
-    return load_graph(spec.model, subject.resolution)
 
 
 SUBJECTS = (
@@ -66,43 +50,53 @@ SUBJECTS = (
 )  # fmt: skip
 
 
-def measured(subject: Subject, device: Device, calls: int, rounds: int) -> dict[str, Any]:
-    points = [(d, m, spec) for d, of in subject.specs().items() for m, spec in of.items()]
-    specs = list(dict.fromkeys(spec for _, _, spec in points))
-    base = subject.spec()
-    session = measure_here(
-        graph_of(base), specs, base, device, calls=calls, rounds=rounds, per_layer=False
-    )
-    timings = dict(zip(specs, session.timings, strict=True))
-    rows: dict[str, list[dict[str, Any]]] = {}
-    for dimension, multiplier, spec in points:
-        latency, cost = timings[spec].latency, graph_of(spec).cost(spec)
-        row = {
-            "multiplier": multiplier,
-            "macs": cost.macs,
-            "params": cost.params,
-            "ms": latency.ms,
-            "wall_ms_min": latency.wall_ms_min,
-            "wall_ms_p95": latency.wall_ms_p95,
-            "noise_floor": latency.noise_floor,
-            "gflops_per_second": 2 * cost.macs / latency.ms / 1e6,
-        }
-        rows.setdefault(dimension, []).append(row)
-        print(
-            f"{subject.name:9} {dimension:10} × {multiplier:<4g} {cost.macs / 1e6:8.1f} M MACs "
-            f"{latency.ms:8.3f} ms  {row['gflops_per_second']:6.1f} GFLOP/s",
-            flush=True,
+def measured(
+    subject: Subject, device: Device, calls: int, rounds: int
+) -> tuple[Dimensions, dict[str, Any]]:
+    """What was measured, and the same for the result file."""
+    graph = load_graph(ModelRef(name=subject.name, classes=10), subject.resolution)
+    base = graph.spec(subject.resolution, subject.width)
+    sessions: list[Measurement] = []
+
+    def measure(specs: list[NetworkSpec]) -> list[Latency]:
+        sessions.append(
+            measure_here(graph, specs, base, device, calls=calls, rounds=rounds, per_layer=False)
         )
-    return {
+        return [timing.latency for timing in sessions[0].timings]
+
+    multipliers = {"width": WIDER, "depth": subject.depths, "resolution": WIDER}
+    found = measure_dimensions(graph, base, device.batch, measure, multipliers)
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for dimension, family in found.families.items():
+        for scaled in family:
+            latency = scaled.latency
+            row = {
+                "multiplier": scaled.multiplier,
+                "macs": scaled.macs,
+                "params": scaled.params,
+                "ms": latency.ms,
+                "wall_ms_min": latency.wall_ms_min,
+                "wall_ms_p95": latency.wall_ms_p95,
+                "noise_floor": latency.noise_floor,
+                "gflops_per_second": scaled.gflops_per_second(found.batch),
+            }
+            rows.setdefault(dimension, []).append(row)
+            print(
+                f"{subject.name:9} {dimension:10} × {scaled.multiplier:<4g} "
+                f"{scaled.macs / 1e6:8.1f} M MACs {latency.ms:8.3f} ms  "
+                f"{row['gflops_per_second']:6.1f} GFLOP/s",
+                flush=True,
+            )
+    return found, {
         "width": subject.width,
         "resolution": subject.resolution,
-        "environment": session.environment,
-        "n": len(specs),
+        "environment": sessions[0].environment,
+        "n": len(sessions[0].timings),
         "dimensions": rows,
     }
 
 
-def draw(networks: dict[str, dict[str, Any]], titles: dict[str, str], out: Path) -> None:
+def draw(networks: dict[str, Dimensions], titles: dict[str, str], out: Path) -> None:
     heads = [
         f"{titles[network]}: {what}"
         for network in networks
@@ -112,21 +106,9 @@ def draw(networks: dict[str, dict[str, Any]], titles: dict[str, str], out: Path)
         drawing, axes = board(heads)
         panels = iter(axes)
         for found in networks.values():
-            for field in ("gflops_per_second", "ms"):
+            for quantity in ("utilisation", "latency"):
                 ax = next(panels)
-                for dimension, rows in found["dimensions"].items():
-                    marker, colour = STYLES[dimension]
-                    macs = [row["macs"] / 1e6 for row in rows]
-                    values = [row[field] for row in rows]
-                    ax.plot(macs, values, color=colour, marker=marker, label=dimension)
-                ax.set_xscale("log")
-                ticks(ax, "x", one_two_five(*ax.get_xlim()))
-                if field == "ms":
-                    ax.set_yscale("log")
-                    ticks(ax, "y", one_two_five(*ax.get_ylim()))
-                else:
-                    ax.set_ylim(bottom=0)
-                ax.set_xlabel("million MACs")
+                plot_dimensions(ax, found, quantity)
                 keys(ax)
         write_board("dimensions", drawing, out)
 
@@ -141,7 +123,7 @@ def summary(networks: dict[str, dict[str, Any]], titles: dict[str, str]) -> str:
     ]
     for network, found in networks.items():
         rows = found["dimensions"]
-        ends = [(rows[dimension][0], rows[dimension][-1]) for dimension in STYLES]
+        ends = [(rows[dimension][0], rows[dimension][-1]) for dimension in DIMENSIONS]
         cells = [
             f"{last['gflops_per_second']:.1f} (MACs ×{last['macs'] / first['macs']:.1f})"
             for first, last in ends
@@ -158,14 +140,15 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", choices=titles, default=list(titles))
     chosen = parser.parse_args()
     device = Device(runtime=chosen.runtime, accelerator=chosen.accelerator)
-    networks = {
+    both = {
         subject.name: measured(subject, device, chosen.calls, chosen.rounds)
         for subject in SUBJECTS
         if subject.name in chosen.networks
     }
+    networks = {name: rows for name, (_, rows) in both.items()}
     found = {"calls": chosen.calls, "rounds": chosen.rounds, "networks": networks}
     write_results("dimensions", found, chosen.out)
-    draw(networks, titles, chosen.out)
+    draw({name: scaled for name, (scaled, _) in both.items()}, titles, chosen.out)
     write_block("latency.md", "dimensions", summary(networks, titles), chosen.out)
 
 

@@ -64,8 +64,9 @@ def run(main: Callable[[], None]) -> None:
 
 
 def command() -> str:
-    """This program's command line, as it is typed at the repository's root."""
-    return shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+    """This program's command line at the repository's root; absolute paths are told as PATH."""
+    words = (re.sub(r"(^|[:=])/.*", r"\1PATH", word) for word in sys.argv[1:])
+    return shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *words])
 
 
 def write_results(name: str, found: dict[str, Any], out: Path = DOCS) -> Path:

@@ -7,13 +7,14 @@ from pathlib import Path
 from rich.console import Console
 
 from cluster.groundwork import Groundwork, allocated, groundwork
+from cluster.parents import release, release_all
 from cluster.progress import Progress
 from cluster.session import session
 from cluster.stages import Search
 from engine.closed_loop import MARGIN
-from engine.codec import pretty
 from engine.comparison import BASE, OURS, Comparison, Entry, Proposal
-from engine.comparison_view import render_csv, render_page_of
+from engine.comparison_view import write_comparison
+from engine.dimensions import Dimensions, measure_dimensions
 from engine.errors import UserError
 from engine.limits import Usage
 from engine.peers.contract import BOTH, Method, Question, Resource, Trainings
@@ -39,7 +40,8 @@ def compare_run(
     What the run knows (importance, losses, the latency model) is used and not measured again;
     stages that it lacks are run. The run's own result and the base network are always compared.
     Every network is trained with the recipe's own training, once for each seed; a training that
-    the ledger has is not repeated. Writes ``comparison.json`` and ``comparison.csv`` into the run.
+    the ledger has is not repeated. Writes the comparison into the run
+    (`engine.comparison_view.write_comparison`).
 
     Args:
         location: of the run.
@@ -63,6 +65,8 @@ def compare_run(
         )
         known = groundwork(search)
         proposals, refusals = _Asking(search, known).all(methods)
+        dimensions = _dimensions(search, known)
+        release_all(store)
         tasks = [[_task(search, p.spec, k) for k in range(seeds)] for p in proposals]
         search.runner.run_tasks("compare", [task for of_one in tasks for task in of_one])
         progress.end(f"{len(proposals)} networks, {seeds} trainings of each")
@@ -71,6 +75,7 @@ def compare_run(
             name=store.folder.name,
             latency_limit_ms=known.limit.latency_ms,
             params_limit=known.limit.params,
+            batch=known.baseline.key.batch,
             seeds=tuple(search.recipe.seed + k for k in range(seeds)),
             entries=tuple(
                 Entry(proposal=p, accuracies=tuple(_accuracy(store, task) for task in of_one))
@@ -82,11 +87,39 @@ def compare_run(
                 f"{facts.name}: {facts.train_images:,} images to train on, "
                 f"{facts.test_images:,} to judge on, {search.recipe.train.epochs} epochs"
             ),
+            sample=known.sample,
+            fit=known.fit,
+            dimensions=dimensions,
         )
-        store.folder.write("comparison.json", pretty(comparison))
-        store.folder.write("comparison.csv", render_csv(comparison).encode())
-        store.folder.write("comparison.html", render_page_of(comparison).encode())
+        write_comparison(comparison, store.folder)
         return comparison
+
+
+def _dimensions(search: Search, known: Groundwork) -> Dimensions | None:
+    """Scales the base network in one dimension at a time and measures what the device makes of it.
+
+    None for a device that is elsewhere: it would take another exchange of files.
+    """
+    if search.recipe.device.place == "offline":
+        return None
+    baseline = known.baseline
+
+    def run() -> Dimensions:
+        return measure_dimensions(
+            search.graph,
+            search.base,
+            baseline.key.batch,
+            lambda specs: search.measure_networks("dimensions", specs, baseline),
+        )
+
+    uses = (search.base, search.recipe.device, search.timing, baseline.latency.ms)
+    return search.stage(
+        "dimensions",
+        Dimensions,
+        uses,
+        run,
+        lambda out: f"{', '.join(out.families)} alone, measured",
+    )
 
 
 def _task(search: Search, spec: NetworkSpec, number: int) -> TrainingTask:
@@ -107,21 +140,23 @@ class _Asking:
         self._known = known
         self._model = search.latency_model(known.profile, known.baseline)
         self._measured: dict[NetworkSpec, float] = {}
-        self._rows: dict[Trainings, list[Row]] = {"alpha": [], "samples": []}
-        training = search.recipe.alpha.training
-        sampled = {sample.row for sample in known.sample.samples}
-        for row in search.store.ledger.rows():
-            if row.task.importance or row.task.id in sampled:
-                self._rows["samples"].append(row)
-            elif row.task.training == training and not (row.task.test or row.task.sampling):
-                self._rows["alpha"].append(row)
+        # What other methods have trained, here or in a comparison before, is not among them.
+        self._rows: dict[Trainings, list[Row]] = {
+            "alpha": search.rows(
+                task for c in known.alpha.candidates for task in search.alpha_tasks(c.spec)
+            ),
+            "samples": search.rows(
+                search.sample_tasks(known.alpha.resolution)[: known.sample.networks]
+            ),
+        }
 
     def all(self, methods: Iterable[Method]) -> tuple[list[Proposal], dict[str, str]]:
         """Returns the base network, the run's result and what the methods answer.
 
         A method that does not apply to the network is left out, with its reason by its name.
         """
-        known, found = self._known, allocated(self._search, self._known)
+        search, known = self._search, self._known
+        found = allocated(search, known)
         proposals = [
             self._proposal(BASE, known.baseline.spec, known.baseline.latency, 1),
             self._proposal(
@@ -138,6 +173,7 @@ class _Asking:
                 proposals.append(self._asked(method))
             except UserError as error:
                 refusals[method.name] = str(error)
+                search.progress.end(f"left out: {error}")
         return proposals, refusals
 
     def _asked(self, method: Method) -> Proposal:
@@ -194,6 +230,7 @@ class _Asking:
             graph=search.graph,
             base=search.base,
             limit=limit,
+            stated_limit=known.limit,
             usage=self._usage,
             budgets=lambda resolution: search.budgets(
                 known.fit, known.profile, resolution, known.baseline
@@ -202,8 +239,10 @@ class _Asking:
             short=search.short_task,
             sampling=lambda source: search.sampling_task(source, known.alpha.resolution),
             train=train,
+            release=lambda rows: release(search.store, rows),
             resolution=known.alpha.resolution,
             round_to=search.recipe.alpha.round_to,
+            min_width=search.recipe.profile.min_width,
             max_width=search.recipe.allocate.max_width,
             seed=search.recipe.seed,
         )

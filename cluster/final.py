@@ -14,7 +14,7 @@ from engine.recipe import Cluster
 from engine.results import Trained
 from engine.rows import Row, TrainingTask
 from engine.store import RunStore
-from engine.trained_weights import has_weights
+from engine.trained_weights import has_weights, weights_name
 from trainables.checkpoint import checkpoint_name
 from trainables.data import ImageData
 from trainables.final import FinalTraining, train_final
@@ -43,7 +43,7 @@ def run_final(
     Raises:
         UserError: the training failed.
     """
-    weights = f"{task.id}.safetensors"
+    weights = weights_name(task.id)
     row = store.ledger.find(task.id)
     if row is None or (row.status == "done" and not has_weights(store.weights, weights)):
         row = _train(task, store, data, resources, progress)

@@ -111,7 +111,7 @@ class Search:
         return self.graph.spec(self.recipe.data.resolution, self.recipe.width)
 
     @property
-    def _timing(self) -> tuple[int, int]:
+    def timing(self) -> tuple[int, int]:
         """How single networks are measured."""
         return self.recipe.profile.calls, self.recipe.profile.rounds
 
@@ -179,7 +179,7 @@ class Search:
                 trained=self._train(task),
             )
 
-        uses = (task, self.recipe.device, self._timing)
+        uses = (task, self.recipe.device, self.timing)
         return self.stage(
             "baseline",
             BaselineResult,
@@ -237,19 +237,6 @@ class Search:
                 self.graph, self.base, alpha, settings.budget, settings.round_to, most
             )
 
-        def tasks_of(spec: NetworkSpec) -> list[TrainingTask]:
-            return [
-                TrainingTask(
-                    spec=spec,
-                    training=settings.training,
-                    data=self.facts.digest,
-                    seed=self.recipe.seed + repeat,
-                    loss=self.recipe.task.loss,
-                    metric=self.recipe.task.metric,
-                )
-                for repeat in range(settings.repeats)
-            ]
-
         def run() -> AlphaResult:
             runner = self.runner
             searcher = AlphaSearcher(
@@ -257,7 +244,7 @@ class Search:
                 seed=self.recipe.seed,
                 journal=self.store.scratch / "studies" / f"{digest(uses)}.journal",
                 candidate=candidate,
-                tasks_of=tasks_of,
+                tasks_of=self.alpha_tasks,
                 finished=self.store.ledger.seen,
             )
             asha_epochs = settings.training.epochs if settings.scheduler == "asha" else None
@@ -266,11 +253,13 @@ class Search:
                 searcher,
                 total=settings.trials * settings.repeats,
                 asha_epochs=asha_epochs,
-                largest=tasks_of(candidate(settings.high))[0],
+                largest=self.alpha_tasks(candidate(settings.high))[0],
             )
             if len(searcher.alphas) < settings.trials:
                 raise KeyboardInterrupt  # stopped while no training ran
-            rows = self._rows(task for a in searcher.alphas for task in tasks_of(candidate(a)))
+            rows = self.rows(
+                task for a in searcher.alphas for task in self.alpha_tasks(candidate(a))
+            )
             self._check_failures("alpha", rows)
             return rank_candidates(self.graph, self.base, searcher.alphas, candidate, rows)
 
@@ -293,11 +282,7 @@ class Search:
         With another ``sample.source`` than ``trained``, one task stands for all of them.
         """
         settings = self.recipe.sample
-        if settings.source == "trained":
-            specs = self.sampled_specs(resolution, settings.networks)
-            tasks = [self.sample_task(spec) for spec in specs]
-        else:
-            tasks = [self.sampling_task(settings.source, resolution)]
+        tasks = self.sample_tasks(resolution)
 
         def run() -> SampleResult:
             if settings.source != "trained":
@@ -405,7 +390,7 @@ class Search:
             start,
             self.recipe.allocate,
             self.recipe.device,
-            self._timing,
+            self.timing,
             baseline.latency.ms,
         )
         return self.stage(
@@ -437,7 +422,7 @@ class Search:
         return self.stage(
             "measure",
             Latency,
-            (spec, self.recipe.device, self._timing, baseline.latency.ms),
+            (spec, self.recipe.device, self.timing, baseline.latency.ms),
             lambda: self.measure_network("measure", spec, baseline),
             lambda out: f"{out.ms:.3f} ms",
         )
@@ -512,6 +497,30 @@ class Search:
             test=True,
         )
 
+    def alpha_tasks(self, spec: NetworkSpec) -> list[TrainingTask]:
+        """The trainings of one network of the α search, one for each repeat."""
+        settings = self.recipe.alpha
+        return [
+            TrainingTask(
+                spec=spec,
+                training=settings.training,
+                data=self.facts.digest,
+                seed=self.recipe.seed + repeat,
+                loss=self.recipe.task.loss,
+                metric=self.recipe.task.metric,
+            )
+            for repeat in range(settings.repeats)
+        ]
+
+    def sample_tasks(self, resolution: int) -> list[TrainingTask]:
+        """The trainings of all networks that the recipe wants sampled, or the one for all."""
+        settings = self.recipe.sample
+        if settings.source != "trained":
+            return [self.sampling_task(settings.source, resolution)]
+        return [
+            self.sample_task(spec) for spec in self.sampled_specs(resolution, settings.networks)
+        ]
+
     def short_task(self, spec: NetworkSpec) -> TrainingTask:
         """The training that the search spends on one network."""
         return replace(
@@ -546,7 +555,7 @@ class Search:
             KeyboardInterrupt: stopped in order.
         """
         self.runner.run_tasks(stage, tasks)
-        rows = self._rows(tasks)
+        rows = self.rows(tasks)
         if len(rows) < len({task.id for task in tasks}):
             raise KeyboardInterrupt  # stopped while no training ran
         self._check_failures(stage, rows)
@@ -605,9 +614,15 @@ class Search:
         Raises:
             UserError: the device is not the one that the run began with.
         """
-        measured = self._measured(purpose, [spec], per_layer=False)
+        return self.measure_networks(purpose, [spec], baseline)[0]
+
+    def measure_networks(
+        self, purpose: str, specs: Sequence[NetworkSpec], baseline: BaselineResult
+    ) -> list[Latency]:
+        """Measures networks in one session, else as `measure_network`."""
+        measured = self._measured(purpose, specs, per_layer=False)
         measured.key.check(baseline.key, "the device that was measured now")
-        return measured.relative_to(baseline.latency.ms).timings[0].latency
+        return [timing.latency for timing in measured.relative_to(baseline.latency.ms).timings]
 
     def _largest_affordable(self, model: LatencyModel, limit: Usage) -> int:
         """The largest resolution at which the base widths keep the limits of latency and memory.
@@ -625,7 +640,8 @@ class Search:
     def _fits(self, model: LatencyModel, spec: NetworkSpec, limit: Usage) -> bool:
         return self.usage(spec, model.predict(self.cost(spec))).within(limit)
 
-    def _rows(self, tasks: Iterable[TrainingTask]) -> list[Row]:
+    def rows(self, tasks: Iterable[TrainingTask]) -> list[Row]:
+        """Returns what the ledger has of some trainings, each once."""
         unique = {task.id: task for task in tasks}
         found = (self.store.ledger.find(task_id) for task_id in unique)
         return [row for row in found if row is not None]

@@ -12,6 +12,7 @@ from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search import Searcher
 
 from cluster.packing import lowered, measure_packing, share_of, widest
+from cluster.parents import lost_parents
 from cluster.progress import Progress
 from cluster.signals import signals_kept
 from engine.codec import canonical, decode
@@ -55,6 +56,9 @@ class TrialRunner:
         # All rows at once: in an object store every look for one that is not there takes a request.
         known = self.store.ledger.ids()
         missing = {task_id: task for task in tasks if (task_id := task.id) not in known}
+        if lost := lost_parents(self.store, missing.values()):
+            self.progress.say("  weights to start from are gone or damaged: trained again")
+            self.run_tasks(stage, lost)
         self.progress.begin_trials(stage, total=len(tasks), known=len(tasks) - len(missing))
         if missing:
             self._pack(stage, widest(list(missing.values())))

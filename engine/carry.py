@@ -1,6 +1,6 @@
 """Trained weights carried into a wider or narrower network."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +9,7 @@ from engine.channels import Channels, Segment
 from engine.errors import UserError
 from engine.graph import NetworkGraph
 from engine.spec import NetworkSpec
-from engine.weights import Role, roles
+from engine.weights import kernels, roles
 
 
 def carry_weights(
@@ -18,15 +18,17 @@ def carry_weights(
     source_spec: NetworkSpec,
     target_spec: NetworkSpec,
     module: nn.Module,
+    worth: Mapping[str, Tensor] | None = None,
 ) -> tuple[str, ...]:
     """Copies a trained network's weights into one with other widths, channel by channel.
 
     A channel keeps its place in its width group; in groups with a multiple (of grouped
-    convolutions) its place in its part. Channels that the target does not have are dropped. New
-    channels keep the weights that ``module`` has for them, but those that were there before read
-    nothing from them: the kernels' weights for new inputs are set to zero. So a widened network
-    computes in evaluation mode what the source did, and its new weights still have gradients,
-    because new channels are not zero.
+    convolutions) its place in its part. Channels that the target does not have are dropped: the
+    last ones, or those of least ``worth`` while the others close up. New channels keep the weights
+    that ``module`` has for them, but those that were there before read nothing from them: the
+    kernels' weights for new inputs are set to zero. So a widened network computes in evaluation
+    mode what the source did, and its new weights still have gradients, because new channels are
+    not zero.
 
     Source: Net2WiderNet (Chen et al. 2016) is the same in purpose. It copies channels and halves
     what reads them; here new channels are new.
@@ -36,6 +38,7 @@ def carry_weights(
         graph: of both networks.
         source_spec, target_spec: the two networks.
         module: built for ``target_spec``; its weights are changed.
+        worth: of every channel of the source, (channels,) by width group.
 
     Returns:
         The ops after which the function may differ from the source's: where channels are
@@ -46,7 +49,7 @@ def carry_weights(
         UserError: the state is of another network.
     """
     _check_state(source_state, graph.skeleton(source_spec))
-    places = _Places(graph, source_spec, target_spec)
+    places = _Places(graph, source_spec, target_spec, worth or {})
     into = module.state_dict()
     done: set[str] = set()
     changed: list[str] = []
@@ -71,7 +74,7 @@ def carry_weights(
                     _copy(source_state[key], into[key], written if axes[0] == "out" else read, 0)
                 else:
                     before, after = (
-                        _kernels(state[key], axes, op.groups) for state in (source_state, into)
+                        kernels(state[key], axes, op.groups) for state in (source_state, into)
                     )
                     same &= _copy_kernels(before, after, written, read)
             if not same and not op.repeated:
@@ -102,8 +105,15 @@ class _Places:
     A place is a tensor with the new index of every old channel, −1 if it is dropped.
     """
 
-    def __init__(self, graph: NetworkGraph, source: NetworkSpec, target: NetworkSpec) -> None:
+    def __init__(
+        self,
+        graph: NetworkGraph,
+        source: NetworkSpec,
+        target: NetworkSpec,
+        worth: Mapping[str, Tensor],
+    ) -> None:
         self._graph = graph
+        self._worth = worth
         self._source = source.width_of
         self._target = target.width_of
 
@@ -121,17 +131,28 @@ class _Places:
         for segment in self._graph.traced.variables.resolve(axis):
             old, new = self.widths((Segment(segment.var),))
             parts = self._graph.traced.variables.multiple(segment.var)
-            place = _repeated(_kept(old, new, parts if old != new else 1), segment.times)
+            worth = self._worth.get(self._graph.group_of(segment) or "")
+            kept = _kept(old, new, parts if old != new else 1, worth)
+            place = _repeated(kept, segment.times)
             places.append(torch.where(place < 0, place, place + ahead))
             ahead += new * segment.times
         return _repeated(torch.cat(places), fold)
 
 
-def _kept(old: int, new: int, parts: int) -> Tensor:
-    """The places of channels that lie in equal parts: in each the first ones are kept."""
-    part, at = torch.arange(old) // (old // parts), torch.arange(old) % (old // parts)
+def _kept(old: int, new: int, parts: int, worth: Tensor | None) -> Tensor:
+    """The places of channels that lie in equal parts.
+
+    In each the first ones are kept, or those that are worth most, in their old order.
+    """
     size = new // parts
-    return torch.where(at < size, part * size + at, -1)
+    if worth is None:
+        rank = torch.arange(old // parts).expand(parts, -1)
+    else:
+        # The rank of a channel is its place in the order; equal channels keep their own.
+        rank = worth.unflatten(0, (parts, -1)).argsort(descending=True, stable=True).argsort()
+    kept = rank < size
+    place = kept.cumsum(1) - 1 + size * torch.arange(parts)[:, None]
+    return torch.where(kept, place, -1).flatten()
 
 
 def _repeated(places: Tensor, times: int) -> Tensor:
@@ -146,12 +167,6 @@ def _copy(old: Tensor, new: Tensor, places: Tensor | None, axis: int) -> None:
         new.index_copy_(
             axis, places[kept].to(new.device), old.index_select(axis, kept.to(old.device)).to(new)
         )
-
-
-def _kernels(weight: Tensor, axes: Sequence[Role], groups: int) -> Tensor:
-    """A view of a weight as groups × written × read × kernel."""
-    grouped = weight.unflatten(0, (groups, -1))
-    return grouped if axes[0] == "out" else grouped.transpose(1, 2)
 
 
 def _copy_kernels(old: Tensor, new: Tensor, written: Tensor | None, read: Tensor | None) -> bool:

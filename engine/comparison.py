@@ -3,13 +3,15 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean, stdev
+from statistics import fmean, median, stdev
 from typing import Literal
 
 from scipy.stats import ttest_rel
 
 from engine.codec import STRICT
-from engine.results import Latency
+from engine.dimensions import Dimensions
+from engine.display import no_power
+from engine.results import FitResult, Latency, SampleResult
 from engine.spec import NetworkSpec
 
 BASE = "base"
@@ -71,11 +73,6 @@ class Entry:
         """Standard deviation over seeds, None for fewer than two."""
         return stdev(self.trained) if len(self.trained) > 1 else None
 
-    @property
-    def gflops_per_second(self) -> float:
-        """Achieved arithmetic: two operations for every multiply-accumulate, over measured time."""
-        return 2e-6 * self.proposal.macs / self.proposal.latency.ms
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
@@ -83,9 +80,13 @@ class Comparison:
 
     Attributes:
         latency_limit_ms, params_limit: what every network was to keep.
+        batch: images of one forward that is timed.
         refusals: methods that do not apply, and why.
         environment: what latency was measured on.
         data: what the networks were trained and judged on.
+        sample, fit: of the run, for the figure of importance.
+        dimensions: what scaling in one dimension alone does to the device; None if it was not
+            measured.
     """
 
     __pydantic_config__ = STRICT
@@ -93,15 +94,35 @@ class Comparison:
     name: str
     latency_limit_ms: float
     params_limit: int
+    batch: int
     seeds: tuple[int, ...]
     entries: tuple[Entry, ...]
     refusals: dict[str, str]
     environment: dict[str, str]
     data: str
+    sample: SampleResult
+    fit: FitResult
+    dimensions: Dimensions | None
 
     def entry(self, method: str) -> Entry:
         """Returns the entry of a method."""
         return next(entry for entry in self.entries if entry.proposal.method == method)
+
+    @property
+    def ranked(self) -> Sequence[Entry]:
+        """The entries by mean accuracy, the best first; those without one last."""
+        return sorted(
+            self.entries,
+            key=lambda entry: -math.inf if entry.mean is None else entry.mean,
+            reverse=True,
+        )
+
+    @property
+    def no_power(self) -> str:
+        """Why there is no measured power; empty where there is."""
+        if any(entry.proposal.latency.energy_mj is not None for entry in self.entries):
+            return ""
+        return no_power(self.environment)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,10 +173,105 @@ def _verdict(low: float, high: float) -> Literal["better", "worse", "tie"]:
     return "better" if low > 0 else "worse" if high < 0 else "tie"
 
 
-def ranked(comparison: Comparison) -> Sequence[Entry]:
-    """Returns the entries by mean accuracy, the best first; those without one last."""
-    return sorted(
-        comparison.entries,
-        key=lambda entry: -math.inf if entry.mean is None else entry.mean,
-        reverse=True,
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """One method of the table as numbers: the columns of the paper's Table I, and the search.
+
+    Attributes:
+        latency_ms: as measured, of one forward.
+        power_w: mean over forwards, as a sensor of the device measured it, idle power included;
+            None where none answers.
+        gflops_per_second: utilisation: two operations for every multiply-accumulate of a forward,
+            over its measured latency.
+        gflops_per_joule: the same operations over the measured energy of a forward.
+        top1_mean, top1_sd: over the seeds that finished.
+        difference: mean of the method minus that of the run's result over common seeds, with its
+            95 % interval and verdict; None for the run's result itself. The interval is None
+            where it is infinite.
+        search_seconds, search_trials: trainings that the answer rests on.
+    """
+
+    __pydantic_config__ = STRICT
+
+    method: str
+    params: int
+    macs: int
+    resolution: int
+    latency_ms: float
+    power_w: float | None
+    gflops_per_second: float
+    gflops_per_joule: float | None
+    top1_mean: float | None
+    top1_sd: float | None
+    seeds: int
+    difference: float | None
+    low_95: float | None
+    high_95: float | None
+    verdict: Literal["better", "worse", "tie"] | None
+    keeps_latency: bool
+    keeps_params: bool
+    search_seconds: float
+    search_trials: int
+
+
+def lines(comparison: Comparison) -> tuple[Line, ...]:
+    """Returns the table, the best method first.
+
+    The latency limit is kept up to the noise floor of the measurement.
+    """
+    return tuple(_line(comparison, entry) for entry in comparison.ranked)
+
+
+def _line(comparison: Comparison, entry: Entry) -> Line:
+    proposal, latency = entry.proposal, entry.proposal.latency
+    ours = comparison.entry(OURS)
+    found = None if entry is ours else difference(ours, entry)
+    gflop = 2e-9 * proposal.macs * comparison.batch
+    most_ms = comparison.latency_limit_ms * (1 + latency.noise_floor)
+    return Line(
+        method=proposal.method,
+        params=proposal.params,
+        macs=proposal.macs,
+        resolution=proposal.spec.resolution,
+        latency_ms=latency.ms,
+        power_w=None if latency.power_mw is None else latency.power_mw / 1e3,
+        gflops_per_second=gflop / latency.ms * 1e3,
+        gflops_per_joule=None if not latency.energy_mj else gflop / latency.energy_mj * 1e3,
+        top1_mean=entry.mean,
+        top1_sd=entry.spread,
+        seeds=len(entry.trained),
+        difference=found and found.mean,
+        low_95=found.low if found and math.isfinite(found.low) else None,
+        high_95=found.high if found and math.isfinite(found.high) else None,
+        verdict=found and found.verdict,
+        keeps_latency=latency.ms <= most_ms,
+        keeps_params=proposal.params <= comparison.params_limit,
+        search_seconds=proposal.search_seconds,
+        search_trials=proposal.search_trials,
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComparisonFile:
+    """``comparison.json``: what was measured and trained, and the table that follows from it."""
+
+    __pydantic_config__ = STRICT
+
+    comparison: Comparison
+    table: tuple[Line, ...]
+
+
+def least_visible(table: Sequence[Line]) -> tuple[float, float, float] | None:
+    """Returns how small a difference of accuracy the seeds could have shown.
+
+    That is half the width of a method's 95 % interval: a mean difference below it is a tie.
+
+    Returns:
+        The least, the median and the largest over the methods; None without an interval.
+    """
+    halves = [
+        (line.high_95 - line.low_95) / 2
+        for line in table
+        if line.low_95 is not None and line.high_95 is not None
+    ]
+    return (min(halves), median(halves), max(halves)) if halves else None

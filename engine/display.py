@@ -1,6 +1,7 @@
 """How numbers and the outcome of a run are put into words, alike in terminal and report."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from engine.results import LatencyFigures, MemoryFigures, RunRecord
@@ -53,6 +54,17 @@ def power_of_ten(exponent: int) -> str:
 def signed(number: float, digits: int = 2) -> str:
     """A number with a true minus sign: ``−1.31``."""
     return f"{number:.{digits}f}".replace("-", "−")
+
+
+def interval(low: float | None, high: float | None) -> str:
+    """``−1.52 … −1.20``, or empty where there is none."""
+    return "" if low is None or high is None else f"{signed(low)} … {signed(high)}"
+
+
+def no_power(environment: Mapping[str, str]) -> str:
+    """Why no sensor measured power, from what `engine.environment` tells."""
+    _, told, why = environment.get("power", "").partition("not measured: ")
+    return why if told else "no sensor was read"
 
 
 def plural(number: int, noun: str) -> str:

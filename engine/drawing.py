@@ -8,7 +8,6 @@ import math
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import matplotlib.style
 from matplotlib.axes import Axes
@@ -72,6 +71,14 @@ class Panel:
     drawing: Figure
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportFigure:
+    """Panels that belong together, and one sentence that says what they show."""
+
+    caption: str
+    panels: tuple[Panel, ...]
+
+
 @contextmanager
 def drawing_style() -> Generator[None]:
     """The style in which panels are drawn and written."""
@@ -87,13 +94,19 @@ def svg(panel: Panel, background: str = "none") -> str:
     return text.getvalue()
 
 
-def write_panel(panel: Panel, directory: Path) -> tuple[Path, Path]:
-    """Writes a panel on white, as SVG and as PNG at twice the size, and returns the two files."""
-    vector, raster = (directory / f"{panel.name}.{kind}" for kind in ("svg", "png"))
-    vector.write_text(svg(panel, PAPER), encoding="utf-8")
+def vector(panel: Panel) -> bytes:
+    """Returns a panel on white as an SVG file."""
+    return svg(panel, PAPER).encode()
+
+
+def raster(panel: Panel) -> bytes:
+    """Returns a panel on white as a PNG file, at twice the size."""
     with drawing_style():
-        panel.drawing.savefig(raster, dpi=144, metadata={"Software": None}, facecolor=PAPER)
-    return vector, raster
+        image = io.BytesIO()
+        panel.drawing.savefig(
+            image, format="png", dpi=144, metadata={"Software": None}, facecolor=PAPER
+        )
+    return image.getvalue()
 
 
 def canvas(

@@ -9,40 +9,27 @@ from pathlib import Path
 
 from matplotlib.ticker import MaxNLocator
 
-from engine.display import milliseconds, percent, plural, signed
+from engine.display import milliseconds, percent, plural
 from engine.drawing import (
     ACCENT,
     INK,
     MUTED,
     PAPER,
     Panel,
+    ReportFigure,
     canvas,
-    centred,
     drawing_style,
     label_room,
     legend,
-    log_span,
-    one_two_five,
     padded,
     powers_of_two,
+    raster,
     short,
-    spaced,
-    sweep,
     ticks,
-    write_panel,
+    vector,
 )
+from engine.importance_figures import draw_fit, draw_importance
 from engine.results import AlphaCandidate, AlphaResult, RunRecord, Step
-
-PANELS = 12
-"""At most so many groups have an importance panel; a table holds them all."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReportFigure:
-    """Panels that belong together, and one sentence that says what they show."""
-
-    caption: str
-    panels: tuple[Panel, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +38,7 @@ class ReportFigures:
 
     widths: ReportFigure
     alpha: ReportFigure
+    fit: ReportFigure
     importance: ReportFigure
     allocation: ReportFigure
     training: ReportFigure
@@ -62,6 +50,7 @@ class ReportFigures:
         parts = (
             self.widths,
             self.alpha,
+            self.fit,
             self.importance,
             self.allocation,
             self.training,
@@ -76,7 +65,10 @@ def draw_figures(record: RunRecord) -> ReportFigures:
         return ReportFigures(
             widths=_widths(record),
             alpha=_alpha(record.alpha),
-            importance=_importance(record),
+            importance=draw_importance(
+                record.sample, record.fit, record.baseline.spec.width_of, record.result.widths
+            ),
+            fit=draw_fit(record.sample, record.fit),
             allocation=_allocation(record),
             training=_training(record),
             latency=_latency(record),
@@ -92,7 +84,9 @@ def write_figures(record: RunRecord, directory: Path) -> tuple[Path, ...]:
     directory.mkdir(parents=True, exist_ok=True)
     files: list[Path] = []
     for panel in draw_figures(record).panels:
-        files += write_panel(panel, directory)
+        for kind, image in (("svg", vector(panel)), ("png", raster(panel))):
+            files.append(directory / f"{panel.name}.{kind}")
+            files[-1].write_bytes(image)
     return tuple(files)
 
 
@@ -217,79 +211,6 @@ def _alpha(result: AlphaResult) -> ReportFigure:
 def winning(result: AlphaResult) -> AlphaCandidate:
     """The candidate that the α search chose."""
     return next(c for c in result.candidates if result.alpha in c.alphas)
-
-
-def _importance(record: RunRecord) -> ReportFigure:
-    before, after = record.baseline.spec.width_of, record.result.widths
-    predictors, samples = record.fit.predictors, record.sample.samples
-    names = sorted(predictors, key=lambda g: after[g] / before[g], reverse=True)[:PANELS]
-    names.sort(key=list(predictors).index)
-    dots = {
-        g: [
-            (s.widths[g], s.importance[g])
-            for s in samples
-            # A dead layer has importance 0, which has no logarithm.
-            if s.importance.get(g, 0.0) > 0
-        ]
-        for g in names
-    }
-    curves = {
-        g: [(c, predictors[g](c)) for c in sweep([w for w, _ in dots[g]])] if dots[g] else []
-        for g in names
-    }
-    # One span for all panels, so that slopes can be compared by eye.
-    spans = [
-        tuple(log_span([point[axis] for point in (*dots[g], *curves[g])]) for axis in (0, 1))
-        for g in names
-        if dots[g]
-    ] or [(0.0, 0.0)]
-    width_span, importance_span = (max(s[axis] for s in spans) * 1.15 + 0.1 for axis in (0, 1))
-    panels: list[Panel] = []
-    for i, g in enumerate(names):
-        drawing, ax = canvas(
-            short(g, 20), width=180, height=160, left=48, right=8, top=38, bottom=32
-        )
-        p = predictors[g]
-        fit = f"R² {p.r2:.2f}, b {signed(p.b)}" + (", flagged" if p.flag else "")
-        drawing.text(2 / 180, 1 - 18 / 160, fit, va="top", color=ACCENT)
-        ax.set_xlabel("channels", labelpad=1)
-        if points := [*dots[g], *curves[g]]:
-            xs, ys = [x for x, _ in points], [y for _, y in points]
-            ax.set_xscale("log")
-            ax.set_yscale("log")
-            ax.plot(*zip(*dots[g], strict=True), "o", color=MUTED, markersize=4)
-            ax.plot(*zip(*curves[g], strict=True), color=ACCENT, ls="--" if p.flag else "-")
-            ax.set_xlim(centred(xs, width_span))
-            ax.set_ylim(centred(ys, importance_span))
-            ticks(ax, "x", spaced([min(xs), before[g], max(xs)], width_span / 4.5))
-            ticks(ax, "y", one_two_five(*ax.get_ylim()))
-        else:
-            ax.set_xticks([])
-            ax.set_yticks([])
-            ax.text(0.5, 0.5, "importance 0\nin all samples", ha="center", va="center")
-        label = f"Importance of {g} against its channels, with the fitted power law"
-        panels.append(Panel(name=f"importance-{i + 1:02d}", label=label, drawing=drawing))
-
-    n, flagged = len(samples), [g for g, p in predictors.items() if p.flag]
-    which = (
-        f"the {PANELS} most widened of {len(predictors)} groups (the table has all)"
-        if len(predictors) > len(names)
-        else plural(len(names), "group")
-    )
-    doubt = (
-        f"; {len(flagged)} of all {plural(len(predictors), 'group')} flagged (dashed; the table "
-        "says why)"
-        if flagged
-        else ""
-    )
-    failed = len(record.sample.failures)
-    lost = f"; {failed} more failed" if failed else ""
-    caption = (
-        f"Importance (Eq. 5) against channels in {plural(n, 'trained network')} (dots{lost}) with "
-        f"the fit a·Cᵇ (line), for {which}; log-log, with the same span in every panel, so that "
-        f"slopes compare{doubt}."
-    )
-    return ReportFigure(caption=caption, panels=tuple(panels))
 
 
 def _allocation(record: RunRecord) -> ReportFigure:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from engine.building import initial_values, initialise, replacements, skeleton
-from engine.channels import Channels
+from engine.channels import Channels, Segment
 from engine.costs import NetworkCost
 from engine.errors import UserError
 from engine.formula import Count, LayerFormula, NetworkFormula
@@ -82,6 +82,10 @@ class NetworkGraph:
             )
             for var, name in names.items()
         }
+
+    def group_of(self, segment: Segment) -> str | None:
+        """Returns the name of the group that the variable of a resolved segment is, if any."""
+        return self._name_of.get(segment.var)
 
     @cached_property
     def fixed(self) -> dict[str, str]:

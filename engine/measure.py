@@ -272,7 +272,12 @@ def _with_energy(
                 torch.cuda.synchronize()
 
         energy = measure_energy(meter, forward)
-        latency = replace(timing.latency, energy_mj=energy.energy_mj, idle_mw=energy.idle_mw)
+        latency = replace(
+            timing.latency,
+            energy_mj=energy.energy_mj,
+            power_mw=energy.power_mw,
+            idle_mw=energy.idle_mw,
+        )
         found.append(replace(timing, latency=latency))
     return found
 

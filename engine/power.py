@@ -42,11 +42,13 @@ class Energy:
 
     Attributes:
         energy_mj: of one forward, with what the device uses when idle.
+        power_mw: mean over the forwards, idle power included.
         idle_mw: power of the device right before, with nothing to do.
         forwards: how many were averaged.
     """
 
     energy_mj: float
+    power_mw: float
     idle_mw: float
     forwards: int
 
@@ -75,8 +77,12 @@ def measure_energy(
         if now - sampled >= SAMPLE_SECONDS:
             meter.energy_mj()  # a meter that integrates power must be read meanwhile
             sampled = now
+    used_mj = meter.energy_mj() - before
     return Energy(
-        energy_mj=(meter.energy_mj() - before) / forwards, idle_mw=idle_mw, forwards=forwards
+        energy_mj=used_mj / forwards,
+        power_mw=used_mj / (clock() - began),
+        idle_mw=idle_mw,
+        forwards=forwards,
     )
 
 

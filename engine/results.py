@@ -69,6 +69,7 @@ class Latency:
         cpu_ms: CPU time of the thread, uncorrected, the median of all calls; None on a GPU.
         energy_mj: energy of one forward as a sensor of the device measured it, all that the device
             used meanwhile; None where no sensor answers, and the environment says why.
+        power_mw: mean power of the device over those forwards; None with ``energy_mj``.
         idle_mw: power of the device right before, with nothing to do; None with ``energy_mj``.
     """
 
@@ -82,6 +83,7 @@ class Latency:
     noise_floor: float
     cpu_ms: float | None = None
     energy_mj: float | None = None
+    power_mw: float | None = None
     idle_mw: float | None = None
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from engine.codec import STRICT, digest
+from engine.shrinking import Pruning, Shrunk, Sparsifying
 from engine.spec import NetworkSpec
 from engine.training import Training
 
@@ -29,6 +30,21 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """A finished training whose weights another one begins with.
+
+    Attributes:
+        row: its identity; its task asked for its weights to be kept.
+        spec: its network, of the same graph.
+    """
+
+    __pydantic_config__ = STRICT
+
+    row: str
+    spec: NetworkSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingTask:
     """What is to be trained. Its digest is the row's identity, whatever trial asked for it.
 
@@ -42,6 +58,10 @@ class TrainingTask:
         test: whether the finished network is judged on the test split, once.
         sampling: whose importance is collected in place of that of ``spec``; None for a training
             of ``spec`` itself.
+        shrink: how channels are taken away while it is trained; None for a plain training.
+        start: the weights to begin with, carried to the widths of ``spec``; None to begin anew.
+        keep_weights: whether the weights are kept for trainings that start from them.
+        filter_norms: whether the row has the norms of the trained filters.
     """
 
     __pydantic_config__ = STRICT
@@ -56,6 +76,10 @@ class TrainingTask:
     sync_workers: bool = False
     test: bool = False
     sampling: Sampling | None = None
+    shrink: Pruning | Sparsifying | None = None
+    start: Start | None = None
+    keep_weights: Literal[True] | None = None
+    filter_norms: Literal[True] | None = None
 
     @property
     def id(self) -> str:
@@ -85,7 +109,10 @@ class Row:
         importance: Eq. 5 by width group, averaged over all steps; empty unless collected.
         test_accuracy: on the test split after the last epoch; None unless asked for.
         sampled: Eq. 5 by width group of each network of ``task.sampling``; None without one.
+        filter_norms: ‖Θ‖² of every channel by width group (`engine.filter_norms`); None unless
+            asked for.
         error: one line, for a failed row.
+        path: the networks that were left one after another; None unless it was shrunk.
     """
 
     __pydantic_config__ = STRICT
@@ -96,7 +123,9 @@ class Row:
     importance: dict[str, float] | None = None
     test_accuracy: float | None = None
     sampled: tuple[dict[str, float], ...] | None = None
+    filter_norms: dict[str, tuple[float, ...]] | None = None
     error: str | None = None
+    path: tuple[Shrunk, ...] | None = None
 
     @property
     def last(self) -> Epoch:

@@ -5,7 +5,7 @@
     STAGE-KEY/output.json        what a stage came to
     STAGE-KEY/manifest.json      written last: with it the stage is complete, and then immutable
     checkpoints/TASK.pt          the last epoch of a training that is not finished
-    weights/TASK.safetensors     weights of the baseline and of the result
+    weights/TASK.safetensors     weights of the baseline, the result, and what others start from
     result.json, report.html     what the run has found
     logs/, studies/              scratch: what Ray and the workers have to say, Optuna's journal
 

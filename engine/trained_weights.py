@@ -14,6 +14,11 @@ from engine.folder import Folder
 _SEAL = "sha256"
 
 
+def weights_name(task_id: str) -> str:
+    """The name of a training's file among the weights."""
+    return f"{task_id}.safetensors"
+
+
 def write_weights(folder: Folder, name: str, state: Mapping[str, Tensor]) -> None:
     """Writes tensors, with a digest of their bytes in the header.
 

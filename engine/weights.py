@@ -1,5 +1,6 @@
 """Which axes of a layer's weights are channels, and layers of other widths."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -28,6 +29,12 @@ def roles(layer: nn.Module) -> dict[str, tuple[Role, ...]]:
             names = ("weight", "bias", "running_mean", "running_var")
             found = {name: ("out",) for name in names}
     return {name: axes for name, axes in found.items() if getattr(layer, name, None) is not None}
+
+
+def kernels(weight: Tensor, axes: Sequence[Role], groups: int) -> Tensor:
+    """A view of a weight as groups × written × read × kernel."""
+    grouped = weight.unflatten(0, (groups, -1))
+    return grouped if axes[0] == "out" else grouped.transpose(1, 2)
 
 
 def resize(layer: nn.Module, cost: LayerCost) -> None:

@@ -116,6 +116,8 @@ def example_run(
             r2=0.97 - 0.002 * i,
             sum_r2=0.8 - 0.01 * i,
             flag="",
+            b_low=-1.62 + 0.4 * i / n,
+            b_high=-1.41 + 0.4 * i / n,
         )
         for i, g in enumerate(names)
     }

@@ -35,7 +35,7 @@ from engine.recipes import RECIPES
 from engine.rows import Epoch, Row, TrainingTask
 from engine.spec import NetworkSpec
 from engine.store import RunStore
-from engine.trained_weights import write_weights
+from engine.trained_weights import has_weights, weights_name, write_weights
 from trainables.checkpoint import checkpoint_name, load_checkpoint, save_checkpoint
 
 PART = 3
@@ -59,6 +59,8 @@ def quick_recipe() -> Recipe:
 
 def train(task: TrainingTask, store: RunStore) -> Row:
     """Trains nothing, as far as it is not done yet."""
+    if task.start is not None:
+        assert has_weights(store.weights, weights_name(task.start.row))
     state = load_checkpoint(store.checkpoints, task.id, torch.device("cpu"))
     for number in range(state["epochs"] if state else 0, task.training.epochs):
         store.record_epoch(task.id, number + 1)
@@ -80,9 +82,15 @@ def train(task: TrainingTask, store: RunStore) -> Row:
         importance=importance(task.spec) if task.importance else None,
         sampled=tuple(map(importance, task.sampling.networks)) if task.sampling else None,
         test_accuracy=accuracy if task.test else None,
+        filter_norms={
+            name: tuple((index + k) / width for k in range(width))
+            for index, (name, width) in enumerate(task.spec.width_of.items())
+        }
+        if task.filter_norms
+        else None,
     )
-    if task.test:
-        write_weights(store.weights, f"{task.id}.safetensors", {"x": torch.full((4,), accuracy)})
+    if task.test or task.keep_weights:
+        write_weights(store.weights, weights_name(task.id), {"x": torch.full((4,), accuracy)})
     store.ledger.add(row)
     store.checkpoints.delete(checkpoint_name(task.id))
     return row

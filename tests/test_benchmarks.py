@@ -1,15 +1,19 @@
 """Every benchmark of the device runs from end to end, on the synthetic device and in small."""
 
 import json
+import re
 import sys
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from example_comparison import whole_comparison
 
+from engine.comparison import Comparison
 from engine.recipe import Device, Profile
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -92,3 +96,52 @@ def test_the_loop_is_closed_for_several_limits(run, tmp_path: Path):
         assert row["after_ms"] == pytest.approx(row["predicted_ms"]) == row["choosing_ms"][-1]
     text = (tmp_path / "allocation.md").read_text()
     assert "0 of 2 limits" in text and "<!-- allocation -->" in text
+
+
+def test_table_1_is_written_from_result_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    table1 = import_module("table1")
+    made = replace(whole_comparison(), data="Parquet files of /a/place/x: 60 images, 2 epochs")
+    asked: list[str] = []
+
+    def compared(recipe, name: str, arguments) -> Comparison:
+        asked.append(f"{name} {recipe.data.source} {arguments.seeds}")
+        return made
+
+    monkeypatch.setattr(table1, "compared", compared)
+    out = tmp_path / "docs"
+    words = ["--recipes", "digits-vgg11", "--set", "data=parquet:/a/place", "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", ["table1.py", *words])
+    table1.main()
+    assert asked == ["digits-vgg11 parquet:/a/place 3"]
+    text = (out / "results/table1-digits-vgg11.json").read_text()
+    found = json.loads(text)
+    assert "/a/place" not in text and found["command"].endswith("data=parquet:PATH --out PATH")
+    assert found["hardware"]["cpu"] and found["versions"]["torch"] and found["n"] == 3
+    ours = next(e for e in made.entries if e.proposal.method == "hacscale")
+    row = next(row for row in found["table"] if row["method"] == "hacscale")
+    assert row["top1_mean"] == pytest.approx(fmean(ours.accuracies))
+    assert row["top1_sd"] == pytest.approx(stdev(ours.accuracies))
+
+    page, readme = (out / "table1.md").read_text(), (tmp_path / "README.md").read_text()
+    assert "Reduced form: widths × 0.25, 400 training images, 16 epochs in place of 300." in page
+    assert "Parquet files of PATH: 60 images" in page
+    assert "Power and GFLOP/J were not measured: the system shows no RAPL counter." in page
+    rows = re.findall(r"^\| (?:\*\*)?`(\S+?)`", page, re.MULTILINE)
+    assert rows == [row["method"] for row in found["table"]]
+    assert len(re.findall(r"^\| .*`", readme.partition("end of table1")[0], re.MULTILINE)) == 6
+    for text, folder in ((page, out), (readme, tmp_path)):
+        drawn = re.findall(r"\]\((\S+digits-vgg11\S+\.svg)\)", text)
+        assert drawn and all((folder / picture).exists() for picture in drawn)
+
+    # The base network's mean to that of the result, and to that of resolution alone.
+    mean = {e.proposal.method: fmean(e.accuracies) for e in made.entries}
+    gain, part = (100 * (mean[m] - mean["base"]) for m in ("hacscale", "resolution"))
+    told = f"{gain:+.1f} points from the base network, resolution alone {part:+.1f} points, "
+    assert f"{told}{100 * part / gain:.0f} % of that; the two are a tie." in page.replace(
+        "\u00a0", " "
+    )
+
+    monkeypatch.setattr(sys, "argv", ["table1.py", "--recipes", "--out", str(out)])
+    table1.main()  # from the files alone
+    assert len(asked) == 1 and (out / "table1.md").read_text() == page

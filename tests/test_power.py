@@ -100,6 +100,7 @@ def test_energy_is_that_of_the_loop_by_the_forwards_in_it():
     assert energy.forwards == 4
     assert energy.idle_mw == pytest.approx(10_000)
     assert energy.energy_mj == pytest.approx(2_000 + 0.25 * 10_000)
+    assert energy.power_mw == pytest.approx(10_000 + 2_000 / 0.25)
 
 
 def test_where_no_sensor_answers_the_reason_is_told(tmp_path: Path):

@@ -17,12 +17,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
+from matplotlib.transforms import Bbox
 from PIL import Image
 from rich.console import Console
+from sklearn.metrics import r2_score
 
 from engine import display
 from engine.closed_loop import latency_verdict
-from engine.figures import PANELS, draw_figures, write_figures
+from engine.drawing import Panel
+from engine.figures import draw_figures, write_figures
+from engine.importance_figures import PANELS
 from engine.report import render_report, write_report
 from engine.results import RunRecord
 from engine.summary import render_summary
@@ -151,7 +155,7 @@ def test_every_figure_is_there_with_a_name_and_something_drawn(
         assert len(root.get("viewBox", "").split()) == 4
         assert "var(--accent)" in text
         assert "#0f62b4" not in text
-    assert len(page.named("figcaption")) == len(page.named("figure")) == 6
+    assert len(page.named("figcaption")) == len(page.named("figure")) == 7
 
 
 def test_figures_show_the_data(record: RunRecord) -> None:
@@ -194,8 +198,43 @@ def test_an_importance_panel_shows_samples_and_the_power_law(record: RunRecord) 
     np.testing.assert_allclose(y, predictor.a * x**predictor.b)
     assert x.min() == pytest.approx(min(w for w, _ in expected))
     assert x.max() == pytest.approx(max(w for w, _ in expected))
+    (band,) = figure.panels[0].drawing.axes[0].collections
+    edges = band.get_paths()[0].vertices
+    widest = edges[np.isclose(edges[:, 0], x.max()), 1]
+    middle = np.exp(np.mean([np.log(w) for w, _ in expected]))
+    ends = [
+        predictor(middle) * (x.max() / middle) ** b for b in (predictor.b_low, predictor.b_high)
+    ]
+    assert (widest.min(), widest.max()) == pytest.approx((min(ends), max(ends)))
     spans = {round(float(np.ptp(np.log10(p.drawing.axes[0].get_ylim()))), 9) for p in figure.panels}
     assert len(spans) == 1
+
+
+def test_actual_and_predicted_importance_with_r2(record: RunRecord) -> None:
+    figure = draw_figures(record).fit
+    ax = figure.panels[0].drawing.axes[0]
+    dots = np.asarray(ax.get_lines()[0].get_xydata())
+    pairs = [
+        (s.importance[g], p(s.widths[g]))
+        for g, p in record.fit.predictors.items()
+        for s in record.sample.samples
+    ]
+    np.testing.assert_allclose(dots, pairs)
+    r2 = r2_score(*np.log(pairs).T)
+    assert f"R² {r2:.3f} over all points" in figure.caption
+    assert [t.get_text() for t in ax.texts] == [f"R² {r2:.3f}"]
+
+
+def test_energy_is_told_where_it_was_measured_and_else_why_not(record: RunRecord) -> None:
+    reason = "the system shows no RAPL counter and no INA sensor"
+    blind = changed(record, "profile", environment={"power": f"not measured: {reason}"})
+    assert f"Energy and power were not measured: {reason}." in Page(render_report(blind)).text
+    measured = {"energy_mj": 12.3, "power_mw": 5_250.0, "idle_mw": 3_000.0}
+    seen = changed(changed(record, "latency", **measured), "baseline.latency", **measured)
+    page = Page(render_report(seen))
+    assert "not measured" not in page.text
+    assert page.row("Energy of a forward, with idle power")[1:] == ["12.3 mJ", "12.3 mJ"]
+    assert page.row("Power, mean")[2] == "5.25 W" and page.row("Power when idle")[2] == "3 W"
 
 
 def test_the_growth_figure_marks_every_step_once(record: RunRecord) -> None:
@@ -220,24 +259,30 @@ def test_the_growth_figure_marks_every_step_once(record: RunRecord) -> None:
 def test_no_text_is_clipped_or_lies_on_another(options: dict) -> None:
     # Measured in DejaVu Sans, which is wider than the fonts that browsers use.
     for panel in draw_figures(example_run(**options)).panels:
-        canvas = FigureCanvasAgg(panel.drawing)
-        canvas.draw()
-        width, height = canvas.get_width_height()
-        boxes = [
-            (text.get_text(), text.get_window_extent())
-            for text in panel.drawing.findobj(Text)
-            if text.get_text() and text.get_visible() and on_axis(text, panel.drawing.axes[0])
-        ]
+        boxes = text_boxes(panel)
         assert len(boxes) > 3
-        for text, box in boxes:
-            assert box.x0 >= -1, (panel.name, text)
-            assert box.y0 >= -1, (panel.name, text)
-            assert box.x1 <= width + 1, (panel.name, text)
-            assert box.y1 <= height + 1, (panel.name, text)
         for (one, a), (other, b) in combinations(boxes, 2):
             over_x = min(a.x1, b.x1) - max(a.x0, b.x0)
             over_y = min(a.y1, b.y1) - max(a.y0, b.y0)
             assert over_x <= 1 or over_y <= 2, (panel.name, one, other)
+
+
+def text_boxes(panel: Panel) -> list[tuple[str, Bbox]]:
+    """All texts with the boxes that they fill, each of which lies on the canvas."""
+    canvas = FigureCanvasAgg(panel.drawing)
+    canvas.draw()
+    width, height = canvas.get_width_height()
+    boxes = [
+        (text.get_text(), Text.get_window_extent(text))  # of an annotation without its arrow
+        for text in panel.drawing.findobj(Text)
+        if text.get_text() and text.get_visible() and on_axis(text, panel.drawing.axes[0])
+    ]
+    for text, box in boxes:
+        assert box.x0 >= -1, (panel.name, text)
+        assert box.y0 >= -1, (panel.name, text)
+        assert box.x1 <= width + 1, (panel.name, text)
+        assert box.y1 <= height + 1, (panel.name, text)
+    return boxes
 
 
 def on_axis(text: Text, ax) -> bool:
@@ -291,6 +336,7 @@ def test_every_number_of_the_result_is_told(record: RunRecord, page: Page) -> No
         predictor = record.fit.predictors[group]
         cells = next(r for r in page.rows if r[0] == group and "·10" in r[1])
         assert f"{predictor.b:.2f} ± {predictor.b_se:.2f}".replace("-", "−") in cells
+        assert f"{predictor.b_low:.2f} … {predictor.b_high:.2f}".replace("-", "−") in cells
         assert f"{predictor.r2:.3f}" in cells
         assert f"{predictor.sum_r2:.3f}" in cells
     assert page.row("Recipe key")[1] == result.recipe_key
@@ -357,7 +403,7 @@ def test_a_flagged_predictor_says_so_in_panel_caption_and_table() -> None:
     predictors[group] = dataclasses.replace(predictors[group], flag=reason)
     flagged = changed(record, "fit", predictors=predictors)
     page = Page(render_report(flagged))
-    assert sum("flagged" in word for word in page.words) == 2
+    assert sum("flagged" in word for word in page.words) == 3
     assert "1 of all 2 groups flagged" in page.text
     assert reason in next(r for r in page.rows if r[0] == group and "·10" in r[1])
     panels = draw_figures(flagged).importance.panels

@@ -20,9 +20,10 @@ from cluster.trials import TrialRunner
 from engine.errors import UserError
 from engine.graph import load_graph
 from engine.recipe import Cluster, Data, Device
-from engine.rows import TrainingTask
+from engine.rows import Start, TrainingTask
 from engine.spec import ModelRef
 from engine.store import RunStore
+from engine.trained_weights import weights_name
 from engine.training import Training
 from trainables.data import ImageData, load_data
 
@@ -114,6 +115,22 @@ def test_rows_that_are_known_are_not_trained_again(runner: TrialRunner, task: Tr
     before = epochs_of(runner.store, known)
     runner.run_tasks("again", [known])
     assert epochs_of(runner.store, known) == before == [1, 2, 3, 4]
+
+
+def test_weights_to_start_from_that_are_gone_are_made_again_first(
+    runner: TrialRunner, task: TrainingTask
+) -> None:
+    short = replace(task, training=TRAINING.for_epochs(1), seed=71)
+    parent = replace(short, keep_weights=True)
+    store = runner.store
+    runner.run_tasks("parents", [parent])
+    store.weights.delete(weights_name(parent.id))
+    child = replace(short, start=Start(row=parent.id, spec=parent.spec))
+    runner.run_tasks("children", [child])
+    assert epochs_of(store, parent) == [1, 1] and epochs_of(store, child) == [1]
+    for one in (parent, child):
+        row = store.ledger.find(one.id)
+        assert row is not None and row.status == "done"
 
 
 def test_a_killed_worker_repeats_one_epoch_at_most(runner: TrialRunner, task: TrainingTask) -> None:

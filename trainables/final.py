@@ -10,7 +10,7 @@ from ray.train.torch import get_device
 from engine.errors import TrainingFailed
 from engine.rows import Row, TrainingTask
 from engine.store import RunStore
-from engine.trained_weights import write_weights
+from engine.trained_weights import weights_name, write_weights
 from trainables.data import ImageData
 from trainables.loop import NetworkTraining
 from trainables.tensors import TensorData
@@ -50,6 +50,6 @@ def train_final(config: dict[str, FinalTraining]) -> None:
         row = Row(task=final.task, status="failed", history=training.history, error=str(error))
     if rank == 0:
         if row.status == "done":
-            name = f"{final.task.id}.safetensors"
+            name = weights_name(final.task.id)
             write_weights(final.store.weights, name, training.state_dict())
         final.store.ledger.add(row)

@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
 from engine.errors import TrainingFailed, UserError
+from engine.filter_norms import filter_norms
 from engine.graph import NetworkGraph, load_graph
 from engine.importance import ImportanceMeter
 from engine.rows import Epoch, Row, TrainingTask
@@ -23,7 +24,9 @@ from trainables.checkpoint import load_checkpoint, save_checkpoint
 from trainables.data import batches, part_of
 from trainables.objective import make_objective
 from trainables.schedule import learning_rate
+from trainables.shrinking import make_shrinking
 from trainables.slimmable import SharedNetworks
+from trainables.start import initial_network
 from trainables.sync_norm import synchronise_norms
 from trainables.tensors import TensorData
 
@@ -92,7 +95,7 @@ class NetworkTraining:
         self._saved_at = time.monotonic()
         self._device = data.device
         graph = load_graph(task.spec.model, task.spec.resolution)
-        self.network: nn.Module = graph.build(task.spec, task.seed).to(self._device)
+        self.network = initial_network(task, graph, store).to(self._device)
         if self._device.type == "cuda":
             self.network = self.network.to(memory_format=torch.channels_last)
         self._forward = self.network
@@ -114,6 +117,8 @@ class NetworkTraining:
         if task.sampling is not None:
             self._shared = SharedNetworks(task, task.sampling, graph, self.network)
             self._forward = self._meter = self._shared
+        steps = len(data.train[1]) // training.batch_size
+        self._shrinking = make_shrinking(task, graph, self.network, steps)
         self.history: tuple[Epoch, ...] = ()
         self._begun = _Begun()
         self._load_checkpoint()
@@ -166,8 +171,9 @@ class NetworkTraining:
         Raises:
             TrainingFailed: no epoch was better than always naming the most frequent class.
         """
+        # What starts from trained weights is judged by whoever asked, however bad it has become.
         untrained = self._shared is not None and not self._shared.learns
-        if self.task.metric == "accuracy" and not untrained:
+        if self.task.metric == "accuracy" and self.task.start is None and not untrained:
             self._check_learning()
         test_accuracy = None
         if self.task.test:
@@ -180,6 +186,8 @@ class NetworkTraining:
             importance=self._meter.means() if isinstance(self._meter, ImportanceMeter) else None,
             test_accuracy=test_accuracy,
             sampled=self._shared.means() if self._shared is not None else None,
+            path=self._shrinking.path if self._shrinking else None,
+            filter_norms=self._filter_norms(),
         )
 
     def _check_learning(self) -> None:
@@ -189,6 +197,13 @@ class NetworkTraining:
             raise TrainingFailed(
                 f"no epoch was better than naming the most frequent class ({majority:.1%})"
             )
+
+    def _filter_norms(self) -> dict[str, tuple[float, ...]] | None:
+        if not self.task.filter_norms:
+            return None
+        graph = load_graph(self.task.spec.model, self.task.spec.resolution)
+        norms = filter_norms(self.state_dict(), graph, self.task.spec)
+        return {group: tuple(norm.tolist()) for group, norm in norms.items()}
 
     def state_dict(self) -> dict[str, Tensor]:
         """Returns a copy of the weights that are judged, on the CPU, under their original names."""
@@ -227,7 +242,11 @@ class NetworkTraining:
             loss.backward()
             if self._meter is not None:
                 self._meter.update()
+            if self._shrinking is not None:
+                self._shrinking.before_step()
             self._optimizer.step()
+            if self._shrinking is not None:
+                self._shrinking.after_step()
             total += loss.detach()
             if self._is_due(step):
                 loss_so_far = float(self._summed(total.clone())) / self._world
@@ -366,6 +385,7 @@ class NetworkTraining:
             "optimizer": self._optimizer.state_dict(),
             "average": self._average.state_dict() if self._average else None,
             "meter": self._meter.state() if self._meter else None,
+            "shrinking": self._shrinking.state() if self._shrinking else None,
         }
         save_checkpoint(self._store.checkpoints, self.task.id, state)
 
@@ -379,6 +399,8 @@ class NetworkTraining:
             self._average.load_state_dict(state["average"])
         if self._meter is not None:
             self._meter.load_state(state["meter"])
+        if self._shrinking is not None:
+            self._shrinking.load_state(state["shrinking"])
         self.history = tuple(Epoch(**epoch) for epoch in json.loads(state["history"]))
         begun = _Begun(**state["begun"])
         # The state of a generator stays on the CPU, whatever device the rest goes to.

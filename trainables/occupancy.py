@@ -2,7 +2,7 @@
 
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -42,7 +42,8 @@ def measure_occupancy(task: TrainingTask, source: ImageData) -> Occupancy:
     device = torch.device("cuda")
     try:
         with tempfile.TemporaryDirectory() as scratch:
-            training = NetworkTraining(task, TensorData.on(source, device), RunStore(scratch))
+            anew = replace(task, start=None)  # other weights take no other memory
+            training = NetworkTraining(anew, TensorData.on(source, device), RunStore(scratch))
             began = time.monotonic()
             while time.monotonic() - began < _SECONDS:
                 training.rehearse(_STEPS)

@@ -9,6 +9,7 @@ from engine.codec import canonical, decode
 from engine.errors import TrainingFailed, UserError
 from engine.rows import Epoch, Row, TrainingTask
 from engine.store import RunStore
+from engine.trained_weights import weights_name, write_weights
 from trainables.data import ImageData
 from trainables.loop import NetworkTraining
 from trainables.tensors import TensorData
@@ -83,6 +84,8 @@ class TrainingTrial(tune.Trainable):
                 history=training.history,
                 error=str(error),
             )
+        if row.status == "done" and self._task.keep_weights:
+            write_weights(self._store.weights, weights_name(self._task.id), training.state_dict())
         self._store.ledger.add(row)
         if not row.history:
             return {"done": True, "status": row.status, "epoch": 0}

@@ -31,7 +31,7 @@ def _compare(arguments: argparse.Namespace, console: Console) -> None:
         raise UserError(f"--seeds must lie in 1 to {_MOST_SEEDS}, not {arguments.seeds}")
     location = run_directory(arguments)
     from cluster.compare import compare_run
-    from engine.comparison_view import render_comparison
+    from engine.comparison_view import FIGURES, render_comparison
     from engine.peers.methods import chosen
 
     methods = chosen(arguments.methods)
@@ -40,5 +40,5 @@ def _compare(arguments: argparse.Namespace, console: Console) -> None:
         done = compare_run(location, methods, arguments.seeds, arguments.address, console)
     console.print(render_comparison(done))
     folder = open_folder(location)
-    for name in ("comparison.json", "comparison.csv", "comparison.html"):
+    for name in ("comparison.json", "comparison.csv", "comparison.html", FIGURES):
         console.print(folder.path(name), soft_wrap=True)

@@ -28,7 +28,9 @@ class Question:
     Attributes:
         graph: of the base network.
         base: the base network.
-        limit: absolute limits.
+        limit: absolute limits, as the device corrected them.
+        stated_limit: the same before any correction. A training that depends on this one alone is
+            not repeated when the limit is corrected.
         usage: of any network, a deeper one too: predicted where a latency model is valid and
             measured elsewhere. Its parameters are exact.
         budgets: what Algorithm 1 needs at a resolution, with Eq. 6 of every group.
@@ -38,23 +40,30 @@ class Question:
             resolution of the α search.
         train: trains what has no row yet, in parallel, and returns the rows that were not lost to
             failures, in the order of the tasks. Its trainings are the method's search cost.
+            A task may start from a row that was trained before with ``keep_weights``.
+        release: says of rows whose weights were kept that no further training starts from them.
+            If one does after all, they are made again.
         resolution: the one that the α search found.
         round_to: resolutions are multiples of this many pixels.
-        max_width: widest multiple of a group's base width.
+        min_width, max_width: narrowest and widest multiple of a group's base width that the
+            latency model knows.
         seed: of what is drawn.
     """
 
     graph: NetworkGraph
     base: NetworkSpec
     limit: Usage
+    stated_limit: Usage
     usage: Callable[[NetworkSpec], Usage]
     budgets: Callable[[int], Budgets]
     observations: Sequence[Observation]
     short: Callable[[NetworkSpec], TrainingTask]
     sampling: Callable[[Cheap], TrainingTask]
     train: Callable[[Sequence[TrainingTask]], Sequence[Row]]
+    release: Callable[[Sequence[Row]], None]
     resolution: int
     round_to: int
+    min_width: float
     max_width: float
     seed: int
     _known: dict[NetworkSpec, Usage] = field(default_factory=dict[NetworkSpec, Usage])
@@ -73,6 +82,15 @@ class Question:
         memory = self.limit.memory_bytes
         kept = memory is None or (usage.memory_bytes is not None and usage.memory_bytes <= memory)
         return latency and params and kept
+
+    def widths(self, group: str) -> range:
+        """Returns the valid widths of a group from its narrowest to its widest."""
+        base = self.base.width_of[group]
+        low, high = (
+            self.graph.round_width(group, base * bound)
+            for bound in (self.min_width, self.max_width)
+        )
+        return range(low, high + 1, self.graph.group(group).multiple)
 
     def multiplied(self, multiplier: float, resolution: int | None = None) -> NetworkSpec:
         """Returns the base network with all widths multiplied, each rounded to a valid one."""

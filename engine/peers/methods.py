@@ -6,6 +6,12 @@ from engine.peers.cheap import CheapImportance
 from engine.peers.contract import Method
 from engine.peers.depth import FAST_COMPOUND, Compound, DepthOnly
 from engine.peers.flat import Flat
+from engine.peers.grid import CompoundGrid
+from engine.peers.growing import NetAdaptGrowing
+from engine.peers.legr import LeGR
+from engine.peers.morphnet import MorphNet
+from engine.peers.netadapt import NetAdapt
+from engine.peers.neuralscale import NeuralScale
 from engine.peers.randomised import RandomWidths
 from engine.peers.resolution import ResolutionOnly
 from engine.peers.uniform import Uniform
@@ -19,6 +25,10 @@ METHODS: tuple[Method, ...] = (
     DepthOnly(),
     Compound(),
     FAST_COMPOUND,
+    CompoundGrid(),
+    NetAdapt(),
+    NetAdaptGrowing(),
+    LeGR(),
     RandomWidths(),
     InverseWidth(),
     ImportanceWidths(name="hacscale-paper", mode="paper"),
@@ -27,6 +37,10 @@ METHODS: tuple[Method, ...] = (
     CheapImportance(source="slimmable"),
     CheapImportance(source="initial"),
     ResponseSurfaceWidths(),
+    NeuralScale(name="neuralscale-1", iterations=1),
+    NeuralScale(),
+    MorphNet(),
+    MorphNet(name="morphnet-params", resource="params"),
 )
 
 

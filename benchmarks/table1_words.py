@@ -1,0 +1,133 @@
+"""The Markdown of table1.py: every sentence follows from the numbers of one comparison."""
+
+from collections.abc import Collection, Sequence
+
+from engine.comparison import BASE, OURS, Comparison, Line, lines
+from engine.comparison_table import ComparisonTable, table_of
+from engine.comparison_words import notes, verdict
+from engine.display import percent, points
+
+RESOLUTION = "resolution"
+README_PAGE = "../README.md"
+CONTROLS = (BASE, "uniform", "flat", RESOLUTION)
+"""Rows of the first screen, beside the run's result and the best of the others."""
+
+
+FIGURES = {
+    "accuracy-latency": "Top-1 accuracy against measured latency",
+    "accuracy-params": "Top-1 accuracy against parameters",
+    "utilisation": "Utilisation of every method",
+    "efficiency": "Power efficiency of every method",
+    "dimensions-utilisation": "Utilisation against MACs for width, depth and resolution",
+    "dimensions-latency": "Latency against MACs for width, depth and resolution",
+    "fit": "Predicted importance against actual",
+}
+"""Panels of a comparison that are shown here, and what they show."""
+
+
+def section(
+    recipe: str, form: str, comparison: Comparison, setting: str, drawn: Collection[str]
+) -> str:
+    """The part of docs/table1.md that is of one recipe; ``drawn`` are its figures."""
+    pictures = [
+        f"![{label}](figures/{recipe}-{name}.svg)"
+        for name, label in FIGURES.items()
+        if name in drawn
+    ]
+    return "\n\n".join(
+        [
+            f"## {recipe}",
+            f"{form} {comparison.data}. Latency on {setting}.",
+            markdown(table_of(comparison)),
+            outcome(comparison),
+            *notes(comparison),
+            *pictures,
+        ]
+    )
+
+
+def essence(recipe: str, form: str, comparison: Comparison, setting: str) -> str:
+    """The first screen of the README."""
+    whole = table_of(comparison)
+    kept = [line for line in whole.lines if line.keeps_latency and line.keeps_params]
+    others = [line.method for line in kept if line.method not in (OURS, *CONTROLS)]
+    shown = {OURS, *CONTROLS, *others[:1]}
+    few = ComparisonTable(
+        columns=tuple(c for c in whole.columns if c.short not in ("MACs", "GF/s", "W", "GF/J")),
+        lines=tuple(line for line in whole.lines if line.method in shown),
+    )
+    return "\n\n".join(
+        [
+            markdown(few),
+            f"*`{recipe}`: {form} {comparison.data}; mean ± standard deviation over "
+            f"{len(comparison.seeds)} seeds. Latency on {setting}.* {brief(comparison)} "
+            "[All methods, figures and what each row means](docs/table1.md).",
+            f"![{FIGURES['accuracy-latency']}](docs/figures/{recipe}-accuracy-latency.svg)",
+        ]
+    )
+
+
+def markdown(table: ComparisonTable) -> str:
+    """A table of Markdown; the run's result in bold."""
+    rows: list[Sequence[str]] = [[column.heading for column in table.columns]]
+    rows.append(["---", *["---:"] * (len(table.columns) - 1)])
+    for line, (method, *cells) in zip(table.lines, table.rows, strict=True):
+        strong = "**" if line.method == OURS else ""
+        rows.append([f"{strong}`{method}`{strong}", *cells])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def outcome(comparison: Comparison) -> str:
+    """Who wins, what is a tie, and how much of the gain is resolution."""
+    table = lines(comparison)
+    return " ".join((_winner(table), f"{verdict(comparison)}.", _resolution(table)))
+
+
+def brief(comparison: Comparison) -> str:
+    """The same without the names of all methods."""
+    table = lines(comparison)
+    better, tied, behind = (
+        sum(line.verdict == outcome for line in table) for outcome in ("worse", "tie", "better")
+    )
+    counts = f"{OURS} is better than {better} others, tied with {tied} and behind {behind}."
+    return " ".join((_winner(table), counts, _resolution(table)))
+
+
+def _winner(table: Sequence[Line]) -> str:
+    kept = [
+        line
+        for line in table
+        if line.keeps_latency and line.keeps_params and line.top1_mean is not None
+    ]
+    if not kept or kept[0].top1_mean is None:
+        return "No method that keeps both limits has a trained network."
+    best = kept[0]
+    beside = {
+        "tie": f", which {OURS} cannot be told from",
+        "better": f", and {OURS} is behind it",
+    }.get(best.verdict or "", "")
+    return (
+        f"Of {len(kept)} networks that keep both limits, that of `{best.method}` has the best "
+        f"mean, {percent(best.top1_mean or 0.0)}{beside}."
+    )
+
+
+def _resolution(table: Sequence[Line]) -> str:
+    by_name = {line.method: line for line in table}
+    base, ours, alone = by_name[BASE], by_name[OURS], by_name.get(RESOLUTION)
+    if base.top1_mean is None or ours.top1_mean is None:
+        return "How much of it is resolution cannot be told: a training failed."
+    gain = ours.top1_mean - base.top1_mean
+    if not alone or alone.top1_mean is None:
+        return f"{OURS} is {points(gain)} from the base network; resolution alone was not compared."
+    part = alone.top1_mean - base.top1_mean
+    share = f", {100 * part / gain:.0f} % of that" if gain > 0 and part > 0 else ""
+    beside = {
+        "tie": "the two are a tie",
+        "better": "which is more",
+        "worse": "the rest is what widths add",
+    }[alone.verdict or "tie"]
+    return (
+        f"How much of it is resolution: {OURS} is {points(gain)} from the base network, resolution "
+        f"alone {points(part)}{share}; {beside}."
+    )

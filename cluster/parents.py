@@ -1,0 +1,39 @@
+"""Weights that trainings start from: there when they are needed, and not longer."""
+
+from collections.abc import Iterable
+
+from engine.rows import Row, TrainingTask
+from engine.store import RunStore
+from engine.trained_weights import has_weights, weights_name
+
+
+def lost_parents(store: RunStore, tasks: Iterable[TrainingTask]) -> list[TrainingTask]:
+    """Returns the trainings that ``tasks`` start from whose weights are not there, or damaged.
+
+    Their rows are taken out of the ledger: to be trained again, which gives the same rows.
+
+    Raises:
+        ValueError: a task starts from one that has never been trained.
+    """
+    parents = dict.fromkeys(task.start.row for task in tasks if task.start is not None)
+    lost: list[TrainingTask] = []
+    for row_id in parents:
+        if has_weights(store.weights, weights_name(row_id)):
+            continue
+        row = store.ledger.find(row_id)
+        if row is None or not row.task.keep_weights:
+            raise ValueError(f"{row_id} was not trained for others to start from")
+        lost.append(row.task)
+    store.ledger.discard([task.id for task in lost])
+    return lost
+
+
+def release(store: RunStore, rows: Iterable[Row]) -> None:
+    """Removes weights that were kept for trainings to start from, and that none will."""
+    store.weights.delete(*(weights_name(row.task.id) for row in rows if row.task.keep_weights))
+
+
+def release_all(store: RunStore) -> None:
+    """Removes all weights that were kept for trainings to start from."""
+    kept = (store.ledger.find(task_id) for task_id in store.weights.files(".safetensors"))
+    release(store, [row for row in kept if row is not None])

@@ -237,6 +237,7 @@ class _Asking:
             ),
             observations=self._observations(),
             short=search.short_task,
+            sampling=lambda source: search.sampling_task(source, known.alpha.resolution),
             train=train,
             release=lambda rows: release(search.store, rows),
             resolution=known.alpha.resolution,
@@ -260,7 +261,7 @@ class _Asking:
     def _observations(self) -> list[Observation]:
         """Sampled networks, and those of the α search where they were trained alike."""
         recipe = self._search.recipe
-        rows = list(self._rows["samples"])
+        rows = [row for row in self._rows["samples"] if row.task.sampling is None]
         if recipe.alpha.training == recipe.sample.training:
             rows += self._rows["alpha"]
         return [

@@ -11,12 +11,14 @@ from cluster.session import Session, session
 from cluster.stages import Search
 from engine.budgets import FILE
 from engine.closed_loop import latency_verdict
-from engine.codec import canonical, digest, pretty
+from engine.codec import canonical, decode, digest, pretty
+from engine.fidelity import FILE as LADDER
 from engine.provenance import run_info
 from engine.recipe import Recipe
 from engine.report import render_report
 from engine.results import (
     AccuracyFigures,
+    FidelityLadder,
     LatencyFigures,
     MemoryFigures,
     PredictorFigures,
@@ -159,4 +161,10 @@ def _run_stages(search: Search) -> RunRecord:
         failures=tuple(
             f"{row.task.id}: {row.error}" for row in store.ledger.rows() if row.status == "failed"
         ),
+        fidelity=_ladder(store),
     )
+
+
+def _ladder(store: RunStore) -> FidelityLadder | None:
+    text = store.folder.read(LADDER)
+    return None if text is None else decode(FidelityLadder, text, LADDER)

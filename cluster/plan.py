@@ -29,6 +29,7 @@ from engine.errors import UserError
 from engine.graph import NetworkGraph, load_graph
 from engine.recipe import Recipe
 from engine.rows import TrainingTask
+from engine.sampling import sampling_task
 from engine.scaling import scale_for_alpha
 from engine.spec import ModelRef, NetworkSpec
 from engine.store import RunStore
@@ -180,11 +181,18 @@ class Planned:
             sampled_spec(self.graph, start, sample, self.recipe.seed, index)
             for index in range(sample.networks)
         ]
+        training = sample.training
+        if sample.source != "trained":
+            short = replace(self.calibration, training=sample.training)
+            task = sampling_task(short, sampled, sample.source, len(self.data.train))
+            # They take turns at the steps of one training: it costs what the middle one does.
+            by_cost = sorted(sampled, key=lambda spec: self.graph.cost(spec).macs)
+            sampled, training = [by_cost[len(by_cost) // 2]], task.training
         return {
             "baseline": ([self.base], self.recipe.train),
             # One network that several α come to is trained once.
             "alpha": (list(dict.fromkeys(candidates)) * alpha.repeats, alpha.training),
-            "sample": (sampled, sample.training),
+            "sample": (sampled, training),
             "train": ([expected], self.recipe.train),
         }
 

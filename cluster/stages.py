@@ -42,7 +42,8 @@ from engine.results import (
     SampleResult,
     Trained,
 )
-from engine.rows import Row, TrainingTask
+from engine.rows import Cheap, Row, TrainingTask
+from engine.sampling import samples_of, sampling_task
 from engine.scaling import feasible_resolutions, scale_for_alpha
 from engine.spec import ModelRef, NetworkSpec
 from engine.store import RunStore
@@ -277,11 +278,14 @@ class Search:
         """Trains networks of random widths and collects importance (Eq. 5).
 
         With ``sample.stop_at_b_ci`` block after block, until every exponent is known that well.
+        With another ``sample.source`` than ``trained``, one task stands for all of them.
         """
         settings = self.recipe.sample
         tasks = self.sample_tasks(resolution)
 
         def run() -> SampleResult:
+            if settings.source != "trained":
+                return self._sample_at_once(tasks[0])
             step = settings.networks if settings.stop_at_b_ci is None else settings.block
             trained = step
             while True:
@@ -296,7 +300,8 @@ class Search:
             (tasks, settings.stop_at_b_ci),
             run,
             lambda out: (
-                f"{len(out.samples)} networks of random widths trained"
+                f"{len(out.samples)} networks of random widths "
+                + ("trained" if settings.source == "trained" else f"({settings.source})")
                 + (
                     f", {settings.networks - out.networks} saved: every b is known to "
                     f"±{settings.stop_at_b_ci}"
@@ -305,6 +310,11 @@ class Search:
                 )
             ),
         )
+
+    def _sample_at_once(self, task: TrainingTask) -> SampleResult:
+        (row,) = self.trained("sample", [task])
+        samples = samples_of(row)
+        return SampleResult(samples=samples, failures=(), networks=len(samples))
 
     def _sample(self, tasks: Sequence[TrainingTask]) -> SampleResult:
         rows = self.trained("sample", tasks)
@@ -502,13 +512,13 @@ class Search:
         ]
 
     def sample_tasks(self, resolution: int) -> list[TrainingTask]:
-        """The trainings of all networks that the recipe wants sampled."""
-        base, settings = self.base.at(resolution), self.recipe.sample
-        specs = (
-            sampled_spec(self.graph, base, settings, self.recipe.seed, index)
-            for index in range(settings.networks)
-        )
-        return [replace(self.short_task(spec), importance=True) for spec in specs]
+        """The trainings of all networks that the recipe wants sampled, or the one for all."""
+        settings = self.recipe.sample
+        if settings.source != "trained":
+            return [self.sampling_task(settings.source, resolution)]
+        return [
+            self.sample_task(spec) for spec in self.sampled_specs(resolution, settings.networks)
+        ]
 
     def short_task(self, spec: NetworkSpec) -> TrainingTask:
         """The training that the search spends on one network."""
@@ -518,6 +528,23 @@ class Search:
             sync_workers=False,
             test=False,
         )
+
+    def sampled_specs(self, resolution: int, networks: int) -> list[NetworkSpec]:
+        """The first networks of random widths."""
+        settings, base = self.recipe.sample, self.base.at(resolution)
+        return [
+            sampled_spec(self.graph, base, settings, self.recipe.seed, index)
+            for index in range(networks)
+        ]
+
+    def sample_task(self, spec: NetworkSpec) -> TrainingTask:
+        """The training of a sampled network that collects its importance."""
+        return replace(self.short_task(spec), importance=True)
+
+    def sampling_task(self, source: Cheap, resolution: int) -> TrainingTask:
+        """The one task that finds the importance of all sampled networks."""
+        specs = self.sampled_specs(resolution, self.recipe.sample.networks)
+        return sampling_task(self.short_task(specs[0]), specs, source, self.facts.train_images)
 
     def trained(self, stage: str, tasks: Sequence[TrainingTask]) -> list[Row]:
         """Trains what has no row yet, and returns the rows of all, each once.

@@ -17,6 +17,7 @@ from engine.commands import (
     compare,
     doctor,
     export,
+    fidelity,
     plan,
     profile,
     recipes,
@@ -31,7 +32,7 @@ from engine.errors import UserError
 from engine.provenance import package_version
 
 _COMMANDS = (
-    *(run, sample, compare, submit, profile, plan, doctor, cluster, runs, status),
+    *(run, sample, compare, fidelity, submit, profile, plan, doctor, cluster, runs, status),
     *(report, export, allocate, check, recipes),
 )
 

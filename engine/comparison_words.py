@@ -2,6 +2,7 @@
 
 from engine.comparison import OURS, Comparison, least_visible, lines
 from engine.display import count, milliseconds, percent, plural
+from engine.nearness import nearness
 
 
 def verdict(comparison: Comparison) -> str:
@@ -34,6 +35,7 @@ def notes(comparison: Comparison) -> list[str]:
     ]
     if comparison.no_power:
         said.append(f"Power and GFLOP/J were not measured: {comparison.no_power}.")
+    said += nearness(comparison)
     said += [f"{method} is left out: {why}" for method, why in comparison.refusals.items()]
     return said
 

@@ -10,6 +10,7 @@ from engine.codec import STRICT, decode, jsonable
 from engine.errors import UserError, nearest
 from engine.limits import Limits
 from engine.plain_yaml import load_yaml
+from engine.rows import Cheap
 from engine.training import FAST, TRAININGS, Training
 
 _MOST = 100
@@ -258,6 +259,10 @@ class Sample:
     """Importance sampling: random widths, trained in parallel (Eq. 5).
 
     Attributes:
+        source: ``trained``, every network on its own, as in the paper; ``slimmable``, all in one
+            training, in which they share weights and take turns; or ``initial``, from some batches
+            through every network before any training. ``hacscale compare`` shows how near the two
+            come to the first.
         networks: how many networks are trained.
         block: networks per Latin hypercube; hypercubes follow one another, so that more
             networks extend the same sequence.
@@ -270,6 +275,7 @@ class Sample:
 
     __pydantic_config__ = STRICT
 
+    source: Literal["trained"] | Cheap = "trained"
     networks: int = 16
     block: int = 8
     stop_at_b_ci: float | None = None
@@ -283,6 +289,11 @@ class Sample:
         _require(
             self.stop_at_b_ci is None or self.stop_at_b_ci > 0,
             "stop_at_b_ci must be above zero",
+            self.stop_at_b_ci,
+        )
+        _require(
+            self.stop_at_b_ci is None or self.source == "trained",
+            "stop_at_b_ci must be null unless source is trained: there is one task and no blocks",
             self.stop_at_b_ci,
         )
         _require(

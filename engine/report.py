@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from engine import display
+from engine import display, fidelity
 from engine.drawing import ACCENT, FAINT, INK, MUTED, PAPER, Panel, svg
 from engine.figures import draw_figures, winning
 from engine.local_folder import write_atomic
@@ -38,6 +38,7 @@ def render_report(record: RunRecord) -> str:
         verdict=display.verdict(record),
         comparisons=display.comparisons(record),
         winner=winning(record.alpha),
+        fidelity=fidelity,
     )
 
 

@@ -449,8 +449,42 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Rung:
+    """All networks trained for so many epochs.
+
+    Attributes:
+        accuracies: on the validation split, last epoch, by network; None where training failed.
+        seconds: of all these trainings.
+    """
+
+    __pydantic_config__ = STRICT
+
+    epochs: int
+    accuracies: tuple[float | None, ...]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FidelityLadder:
+    """The same networks trained for different times.
+
+    Attributes:
+        rungs: by epochs, the shortest first.
+    """
+
+    __pydantic_config__ = STRICT
+
+    networks: tuple[NetworkSpec, ...]
+    rungs: tuple[Rung, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunRecord:
-    """Everything a report shows: the outputs of all stages of one run."""
+    """Everything a report shows: the outputs of all stages of one run.
+
+    Attributes:
+        fidelity: None where no ladder was climbed.
+    """
 
     name: str
     recipe: str
@@ -465,3 +499,4 @@ class RunRecord:
     latency: Latency
     result: Result
     failures: tuple[str, ...]
+    fidelity: FidelityLadder | None = None

@@ -8,6 +8,26 @@ from engine.shrinking import Pruning, Shrunk, Sparsifying
 from engine.spec import NetworkSpec
 from engine.training import Training
 
+Cheap = Literal["slimmable", "initial"]
+"""Where importance may come from without a training of every sampled network."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """Networks whose importance one task finds; they take turns at its steps.
+
+    Attributes:
+        source: ``slimmable``: they share the weights of the task's network, of which each uses the
+            first channels of every group, and train them; ``initial``: each has its own first
+            weights, and nothing is trained.
+        networks: each no wider than the task's.
+    """
+
+    __pydantic_config__ = STRICT
+
+    source: Cheap
+    networks: tuple[NetworkSpec, ...]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Start:
@@ -36,6 +56,8 @@ class TrainingTask:
         sync_workers: whether it is the data-parallel final training. Its batch norm sees the
             whole batch, so the number of workers does not belong to the identity.
         test: whether the finished network is judged on the test split, once.
+        sampling: whose importance is collected in place of that of ``spec``; None for a training
+            of ``spec`` itself.
         shrink: how channels are taken away while it is trained; None for a plain training.
         start: the weights to begin with, carried to the widths of ``spec``; None to begin anew.
         keep_weights: whether the weights are kept for trainings that start from them.
@@ -53,6 +75,7 @@ class TrainingTask:
     importance: bool = False
     sync_workers: bool = False
     test: bool = False
+    sampling: Sampling | None = None
     shrink: Pruning | Sparsifying | None = None
     start: Start | None = None
     keep_weights: Literal[True] | None = None
@@ -85,6 +108,7 @@ class Row:
         history: the epochs in order; accuracies are shares in [0, 1].
         importance: Eq. 5 by width group, averaged over all steps; empty unless collected.
         test_accuracy: on the test split after the last epoch; None unless asked for.
+        sampled: Eq. 5 by width group of each network of ``task.sampling``; None without one.
         filter_norms: ‖Θ‖² of every channel by width group (`engine.filter_norms`); None unless
             asked for.
         error: one line, for a failed row.
@@ -98,6 +122,7 @@ class Row:
     history: tuple[Epoch, ...] = ()
     importance: dict[str, float] | None = None
     test_accuracy: float | None = None
+    sampled: tuple[dict[str, float], ...] | None = None
     filter_norms: dict[str, tuple[float, ...]] | None = None
     error: str | None = None
     path: tuple[Shrunk, ...] | None = None

@@ -33,6 +33,7 @@ from engine.ledger import Ledger
 from engine.recipe import Recipe, override
 from engine.recipes import RECIPES
 from engine.rows import Epoch, Row, TrainingTask
+from engine.spec import NetworkSpec
 from engine.store import RunStore
 from engine.trained_weights import has_weights, weights_name, write_weights
 from trainables.checkpoint import checkpoint_name, load_checkpoint, save_checkpoint
@@ -67,16 +68,19 @@ def train(task: TrainingTask, store: RunStore) -> Row:
     # Any number in (0, 1) that only the task decides.
     accuracy = (int(task.id, 16) % 9973 + 1) / 10_000
     epoch = Epoch(train_loss=1.0, val_loss=2 - accuracy, val_accuracy=accuracy, seconds=1.0)
+
+    def importance(spec: NetworkSpec) -> dict[str, float]:
+        return {
+            name: (1 + 0.01 * accuracy) * math.exp(-0.1 * index) * width**-1.2
+            for index, (name, width) in enumerate(spec.width_of.items())
+        }
+
     row = Row(
         task=task,
         status="done",
         history=(epoch,) * task.training.epochs,
-        importance={
-            name: (1 + 0.01 * accuracy) * math.exp(-0.1 * index) * width**-1.2
-            for index, (name, width) in enumerate(task.spec.width_of.items())
-        }
-        if task.importance
-        else None,
+        importance=importance(task.spec) if task.importance else None,
+        sampled=tuple(map(importance, task.sampling.networks)) if task.sampling else None,
         test_accuracy=accuracy if task.test else None,
         filter_norms={
             name: tuple((index + k) / width for k in range(width))

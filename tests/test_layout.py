@@ -31,7 +31,7 @@ FILES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob(
 COMMANDS = (
     *("run", "resume", "sample", "runs", "submit", "logs", "stop", "plan", "doctor", "cluster"),
     *("status", "report", "allocate", "export", "recipes", "check", "profile"),
-    "compare",
+    *("compare", "fidelity"),
 )
 
 

@@ -15,6 +15,8 @@ from engine.hardware.models import fit_latency
 from engine.latency import profile_specs
 from engine.limits import Usage
 from engine.measure import time_networks
+from engine.peers.algorithm1 import ImportanceWidths
+from engine.peers.cheap import CheapImportance
 from engine.peers.contract import BOTH, Method, Question
 from engine.peers.depth import FAST_COMPOUND, Compound, DepthOnly, deeper
 from engine.peers.flat import Flat
@@ -30,7 +32,8 @@ from engine.peers.uniform import Uniform
 from engine.recipe import Allocate, Device, Profile
 from engine.response import Observation
 from engine.results import ImportancePredictor
-from engine.rows import Epoch, Row, TrainingTask
+from engine.rows import Cheap, Epoch, Row, TrainingTask
+from engine.sampling import sampling_task
 from engine.shrinking import Shrunk, Sparsifying
 from engine.spec import ModelRef, NetworkSpec
 from engine.training import FAST
@@ -82,6 +85,17 @@ def short(spec: NetworkSpec) -> TrainingTask:
     return TrainingTask(spec=spec, training=FAST.for_epochs(1), data="none", seed=0)
 
 
+def importance(spec: NetworkSpec) -> dict[str, float]:
+    """I(C), with the slope of the known surface at the base width and b = −1.5."""
+    base = load_graph(spec.model, 32).spec(32, 0.25).width_of
+    return {g: LEVELS.get(g, 0.1) * base[g] ** 0.5 * c**-1.5 for g, c in spec.widths}
+
+
+def sampling(graph: NetworkGraph, base: NetworkSpec, source: Cheap) -> TrainingTask:
+    networks = [base.with_widths(seen.widths) for seen in sampled(graph, base)]
+    return sampling_task(short(base), networks, source, 1000 * FAST.batch_size)
+
+
 def trained(tasks: Sequence[TrainingTask]) -> list[Row]:
     """Rows of trainings that come to the known surface."""
 
@@ -89,11 +103,13 @@ def trained(tasks: Sequence[TrainingTask]) -> list[Row]:
         base = load_graph(task.spec.model, 32).spec(32, 0.25).width_of
         value = loss(task.spec.width_of, base, task.spec.resolution)
         epoch = Epoch(train_loss=value, val_loss=value, val_accuracy=1 / value, seconds=1.0)
+        sampled = task.sampling and tuple(importance(s) for s in task.sampling.networks)
         return Row(
             task=task,
             status="done",
             history=(epoch,),
             path=known_path(task) if task.shrink else None,
+            sampled=sampled,
             filter_norms=filter_norms(task.spec) if task.filter_norms else None,
         )
 
@@ -166,6 +182,7 @@ def question(latency: float = 2.0, params: float = 1.5, model: str = "vgg11") ->
         budgets=budgets,
         observations=sampled(graph, base),
         short=short,
+        sampling=lambda source: sampling(graph, base, source),
         train=trained,
         release=lambda rows: None,
         resolution=32,
@@ -217,6 +234,14 @@ def test_the_response_surface_finds_the_least_loss() -> None:
     assert losses["response"] <= min(losses.values()) + 0.001
     blind = ("uniform", "flat", "resolution", "random-0", "inverse-width")
     assert losses["response"] < min(losses[name] for name in blind) - 0.002
+
+
+@pytest.mark.parametrize("source", ["slimmable", "initial"])
+def test_equal_importance_from_a_cheaper_source_gives_equal_widths(source: Cheap) -> None:
+    asked = question(latency=1.6, params=1.6)
+    full, cheap = ImportanceWidths(name="full"), CheapImportance(source=source)
+    assert cheap.propose(asked) == full.propose(asked) != asked.base
+    assert cheap in METHODS
 
 
 def one_more(make: Callable[[int], NetworkSpec], asked: Question) -> int:

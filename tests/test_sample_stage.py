@@ -3,6 +3,7 @@
 import math
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,13 @@ from cluster.session import Session
 from cluster.stages import Search
 from engine.bootstrap import are_narrow, b_intervals
 from engine.limits import Limits
+from engine.predictors import fit_predictors
 from engine.recipe import Recipe, Sample
 from engine.results import DataFacts, SampleResult
-from engine.rows import Epoch, Row, TrainingTask
+from engine.rows import Cheap, Epoch, Row, TrainingTask
+from engine.spec import NetworkSpec
 from engine.store import RunStore
+from engine.training import FAST
 
 FACTS = DataFacts(
     name="none",
@@ -48,8 +52,17 @@ class Trainer:
 def row_of(task: TrainingTask) -> Row:
     rng = random.Random(task.id)
     epoch = Epoch(train_loss=1.0, val_loss=1.0, val_accuracy=0.5, seconds=1.0)
-    importance = {g: 1e-5 * w**-1.3 * math.exp(rng.gauss(0, 0.2)) for g, w in task.spec.widths}
-    return Row(task=task, status="done", history=(epoch,), importance=importance)
+
+    def importance(spec: NetworkSpec) -> dict[str, float]:
+        return {g: 1e-5 * w**-1.3 * math.exp(rng.gauss(0, 0.2)) for g, w in spec.widths}
+
+    return Row(
+        task=task,
+        status="done",
+        history=(epoch,),
+        importance=importance(task.spec) if task.importance else None,
+        sampled=tuple(map(importance, task.sampling.networks)) if task.sampling else None,
+    )
 
 
 def sample(directory: Path, settings: Sample) -> tuple[SampleResult, Trainer]:
@@ -86,3 +99,20 @@ def test_a_stage_that_never_suffices_trains_all(tmp_path: Path) -> None:
     settings = Sample(networks=20, block=8, stop_at_b_ci=1e-6)
     found, trainer = sample(tmp_path, settings)
     assert found.networks == len(trainer.trained) == 20
+
+
+@pytest.mark.parametrize("source", ["slimmable", "initial"])
+def test_another_source_is_one_task_for_the_same_networks(source: Cheap, tmp_path: Path) -> None:
+    settings = Sample(networks=12, block=4, source=source, training=FAST.for_epochs(8))
+    found, trainer = sample(tmp_path / source, settings)
+    trained, _ = sample(tmp_path / "trained", replace(settings, source="trained"))
+    assert len(trainer.trained) == 1
+    assert [one.widths for one in found.samples] == [one.widths for one in trained.samples]
+    groups = list(found.samples[0].widths)
+    slopes = [p.b for p in fit_predictors(found.samples, groups).predictors.values()]
+    assert slopes == pytest.approx([-1.3] * len(groups), abs=0.6)
+
+
+def test_blocks_are_for_trained_networks_alone() -> None:
+    with pytest.raises(ValueError, match="stop_at_b_ci must be null unless source is trained"):
+        Sample(source="initial", stop_at_b_ci=0.3)

@@ -25,6 +25,7 @@ from trainables.data import batches, part_of
 from trainables.objective import make_objective
 from trainables.schedule import learning_rate
 from trainables.shrinking import make_shrinking
+from trainables.slimmable import SharedNetworks
 from trainables.start import initial_network
 from trainables.sync_norm import synchronise_norms
 from trainables.tensors import TensorData
@@ -112,6 +113,10 @@ class NetworkTraining:
         )
         self._average = AveragedModel(self.network) if training.swa_share > 0 else None
         self._meter = _meter(graph, self.network) if task.importance else None
+        self._shared: SharedNetworks | None = None
+        if task.sampling is not None:
+            self._shared = SharedNetworks(task, task.sampling, graph, self.network)
+            self._forward = self._meter = self._shared
         steps = len(data.train[1]) // training.batch_size
         self._shrinking = make_shrinking(task, graph, self.network, steps)
         self.history: tuple[Epoch, ...] = ()
@@ -168,7 +173,8 @@ class NetworkTraining:
         """
         # What is cut down from a trained network is judged by whoever asked, however bad it is now.
         cut_down = self.task.start is not None or self.task.shrink is not None
-        if self.task.metric == "accuracy" and not cut_down:
+        untrained = self._shared is not None and not self._shared.learns
+        if self.task.metric == "accuracy" and not (cut_down or untrained):
             self._check_learning()
         test_accuracy = None
         if self.task.test:
@@ -178,8 +184,9 @@ class NetworkTraining:
             task=self.task,
             status="done",
             history=self.history,
-            importance=self._meter.means() if self._meter else None,
+            importance=self._meter.means() if isinstance(self._meter, ImportanceMeter) else None,
             test_accuracy=test_accuracy,
+            sampled=self._shared.means() if self._shared is not None else None,
             path=self._shrinking.path if self._shrinking else None,
             filter_norms=self._filter_norms(),
         )
@@ -332,6 +339,8 @@ class NetworkTraining:
 
     def _judged(self, epochs: int) -> nn.Module:
         """The network with averaged weights once training is over, else with the present ones."""
+        if self._shared is not None:
+            return self._shared
         if self._average is None or epochs < self.task.training.epochs:
             return self.network
         return self._average.module

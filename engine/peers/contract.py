@@ -9,7 +9,7 @@ from engine.errors import UserError
 from engine.graph import NetworkGraph
 from engine.limits import Usage
 from engine.response import Observation
-from engine.rows import Row, TrainingTask
+from engine.rows import Cheap, Row, TrainingTask
 from engine.spec import NetworkSpec
 
 Resource = Literal["latency", "params"]
@@ -36,6 +36,8 @@ class Question:
         budgets: what Algorithm 1 needs at a resolution, with Eq. 6 of every group.
         observations: sampled networks with their validation losses.
         short: the training that a search spends on one network, as for the sampled ones.
+        sampling: the one task that finds the importance of all sampled networks, at the
+            resolution of the α search.
         train: trains what has no row yet, in parallel, and returns the rows that were not lost to
             failures, in the order of the tasks. Its trainings are the method's search cost.
             A task may start from a row that was trained before with ``keep_weights``.
@@ -56,6 +58,7 @@ class Question:
     budgets: Callable[[int], Budgets]
     observations: Sequence[Observation]
     short: Callable[[NetworkSpec], TrainingTask]
+    sampling: Callable[[Cheap], TrainingTask]
     train: Callable[[Sequence[TrainingTask]], Sequence[Row]]
     release: Callable[[Sequence[Row]], None]
     resolution: int

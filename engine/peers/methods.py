@@ -2,6 +2,7 @@
 
 from engine.errors import UserError, nearest
 from engine.peers.algorithm1 import ImportanceWidths, InverseWidth, ResponseSurfaceWidths
+from engine.peers.cheap import CheapImportance
 from engine.peers.contract import Method
 from engine.peers.depth import FAST_COMPOUND, Compound, DepthOnly
 from engine.peers.flat import Flat
@@ -33,6 +34,8 @@ METHODS: tuple[Method, ...] = (
     ImportanceWidths(name="hacscale-paper", mode="paper"),
     ImportanceWidths(name="hacscale-per-ms", choice="per-ms"),
     ImportanceWidths(name="hacscale-per-param", choice="per-param"),
+    CheapImportance(source="slimmable"),
+    CheapImportance(source="initial"),
     ResponseSurfaceWidths(),
     NeuralScale(name="neuralscale-1", iterations=1),
     NeuralScale(),

@@ -98,6 +98,8 @@ def _table(found: dict[str, dict[str, Any]]) -> str:
         again = outcome["finished_trainings_trained_again"]
         by_stage = outcome.get("deaths_by_stage", {})
         counts += [f"{deaths} in {stage}" for stage, deaths in by_stage.items() if deaths]
+        if outcome.get("late_node_has_trained") is False:
+            counts.append("which was not seen to train")
         what = ", ".join([what.rstrip("."), *counts])
         lines.append(f"| `{name}` | {what} | {again} | {repeated} | {same} |")
     return "\n".join(lines)

@@ -24,7 +24,8 @@ def lost_parents(store: RunStore, tasks: Iterable[TrainingTask]) -> list[Trainin
         if row is None or not row.task.keep_weights:
             raise ValueError(f"{row_id} was not trained for others to start from")
         lost.append(row.task)
-    store.ledger.discard([task.id for task in lost])
+    if lost:
+        store.ledger.discard([task.id for task in lost])
     return lost
 
 

@@ -408,6 +408,7 @@ def test_what_ray_says_is_one_line(error, shell: Shell, monkeypatch, no_ray) -> 
 
     monkeypatch.undo()
     monkeypatch.setattr(ray, "init", refuse)
+    monkeypatch.setattr("cluster.session.check_cluster", lambda address: None)
     message = shell.refused_run("--address", "auto")
     assert message == "hacscale: cannot join Ray at auto: nothing runs here"
 

@@ -10,7 +10,7 @@ demo: .venv/installed
 # Tests that start Ray use all cores by themselves; the others share them.
 test: .venv/installed lint
 	$(BIN)/pytest -m "not ray and not gpu" --numprocesses 2
-	$(BIN)/pytest -m "ray and not gpu and not head"
+	$(BIN)/pytest -m "ray and not gpu and not long"
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -21,7 +21,7 @@ import pytest
 from cluster.address import check_cluster, check_job_server
 from engine.errors import UserError
 
-pytestmark = [pytest.mark.ray, pytest.mark.head]
+pytestmark = [pytest.mark.ray, pytest.mark.long]
 
 ROOT = Path(__file__).parents[1]
 TINY = [

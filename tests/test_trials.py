@@ -147,6 +147,7 @@ def test_a_killed_worker_repeats_one_epoch_at_most(runner: TrialRunner, task: Tr
     assert len(epochs) <= 31
 
 
+@pytest.mark.long
 def test_a_killed_final_worker_repeats_one_epoch_at_most(
     runner: TrialRunner, task: TrainingTask
 ) -> None:

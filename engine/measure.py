@@ -190,7 +190,7 @@ def summarise(specs: Sequence[NetworkSpec], visits: Sequence[Visit]) -> list[Tim
     """Turns the visits of one session into figures, in the order of ``specs``.
 
     The figure is the lowest of the readings that count (`engine.bench.counting`), for whole
-    networks and for every op.
+    networks and for every op; their median where they had to be corrected.
 
     Args:
         specs: of the networks that ``visits`` count from 0.
@@ -205,17 +205,19 @@ def summarise(specs: Sequence[NetworkSpec], visits: Sequence[Visit]) -> list[Tim
 def _timing(
     spec: NetworkSpec, seen: Sequence[tuple[Reading, float]], reference_ms: float
 ) -> Timing:
+    undisturbed = all(factor == 1 for _, factor in seen)
+    chosen = min if undisturbed else statistics.median
     rounds = [reading.ms * factor for reading, factor in seen]
     wall = [ms for reading, _ in seen for ms in reading.wall_ms]
     cpu = [ms for reading, _ in seen for ms in reading.cpu_ms]
     layer_ms = {
-        name: min(reading.layer_ms[name] * factor for reading, factor in seen)
+        name: chosen([reading.layer_ms[name] * factor for reading, factor in seen])
         for name in seen[0][0].layer_ms
     }
     return Timing(
         spec=spec,
         latency=Latency(
-            ms=min(rounds),
+            ms=chosen(rounds),
             wall_ms_min=min(wall),
             wall_ms_median=statistics.median(wall),
             wall_ms_p95=_percentile(wall, 0.95),

@@ -58,13 +58,13 @@ class Latency:
     """Measured latency of one network.
 
     Attributes:
-        ms: the figure that counts: the median over all rounds of each round's minimum over the
-            reference network beside it, times the reference's own median. By CPU time of the
+        ms: the figure that counts: the shortest forward of all visits while the reference network
+            beside them was as fast as ever, see `engine.bench.counting`. By CPU time of the
             thread with one thread, by CUDA events on a GPU, else by the wall clock.
         wall_ms_min, wall_ms_median, wall_ms_p95: wall clock, uncorrected.
         wall_ms_mean50: the paper's statistic, mean of 50 calls (fewer where fewer were made).
-        noise_floor: two standard errors of ``ms`` over ``ms``, from the spread of all rounds,
-            also those that were repeated; see `engine.measure.noise_floor`. It is what one session
+        noise_floor: about two standard errors of ``ms`` over ``ms``, from how near the shortest
+            visits come to each other; see `engine.measure.noise_floor`. It is what one session
             can tell: a device that is slower tomorrow, against the reference as well, is not in it.
         cpu_ms: CPU time of the thread, uncorrected, the median of all calls; None on a GPU.
         energy_mj: energy of one forward as a sensor of the device measured it, all that the device

@@ -163,6 +163,23 @@ def test_a_neighbour_who_comes_and_goes_does_not_change_the_figures():
     assert told > 20
 
 
+def test_a_network_that_is_the_reference_comes_to_what_the_reference_does():
+    """Though it has three visits and the reference a hundred, whose lowest is lower."""
+    noise = np.random.default_rng(0)
+    visits = take_visits(
+        lambda number, layers: reading(2.0 * (1 + noise.exponential(0.02))),
+        40,
+        rounds=3,
+        per_layer=False,
+        round_seconds=0,
+    )
+    timings = summarise(specs_named(*range(8, 48)), visits)
+    ratios = [timing.latency.ms / timing.reference_ms for timing in timings]
+    assert np.median(ratios) == pytest.approx(1, abs=0.004)
+    best = min(visit.reading.ms for visit in visits if visit.network == bench.REFERENCE)
+    assert timings[0].reference_ms > 1.003 * best
+
+
 def test_a_disturbed_reading_does_not_count_beside_undisturbed_ones():
     #         reference, network, reference, …
     readings = [1.0, 5.0, 1.05, 4.0, 2.0, 6.0, 1.08, 5.1, 1.0]

@@ -29,7 +29,7 @@ class Pruning:
 
     share: float = 0.95
     per_epoch: int = 4
-    times: int = 16
+    times: int = 64
     warmup: float = 0.13
 
     def __post_init__(self) -> None:

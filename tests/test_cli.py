@@ -130,11 +130,20 @@ def command(*words: object, code: str = "", **options) -> subprocess.Popen[str]:
         (["status", "x" * 5000], "cannot look for"),
         (["report", "a/../../b"], "there is no run"),
         (["allocate", ""], "there is no run ''"),
+        (["compare", "nope"], "there is no run 'nope' in runs"),
         (["recipes", "x"], "unrecognized arguments: x"),
     ],
 )
 def test_wrong_words_are_one_line(words: list[str], fragment: str, shell: Shell) -> None:
     assert fragment in shell.refused(*words)
+
+
+def test_a_recipe_without_a_run_is_searched_before_it_is_compared(
+    shell: Shell, runs: Path, no_ray
+) -> None:
+    assert RAN in shell.refused("compare", "digits-vgg11", "--runs-dir", runs)
+    assert RunStore(runs / "digits-vgg11").info().recipe == RECIPES["digits-vgg11"]()
+    assert RAN in shell.refused("compare", "digits-vgg11", "--runs-dir", runs)
 
 
 def test_the_version_and_the_recipes_are_told(shell: Shell) -> None:

@@ -27,8 +27,8 @@ def networks_per_gpu(occupancy: Occupancy) -> int:
     """
     fit = int(occupancy.total_bytes * (1 - _SPARE) // max(occupancy.used_bytes, 1))
     busy = MOST_PER_GPU
-    if occupancy.utilisation:
-        busy = math.ceil(1 / occupancy.utilisation)
+    if occupancy.utilisation is not None:
+        busy = math.ceil(1 / max(occupancy.utilisation, 1 / MOST_PER_GPU))
     return max(1, min(fit, busy, MOST_PER_GPU))
 
 

@@ -30,17 +30,24 @@ def jsonable(value: Any) -> Any:
 
     Equal values have equal JSON: 2 in a float field is written 2.0, and −0.0 is written 0.0.
     """
-    return _plain(Any, value)
+    return _plain(Any, value, sparse=False)
 
 
-def _plain(declared: Any, value: Any) -> Any:
+def _plain(declared: Any, value: Any, *, sparse: bool) -> Any:
+    """The JSON value; ``sparse`` leaves out the fields of dataclasses that are None."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _plain(f.type, getattr(value, f.name)) for f in dataclasses.fields(value)}
+        held = [(f, getattr(value, f.name)) for f in dataclasses.fields(value)]
+        return {
+            f.name: _plain(f.type, v, sparse=sparse) for f, v in held if not (sparse and v is None)
+        }
     if isinstance(value, dict):
-        return {str(k): _plain(_item(declared, dict, 1), v) for k, v in value.items()}
+        kind = _item(declared, dict, 1)
+        return {str(k): _plain(kind, v, sparse=sparse) for k, v in value.items()}
     if isinstance(value, list | tuple):
         items = cast(Sequence[Any], value)
-        return [_plain(_item(declared, type(value), i), v) for i, v in enumerate(items)]
+        return [
+            _plain(_item(declared, type(value), i), v, sparse=sparse) for i, v in enumerate(items)
+        ]
     if type(value) is int and float in _alternatives(declared):
         return float(cast(int, value))
     return value + 0.0 if isinstance(value, float) else value
@@ -82,19 +89,10 @@ def pretty(value: Any) -> bytes:
 def digest(value: Any) -> str:
     """Returns the first 16 hex digits of the SHA-256 of the canonical JSON of ``value``.
 
-    Fields that are None are left out, so that a dataclass may grow an optional field and what
-    was written before keeps its identity.
+    Fields of dataclasses that are None are left out, so that a dataclass may grow an optional
+    field and what was written before keeps its identity.
     """
-    return hashlib.sha256(_json(_without_none(jsonable(value)))).hexdigest()[:16]
-
-
-def _without_none(value: Any) -> Any:
-    if isinstance(value, dict):
-        items = cast(dict[str, Any], value).items()
-        return {key: _without_none(item) for key, item in items if item is not None}
-    if isinstance(value, list):
-        return [_without_none(item) for item in cast(list[Any], value)]
-    return value
+    return hashlib.sha256(_json(_plain(Any, value, sparse=True))).hexdigest()[:16]
 
 
 def decode(kind: type[T], data: bytes | str, what: str) -> T:

@@ -257,5 +257,6 @@ class _Grown:
 
 def test_a_field_that_is_added_and_not_set_leaves_the_identity() -> None:
     assert digest(_Grown(kept=1)) == digest({"kept": 1})
-    assert digest([{"a": None}, 1]) == digest([{}, 1])
+    # A mapping has no optional fields: what stands in it is its value.
+    assert digest([{"a": None}, 1]) != digest([{}, 1])
     assert digest(_Grown(kept=1, added="x")) != digest({"kept": 1})

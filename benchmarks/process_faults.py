@@ -64,10 +64,7 @@ def workers(bench: Bench) -> dict[str, Any]:
     life = search.start()
     where: dict[str, int] = {}
     for stage in TRAINING_STAGES:
-        if not life.wait_for(stage):
-            break
-        known = len(search.epoch_lines())
-        if not life.wait(lambda known=known: len(search.epoch_lines()) > known):
+        if not life.wait_for_epoch(stage):
             break
         process, task, epoch = search.epoch_lines()[-1]
         os.kill(process, signal.SIGKILL)
@@ -130,9 +127,7 @@ def other_size(bench: Bench) -> dict[str, Any]:
     with _nodes(1, 1) as cluster:
         search.words = ("--address", cluster.address)
         life = search.start()
-        assert life.wait_for("sample"), search.log.read_text()
-        known = len(search.epoch_lines())
-        assert life.wait(lambda: len(search.epoch_lines()) > known), search.log.read_text()
+        assert life.wait_for_epoch("sample"), search.log.read_text()
         life.kill()
         print("  driver killed in sample, with two nodes", flush=True)
     with _nodes(4) as cluster:
@@ -164,9 +159,7 @@ def elastic(bench: Bench) -> dict[str, Any]:
     with _nodes(1, 1) as cluster:
         search.words = ("--address", cluster.address)
         life = search.start()
-        assert life.wait_for("train"), search.log.read_text()
-        known = len(search.epoch_lines())
-        assert life.wait(lambda: len(search.epoch_lines()) > known), search.log.read_text()
+        assert life.wait_for_epoch("train"), search.log.read_text()
         (node,) = cluster.worker_nodes
         _raylet(node).kill()
         search.deaths += 1

@@ -152,6 +152,13 @@ class Life:
         """Waits until a stage begins; returns whether it did before the driver's end."""
         return self.wait(lambda: f"\n{stage} ·" in "\n" + self.search.log.read_text())
 
+    def wait_for_epoch(self, stage: str) -> bool:
+        """Waits until an epoch ends in a stage; returns whether it did before the driver's end."""
+        if not self.wait_for(stage):
+            return False
+        known = len(self.search.epoch_lines())
+        return self.wait(lambda: len(self.search.epoch_lines()) > known)
+
     def wait(self, for_what: Callable[[], bool]) -> bool:
         """Waits until something is the case; returns whether it was before the driver's end."""
         end = time.monotonic() + PATIENCE_S

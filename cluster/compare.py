@@ -7,9 +7,8 @@ from pathlib import Path
 from rich.console import Console
 
 from cluster.groundwork import Groundwork, allocated, groundwork
+from cluster.opened import opened_search
 from cluster.parents import release, release_all
-from cluster.progress import Progress
-from cluster.session import session
 from cluster.stages import Search
 from engine.closed_loop import MARGIN
 from engine.comparison import BASE, OURS, Comparison, Entry, Proposal
@@ -54,22 +53,14 @@ def compare_run(
         UserError: something the user can mend.
         KeyboardInterrupt: stopped in order; call again to go on.
     """
-    store = RunStore(location)
-    with (
-        store.lock(),
-        Progress(console or Console()) as progress,
-        session(address, store.logs) as ray_session,
-    ):
-        search = Search(
-            recipe=store.info().recipe, store=store, session=ray_session, progress=progress
-        )
-        known = groundwork(search)
+    with opened_search(location, address, console) as search:
+        store, known = search.store, groundwork(search)
         proposals, refusals = _Asking(search, known).all(methods)
         dimensions = _dimensions(search, known)
         release_all(store)
         tasks = [[_task(search, p.spec, k) for k in range(seeds)] for p in proposals]
         search.runner.run_tasks("compare", [task for of_one in tasks for task in of_one])
-        progress.end(f"{len(proposals)} networks, {seeds} trainings of each")
+        search.progress.end(f"{len(proposals)} networks, {seeds} trainings of each")
         facts = search.facts
         comparison = Comparison(
             name=store.folder.name,

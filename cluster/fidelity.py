@@ -9,15 +9,12 @@ from rich.console import Console
 
 from cluster.driver import read_run, write_results
 from cluster.groundwork import groundwork
-from cluster.progress import Progress
-from cluster.session import session
-from cluster.stages import Search
+from cluster.opened import opened_search
 from engine.codec import pretty
 from engine.errors import Unfinished
 from engine.fidelity import FILE, default_rungs
 from engine.results import FidelityLadder, Rung
 from engine.rows import Row, TrainingTask
-from engine.store import RunStore
 
 
 def climb(
@@ -45,14 +42,8 @@ def climb(
         UserError: something the user can mend.
         KeyboardInterrupt: stopped in order; call again to go on.
     """
-    store = RunStore(location)
-    with (
-        store.lock(),
-        Progress(console or Console()) as progress,
-        session(address, store.logs) as ray_session,
-    ):
-        recipe = store.info().recipe
-        search = Search(recipe=recipe, store=store, session=ray_session, progress=progress)
+    with opened_search(location, address, console) as search:
+        recipe, progress = search.recipe, search.progress
         resolution = groundwork(search).alpha.resolution
         specs = tuple(dict.fromkeys(search.sampled_specs(resolution, networks)))
         short = recipe.sample.training
@@ -69,7 +60,7 @@ def climb(
             networks=specs,
             rungs=tuple(_rung(e, rung, done) for e, rung in zip(epochs, tasks, strict=True)),
         )
-        store.folder.write(FILE, pretty(ladder))
+        search.store.folder.write(FILE, pretty(ladder))
     with suppress(Unfinished):
         write_results(read_run(location), location)
     return ladder

@@ -7,12 +7,9 @@ from rich.console import Console
 
 from cluster.driver import known_search
 from cluster.groundwork import Groundwork, allocated, groundwork
-from cluster.progress import Progress
-from cluster.session import session
-from cluster.stages import Search
+from cluster.opened import opened_search
 from engine.provenance import run_info
 from engine.results import AllocateResult
-from engine.store import RunStore
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,18 +39,13 @@ def add_samples(
         UserError: something the user can mend; an ``Unfinished`` if the run has no samples yet.
         KeyboardInterrupt: stopped in order; the run goes on with the larger number.
     """
-    store = RunStore(location)
-    with (
-        store.lock(),
-        Progress(console or Console()) as progress,
-        session(address, store.logs) as ray_session,
-    ):
+    with opened_search(location, address, console) as search:
         before = groundwork(known_search(location))
-        info = store.info()
+        info = search.store.info()
         networks = before.sample.networks + more
         sample = replace(info.recipe.sample, networks=networks, stop_at_b_ci=None)
         recipe = replace(info.recipe, sample=sample)
-        store.write_info(run_info(info.name, info.recipe_name, recipe))
-        search = Search(recipe=recipe, store=store, session=ray_session, progress=progress)
-        after = groundwork(search)
-        return Resampled(before=before, after=after, allocated=allocated(search, after))
+        search.store.write_info(run_info(info.name, info.recipe_name, recipe))
+        larger = replace(search, recipe=recipe)
+        after = groundwork(larger)
+        return Resampled(before=before, after=after, allocated=allocated(larger, after))

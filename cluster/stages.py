@@ -500,13 +500,8 @@ class Search:
         """The trainings of one network of the α search, one for each repeat."""
         settings = self.recipe.alpha
         return [
-            TrainingTask(
-                spec=spec,
-                training=settings.training,
-                data=self.facts.digest,
-                seed=self.recipe.seed + repeat,
-                loss=self.recipe.task.loss,
-                metric=self.recipe.task.metric,
+            replace(
+                self.short_task(spec), training=settings.training, seed=self.recipe.seed + repeat
             )
             for repeat in range(settings.repeats)
         ]

@@ -1,14 +1,14 @@
 """What a device makes of a network scaled in one dimension alone (Fig. 2, HACScale)."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from engine.codec import STRICT
 from engine.errors import UserError
 from engine.graph import NetworkGraph, load_graph
-from engine.names import parse_name
 from engine.results import Latency
+from engine.scaling import deepened, multiplied
 from engine.spec import NetworkSpec
 
 Dimension = Literal["width", "depth", "resolution"]
@@ -58,10 +58,8 @@ def scale_dimensions(
 ) -> dict[Dimension, dict[float, NetworkSpec]]:
     """Returns the networks to measure, by dimension and multiplier."""
     scalings: dict[Dimension, Callable[[float], NetworkSpec]] = {
-        "width": lambda m: base.with_widths(
-            {group: graph.round_width(group, width * m) for group, width in base.widths}
-        ),
-        "depth": lambda m: _deeper(graph, base, m),
+        "width": lambda m: multiplied(graph, base, m),
+        "depth": lambda m: deepened(graph, base, m, 1.0, base.resolution),
         "resolution": lambda m: base.at(round(base.resolution * m)),
     }
     found: dict[Dimension, dict[float, NetworkSpec]] = {}
@@ -103,13 +101,3 @@ def measure_dimensions(
         batch=batch,
         families={d: tuple(scaled(m, s) for m, s in of.items()) for d, of in families.items()},
     )
-
-
-def _deeper(graph: NetworkGraph, base: NetworkSpec, multiplier: float) -> NetworkSpec:
-    """Every group of the deeper network is as wide as in the base, relative to the model."""
-    if multiplier == 1:
-        return base
-    name = parse_name(base.model.name)
-    model = replace(base.model, name=str(replace(name, depth=name.depth * multiplier)))
-    scale = base.widths[0][1] / graph.groups[0].base
-    return load_graph(model, base.resolution).spec(base.resolution, scale)

@@ -1,8 +1,10 @@
-"""Uniform scaling: how α splits a compute budget between resolution and width (Eq. 3)."""
+"""Uniform scaling: of width and depth, and how α splits a compute budget (Eq. 3)."""
 
 import math
+from dataclasses import replace
 
-from engine.graph import NetworkGraph
+from engine.graph import NetworkGraph, load_graph
+from engine.names import parse_name
 from engine.spec import NetworkSpec
 
 ROUNDING_ROOM = 1.25
@@ -110,15 +112,34 @@ def _match_macs(
     low, high = _NARROWEST, widest
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
-        if graph.cost(_multiplied(graph, base, middle)).macs <= target:
+        if graph.cost(multiplied(graph, base, middle)).macs <= target:
             low = middle
         else:
             high = middle
-    steps = (_multiplied(graph, base, low), _multiplied(graph, base, high))
+    steps = (multiplied(graph, base, low), multiplied(graph, base, high))
     return min(steps, key=lambda spec: abs(graph.cost(spec).macs - target))
 
 
-def _multiplied(graph: NetworkGraph, base: NetworkSpec, multiplier: float) -> NetworkSpec:
+def multiplied(graph: NetworkGraph, base: NetworkSpec, multiplier: float) -> NetworkSpec:
+    """Returns a network with all widths multiplied, each rounded to a valid one."""
     return base.with_widths(
         {group: graph.round_width(group, width * multiplier) for group, width in base.widths}
     )
+
+
+def deepened(
+    graph: NetworkGraph, base: NetworkSpec, depth: float, width: float, resolution: int
+) -> NetworkSpec:
+    """Returns a network with multiples of its depth and of its widths, at a resolution.
+
+    Every group of the deeper network is as wide as in the base network, relative to the model.
+
+    Raises:
+        UserError: the network's family has no depth to be multiplied.
+    """
+    name = parse_name(base.model.name)
+    model = replace(base.model, name=str(replace(name, depth=name.depth * depth)))
+    if model == base.model:
+        return multiplied(graph, base.at(resolution), width)
+    scale = base.widths[0][1] / graph.groups[0].base
+    return load_graph(model, base.resolution).spec(resolution, scale * width)

@@ -4,7 +4,7 @@ import csv
 import dataclasses
 import io
 import math
-from itertools import combinations, pairwise
+from itertools import pairwise
 from pathlib import Path
 from statistics import fmean, stdev
 
@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from quick_run import quick_recipe, without_ray
 from rich.console import Console
-from test_report import text_boxes
+from test_report import check_texts
 
 from cluster.compare import compare_run
 from cluster.driver import read_run, run_search
@@ -198,12 +198,7 @@ def test_the_files_of_a_comparison(tmp_path: Path, powered: ComparisonFigures) -
 
 def test_no_text_of_a_figure_is_clipped_or_lies_on_another(powered: ComparisonFigures) -> None:
     for panel in powered.panels:
-        boxes = text_boxes(panel)
-        assert len(boxes) > 3
-        for (one, a), (other, b) in combinations(boxes, 2):
-            over_x = min(a.x1, b.x1) - max(a.x0, b.x0)
-            over_y = min(a.y1, b.y1) - max(a.y0, b.y0)
-            assert over_x <= 1 or over_y <= 2, (panel.name, one, other)
+        check_texts(panel)
 
 
 def test_every_method_is_a_point_and_a_bar(powered: ComparisonFigures) -> None:

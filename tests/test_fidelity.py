@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_sample_stage import FACTS, row_of
 
-from cluster import fidelity
+from cluster import fidelity, opened
 from cluster.stages import Search
 from engine.codec import decode
 from engine.fidelity import agreements, default_rungs, sentences
@@ -106,8 +106,8 @@ def test_what_the_sample_stage_trained_is_a_rung_already(tmp_path, monkeypatch) 
         class alpha:
             resolution = 32
 
-    monkeypatch.setattr(fidelity, "Search", known)
-    monkeypatch.setattr(fidelity, "session", lambda *_: nullcontext())
+    monkeypatch.setattr(opened, "Search", known)
+    monkeypatch.setattr(opened, "session", lambda *_: nullcontext())
 
     def groundwork(search: Search) -> type[Alpha]:
         search.sample(32)

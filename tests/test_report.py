@@ -259,12 +259,17 @@ def test_the_growth_figure_marks_every_step_once(record: RunRecord) -> None:
 def test_no_text_is_clipped_or_lies_on_another(options: dict) -> None:
     # Measured in DejaVu Sans, which is wider than the fonts that browsers use.
     for panel in draw_figures(example_run(**options)).panels:
-        boxes = text_boxes(panel)
-        assert len(boxes) > 3
-        for (one, a), (other, b) in combinations(boxes, 2):
-            over_x = min(a.x1, b.x1) - max(a.x0, b.x0)
-            over_y = min(a.y1, b.y1) - max(a.y0, b.y0)
-            assert over_x <= 1 or over_y <= 2, (panel.name, one, other)
+        check_texts(panel)
+
+
+def check_texts(panel: Panel) -> None:
+    """No text is clipped, and none lies on another."""
+    boxes = text_boxes(panel)
+    assert len(boxes) > 3
+    for (one, a), (other, b) in combinations(boxes, 2):
+        over_x = min(a.x1, b.x1) - max(a.x0, b.x0)
+        over_y = min(a.y1, b.y1) - max(a.y0, b.y0)
+        assert over_x <= 1 or over_y <= 2, (panel.name, one, other)
 
 
 def text_boxes(panel: Panel) -> list[tuple[str, Bbox]]:

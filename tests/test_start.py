@@ -1,6 +1,5 @@
 """Trainings that start from other weights: which filters stay, and where the weights are kept."""
 
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -29,13 +28,7 @@ from trainables.start import initial_network
 from trainables.tensors import TensorData
 from trainables.trial import TrainingTrial
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 # Which filters stay ----------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from engine.graph import NetworkGraph
 from engine.limits import Usage
 from engine.response import Observation
 from engine.rows import Cheap, Row, TrainingTask
+from engine.scaling import multiplied
 from engine.spec import NetworkSpec
 
 Resource = Literal["latency", "params"]
@@ -94,9 +95,8 @@ class Question:
 
     def multiplied(self, multiplier: float, resolution: int | None = None) -> NetworkSpec:
         """Returns the base network with all widths multiplied, each rounded to a valid one."""
-        return self.base.at(resolution or self.base.resolution).with_widths(
-            {g: self.graph.round_width(g, w * multiplier) for g, w in self.base.widths}
-        )
+        base = self.base.at(resolution or self.base.resolution)
+        return multiplied(self.graph, base, multiplier)
 
     def rounded(self, resolution: float) -> int:
         """Returns the nearest multiple of ``round_to`` that is not below the base resolution."""

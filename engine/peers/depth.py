@@ -1,11 +1,10 @@
 """Networks with more layers: by depth alone, and by depth, width and resolution together."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from engine.errors import UserError
-from engine.graph import load_graph
-from engine.names import parse_name
 from engine.peers.contract import BOTH, Question, Resource, Trainings
+from engine.scaling import deepened
 from engine.spec import NetworkSpec
 
 DEEPEST = 4.0
@@ -21,14 +20,7 @@ def deeper(question: Question, depth: float, width: float, resolution: int) -> N
         UserError: the network's family has no depth to be multiplied.
     """
     multiplier = max(STEP, round(depth * STEP)) / STEP
-    name = parse_name(question.base.model.name)
-    model = replace(question.base.model, name=str(replace(name, depth=name.depth * multiplier)))
-    if model == question.base.model:
-        return question.multiplied(width, resolution)
-    graph = load_graph(model, question.base.resolution)
-    # Every group of the deeper network is as wide as in the base network, relative to the model.
-    scale = question.base.widths[0][1] / question.graph.groups[0].base
-    return graph.spec(resolution, scale * width)
+    return deepened(question.graph, question.base, multiplier, width, resolution)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,37 @@
+"""A run that exists, opened to do more with it."""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+
+from cluster.progress import Progress
+from cluster.session import session
+from cluster.stages import Search
+from engine.store import RunStore
+
+
+@contextmanager
+def opened_search(
+    location: Path | str, address: str | None, console: Console | None
+) -> Generator[Search]:
+    """Locks a run and yields its search, whose Ray is started on first use and ended after.
+
+    Args:
+        location: of the run.
+        address: of a Ray cluster; None starts a private session.
+        console: where progress is shown; None for standard output.
+
+    Raises:
+        UserError: there is no such run, or another process works on it.
+    """
+    store = RunStore(location)
+    with (
+        store.lock(),
+        Progress(console or Console()) as progress,
+        session(address, store.logs) as ray_session,
+    ):
+        yield Search(
+            recipe=store.info().recipe, store=store, session=ray_session, progress=progress
+        )

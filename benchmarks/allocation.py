@@ -68,10 +68,11 @@ def chain50(classes: int) -> nn.Module:
 
 def stepped(timing: Timing, graph: NetworkGraph) -> Timing:
     """The timing on a device that is slower by half beyond 100 input channels."""
-    assert timing.layer_ms is not None
+    measured_ms = timing.layer_ms
+    assert measured_ms is not None
 
     def ms(cost: LayerCost) -> float:
-        return timing.layer_ms[cost.name] * (1.5 if cost.cin > 100 else 1.0)
+        return measured_ms[cost.name] * (1.5 if cost.cin > 100 else 1.0)
 
     layers = {cost.name: ms(cost) for cost in graph.cost(timing.spec).layers}
     latency = replace(timing.latency, ms=sum(layers.values()))
@@ -118,7 +119,7 @@ def measured(name: str, resolution: int, repeats: int) -> dict[str, Any]:
             incremental += asked - began
             whole += time.thread_time() - asked
         ratios.append(whole / incremental)
-    row = {
+    row: dict[str, Any] = {
         "resolution": resolution,
         "groups": len(graph.groups),
         "ops": len(formula.layers),

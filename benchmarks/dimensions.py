@@ -8,6 +8,7 @@ measured time. Writes docs/results/dimensions.json, docs/dimensions.svg and its 
 docs/latency.md.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,13 +59,17 @@ def measured(
     base = graph.spec(subject.resolution, subject.width)
     sessions: list[Measurement] = []
 
-    def measure(specs: list[NetworkSpec]) -> list[Latency]:
+    def measure(specs: Sequence[NetworkSpec]) -> list[Latency]:
         sessions.append(
             measure_here(graph, specs, base, device, calls=calls, rounds=rounds, per_layer=False)
         )
         return [timing.latency for timing in sessions[0].timings]
 
-    multipliers = {"width": WIDER, "depth": subject.depths, "resolution": WIDER}
+    multipliers: dict[Dimension, tuple[float, ...]] = {
+        "width": WIDER,
+        "depth": subject.depths,
+        "resolution": WIDER,
+    }
     found = measure_dimensions(graph, base, device.batch, measure, multipliers)
     rows: dict[str, list[dict[str, Any]]] = {}
     for dimension, family in found.families.items():

@@ -17,8 +17,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import sklearn.ensemble
-import sklearn.linear_model  # noqa: F401, no fit pays for the import
+# No fit is to pay for the import.
+import sklearn.ensemble  # pyright: ignore[reportUnusedImport]
+import sklearn.linear_model  # noqa: F401 # pyright: ignore[reportUnusedImport]
 from panels import board, keys, write_board
 from record import device_options, run, spread, where, write_block, write_results
 

@@ -33,8 +33,9 @@ def fill(location: str, rows: int) -> None:
         size = min(MANY, rows - LOOSE - written)
         fresh = [row(written + number) for number in range(size)]
         # As `compact` finds them; the files of their own are not what is measured.
-        ledger._rows = {one.task.id: one for one in fresh}
-        ledger._write_part(sorted(ledger._rows))
+        by_id = {one.task.id: one for one in fresh}
+        ledger._rows = by_id  # pyright: ignore[reportPrivateUsage]
+        ledger._write_part(sorted(by_id))  # pyright: ignore[reportPrivateUsage]
         written += size
     worker = Ledger(open_folder(location))
     for number in range(written, rows):

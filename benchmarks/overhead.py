@@ -1,28 +1,32 @@
 """What orchestration costs: our trials against a bare loop and a bare pool of Ray actors.
 
-    python benchmarks/overhead.py [--trials 8] [--rounds 3] [--seconds 30] [--workers N]
+    python benchmarks/overhead.py [--trials 4] [--rounds 3] [--seconds 30] [--workers N]
 
 All three train the same networks with the same code, in turns, so that what else the machine does
-meets all of them. The first round is not counted: it imports. Of a round, the time until every
-worker has ended its first trial is its start; the time after it, per worker and trial, less that
-within epochs, is the overhead of a trial. The efficiency is the time of the loop on one core over
-workers times the time of the trials, from the first row to the last: on cores that share caches
-and clocks it is below one for any program, so that of the pool stands beside it.
-Writes docs/results/overhead.json.
+meets all of them. A first round of short trainings imports and is not counted. Of a round, the
+time until every worker has ended its first trial, less that trial, is its start. Of every later
+trial, what it takes beyond its epochs is known from the end of the one before; what that is more
+than in the bare loop, which builds networks and writes checkpoints and rows as well, is the
+overhead. The efficiency is the time of a trial of the loop on one core over that of a trial with
+all cores busy: on cores that share caches and clocks it is below one for any program, so that of
+the pool stands beside it. Writes docs/results/overhead.json.
 """
 
+import heapq
 import os
+import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from operator import sub, truediv
 from pathlib import Path
 from typing import Any
 
 import ray
 import torch
 from ray.util import ActorPool
-from record import machine, options, run, spread, write_block, write_results
+from record import Spread, machine, options, run, spread, write_block, write_results
 from rich.console import Console
 
 from cluster.progress import Progress
@@ -34,12 +38,15 @@ from engine.rows import TrainingTask
 from engine.spec import ModelRef
 from engine.store import RunStore
 from engine.training import Training
+from trainables.checkpoint import checkpoint_name
 from trainables.data import ImageData, load_data
 from trainables.loop import NetworkTraining
 from trainables.tensors import TensorData
 
 WAYS = ("loop", "pool", "hacscale")
 LABELS = {"loop": "bare loop, one core", "pool": "bare Ray actor pool", "hacscale": "HACScale"}
+WIDTH = 1 / 4
+"""At which a training of half a minute has about as many epochs as one of a sampled network."""
 TRAINING = Training(epochs=2, batch_size=64, lr=0.05, augment="shift")
 
 
@@ -49,7 +56,7 @@ def train(task: TrainingTask, data: TensorData, store: RunStore) -> None:
     while not training.finished:
         training.run_epoch()
     store.ledger.add(training.result())
-    training.discard_checkpoint()
+    store.checkpoints.delete(checkpoint_name(task.id))
 
 
 @ray.remote(num_cpus=1)
@@ -70,26 +77,47 @@ def measure(
     workers: int,
 ) -> dict[str, float]:
     """Trains one round."""
-    began, clock = time.perf_counter(), time.time()
+    began = time.time()
     way(tasks)
-    seconds = time.perf_counter() - began
-    ends = sorted(e.modified for e in store.ledger.folder.entries() if e.modified >= clock - 0.01)
+    modified = {entry.name: entry.modified for entry in store.ledger.folder.entries()}
+    ended = [modified.get(f"{task.id}.json") for task in tasks]
     rows = [store.ledger.find(task.id) for task in tasks]
-    trained = [sum(e.seconds for e in row.history) for row in rows if row is not None]
-    steady = (ends[-1] - ends[workers - 1]) * workers / (len(ends) - workers)
+    trained = [sum(epoch.seconds for epoch in row.history) if row else 0.0 for row in rows]
+    lost = sum(row is None or row.status != "done" for row in rows)
+    ends = [end for end in ended if end is not None]
+    if lost or len(ends) < len(tasks):
+        raise SystemExit(f"{lost} of {len(tasks)} rows are lost")
+    beyond = beyond_epochs(ends, trained, workers)
     return {
-        "seconds": seconds,
-        "start_seconds": ends[workers - 1] - clock - trained[0],
-        "worker_seconds_per_trial": steady,
-        "training_seconds": sum(trained) / len(trained),
-        "overhead_seconds_per_trial": steady - sum(trained) / len(trained),
-        "rows_lost": float(sum(row is None or row.status != "done" for row in rows)),
+        "start_seconds": max(ends[:workers]) - began - max(trained[:workers]),
+        "training_seconds": statistics.fmean(trained[workers:]),
+        "beyond_epochs_seconds": statistics.fmean(beyond),
+        "trial_seconds": statistics.fmean(trained[workers:]) + statistics.fmean(beyond),
     }
+
+
+def beyond_epochs(ended: Sequence[float], trained: Sequence[float], workers: int) -> list[float]:
+    """What every trial takes beyond its epochs, but for the first one of every worker.
+
+    A worker that has ended a trial begins the next one, so trials begin in their order at the ends
+    of those before.
+
+    Args:
+        ended: when each trial ended, in the order in which they were given out.
+        trained: seconds of their epochs.
+        workers: that trained them.
+    """
+    free = sorted(ended[:workers])
+    found: list[float] = []
+    for end, seconds in zip(ended[workers:], trained[workers:], strict=True):
+        found.append(end - heapq.heappop(free) - seconds)
+        heapq.heappush(free, end)
+    return found
 
 
 def main() -> None:
     parser = options(__doc__)
-    parser.add_argument("--trials", type=int, default=8, help="of a round")
+    parser.add_argument("--trials", type=int, default=4, help="of a round")
     parser.add_argument("--rounds", type=int, default=3, help="that are counted")
     parser.add_argument("--seconds", type=float, default=30.0, help="of one training")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
@@ -99,7 +127,7 @@ def main() -> None:
     data = load_data(Data())
     tensors = TensorData.on(data, torch.device("cpu"))
     graph = load_graph(ModelRef(name="vgg11", classes=10), 32)
-    base = TrainingTask(spec=graph.spec(32, 1 / 16), training=TRAINING, data=data.digest, seed=0)
+    base = TrainingTask(spec=graph.spec(32, WIDTH), training=TRAINING, data=data.digest, seed=0)
     probe = NetworkTraining(base, tensors, RunStore(scratch / "probe"))
     probe.run_epoch()
     epoch_seconds = probe.run_epoch().seconds
@@ -123,37 +151,41 @@ def main() -> None:
             each = ActorPool(actors)
             list(each.map_unordered(lambda actor, task: actor.train.remote(task), tasks))
             for actor in actors:
-                ray.kill(actor)
+                ray.kill(actor)  # pyright: ignore[reportArgumentType] - Ray's two types of a handle
 
         ways = {"loop": loop, "pool": pool, "hacscale": lambda t: runner.run_tasks("sample", t)}
         for number in range(1 + chosen.rounds):
             seeds = range(number * chosen.trials, (number + 1) * chosen.trials)
-            tasks = [replace(base, training=training, seed=seed) for seed in seeds]
+            each = training if number else TRAINING  # the first round is there to import
+            tasks = [replace(base, training=each, seed=seed) for seed in seeds]
             for name, way in ways.items():
                 one = measure(way, tasks, stores[name], 1 if name == "loop" else workers)
                 print(f"round {number} {name}: {one}", flush=True)
                 if number:
                     found[name].append(one)
 
-    def steady(name: str, number: int) -> float:
-        return found[name][number]["worker_seconds_per_trial"]
+    def compared(key: str, how: Callable[[float, float], float], one: str, other: str) -> Spread:
+        pairs = zip(found[one], found[other], strict=True)
+        return spread([how(a[key], b[key]) for a, b in pairs])
 
     results = {
         "trials_of_a_round": chosen.trials,
         "rounds": chosen.rounds,
         "workers": workers,
         "epochs": epochs,
+        "rows_lost": 0,  # a round that loses one ends the benchmark
         **{
             name: {key: spread([one[key] for one in rounds]) for key in rounds[0]}
             for name, rounds in found.items()
         },
-        "parallel_efficiency": {
-            name: spread([steady("loop", n) / steady(name, n) for n in range(chosen.rounds)])
+        "overhead_seconds": {
+            name: compared("beyond_epochs_seconds", sub, name, "loop")
             for name in ("pool", "hacscale")
         },
-        "hacscale_over_pool": spread(
-            [steady("hacscale", n) / steady("pool", n) for n in range(chosen.rounds)]
-        ),
+        "parallel_efficiency": {
+            name: compared("trial_seconds", truediv, "loop", name) for name in ("pool", "hacscale")
+        },
+        "pool_over_hacscale": compared("trial_seconds", truediv, "pool", "hacscale"),
     }
     write_results("overhead", results, chosen.out)
     write_block("cluster.md", "overhead", _table(results), chosen.out)
@@ -162,27 +194,27 @@ def main() -> None:
 def _table(found: dict[str, Any]) -> str:
     """Medians over the rounds, with the least and the most, in Markdown."""
     lines = [
-        "| way | training, s | overhead of a trial, s | start, s | efficiency | rows lost |",
+        "| way | epochs, s | beyond them, s | overhead, s | start, s | efficiency |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for name in WAYS:
         one = found[name]
-        efficiency = found["parallel_efficiency"].get(name)
-        lines.append(
-            f"| {LABELS[name]} | {_spread(one['training_seconds'])} | "
-            f"{_spread(one['overhead_seconds_per_trial'])} | {_spread(one['start_seconds'])} | "
-            f"{_spread(efficiency) if efficiency else '–'} | {one['rows_lost']['max']:.0f} |"
-        )
+        cells = [one["training_seconds"], one["beyond_epochs_seconds"]]
+        cells += [found["overhead_seconds"].get(name), one["start_seconds"]]
+        cells += [found["parallel_efficiency"].get(name)]
+        lines.append(f"| {LABELS[name]} | {' | '.join(map(_spread, cells))} |")
     rounds, trials = found["rounds"], found["trials_of_a_round"]
     return (
         "\n".join(lines)
-        + f"\n\n{rounds} rounds of {trials} trainings each, {found['workers']} workers; median "
-        f"(least to most) of the rounds. {machine()}"
+        + f"\n\n{rounds} rounds of {trials} trainings of {found['epochs']} epochs each, "
+        f"{found['workers']} workers; medians (least to most) of the rounds. No row was lost. A "
+        f"trial of the pool takes {_spread(found['pool_over_hacscale'])} times as long as one of "
+        f"HACScale. {machine()}"
     )
 
 
-def _spread(of: dict[str, float]) -> str:
-    return f"{of['median']:.2f} ({of['min']:.2f} to {of['max']:.2f})"
+def _spread(of: Spread | None) -> str:
+    return "–" if of is None else f"{of['median']:.2f} ({of['min']:.2f} to {of['max']:.2f})"
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ def driver(bench: Bench) -> dict[str, Any]:
 
     with _nodes(2) as cluster:
         while more():
-            search = bench.search(f"driver-{len(found)}", words=("--address", cluster.address))
+            search = bench.search(f"driver-{len(found)}", words=_on(cluster))
             while more():
                 left = [s for s in STAGES if s not in search.store.committed_stages()]
                 stage = min(left, key=lambda s: (where[s], STAGES.index(s)), default=None)
@@ -80,7 +80,7 @@ def raylet(bench: Bench) -> dict[str, Any]:
     """kill -9 of a node's raylet while it trains, and a node that joins later."""
     with _nodes(1, 1) as cluster:
         (node,) = cluster.worker_nodes
-        search = bench.search("raylet", words=("--address", cluster.address))
+        search = bench.search("raylet", words=_on(cluster))
         life = search.start()
         assert life.wait_for("alpha"), search.log.read_text()
         assert life.wait(lambda: _has_trained(search, node)), search.log.read_text()
@@ -125,13 +125,13 @@ def other_size(bench: Bench) -> dict[str, Any]:
     """A driver that is killed on a cluster of two nodes, and goes on on one node of four cores."""
     search = bench.search("other_size")
     with _nodes(1, 1) as cluster:
-        search.words = ("--address", cluster.address)
+        search.words = _on(cluster)
         life = search.start()
         assert life.wait_for_epoch("sample"), search.log.read_text()
         life.kill()
         print("  driver killed in sample, with two nodes", flush=True)
     with _nodes(4) as cluster:
-        search.to_the_end("resume", search.location, "--address", cluster.address)
+        search.to_the_end("resume", search.location, *_on(cluster))
     return search.outcome(bench.whole)
 
 
@@ -157,7 +157,7 @@ def elastic(bench: Bench) -> dict[str, Any]:
     whole = bench.undisturbed("elastic-whole", ELASTIC)
     search = bench.search("elastic", settings=ELASTIC)
     with _nodes(1, 1) as cluster:
-        search.words = ("--address", cluster.address)
+        search.words = _on(cluster)
         life = search.start()
         assert life.wait_for_epoch("train"), search.log.read_text()
         (node,) = cluster.worker_nodes
@@ -186,6 +186,11 @@ def _nodes(head: int, *others: int) -> Generator[RayCluster]:
         yield cluster
     finally:
         cluster.shutdown()
+
+
+def _on(cluster: RayCluster) -> tuple[str, str]:
+    """Words of a command that works on a cluster."""
+    return "--address", str(cluster.address)
 
 
 def _has_trained(search: TinySearch, node: Any) -> bool:

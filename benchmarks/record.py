@@ -20,8 +20,10 @@ DOCS = Path(__file__).parents[1] / "docs"
 FURTHER = ("scikit-learn", "onnxruntime")
 """Packages that figures of a benchmark depend on, and a run of the program does not always."""
 
+Spread = dict[str, float]
 
-def spread(values: Sequence[float]) -> dict[str, float]:
+
+def spread(values: Sequence[float]) -> Spread:
     """n, mean, median, least and most."""
     return {
         "n": len(values),

@@ -29,11 +29,12 @@ from cluster.session import session
 from cluster.trials import TrialRunner
 from engine.codec import canonical, decode
 from engine.graph import load_graph
-from engine.recipe import Cluster
+from engine.recipe import Cluster, Data
 from engine.rows import Epoch, Row, TrainingTask
 from engine.spec import ModelRef
 from engine.store import RunStore
 from engine.training import FAST
+from trainables.data import load_data
 from trainables.trial import TrainingTrial
 
 MADE_UP_GPUS = 1000
@@ -92,7 +93,7 @@ def run_trials(trials: int, actors: int) -> dict[str, Any]:
     ):
         runner = TrialRunner(
             store=store,
-            data=ray.put(None),
+            data=ray.put(load_data(Data())),
             resources=Cluster(gpus_per_trial=1.0),
             progress=progress,
             trainable=TrivialTrial,
@@ -131,7 +132,7 @@ def simulate(run: Path | None) -> dict[str, Any]:
         totals = [(row, sum(epoch.seconds for epoch in row.history)) for row in rows]
         short = tuple(seconds for row, seconds in totals if not row.task.sync_workers)
         final = max(seconds for row, seconds in totals if row.task.sync_workers)
-        origin = "rows of a run"
+        origin = f"rows of the run {run.name}"
     workload = Workload(
         batches=(16,) * 4,
         samples=1024,

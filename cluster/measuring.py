@@ -1,5 +1,6 @@
 """Measures for a run: on a node of Ray, or by an exchange of files with a device elsewhere."""
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -9,10 +10,13 @@ from engine.errors import UserError
 from engine.exchange import SCRIPT, Request, load_plan, make_plan, read_result, script_source
 from engine.folder import Folder
 from engine.graph import load_graph
-from engine.measure import Measurement
+from engine.measure import SESSIONS, Measurement
 from engine.recipe import Device, Profile
+from engine.results import MOST_NOISE
 from engine.spec import NetworkSpec
 from engine.store import RunStore
+
+log = logging.getLogger("hacscale")
 
 _PLAN = "plan.json"
 
@@ -53,7 +57,9 @@ class Measuring:
         calls, rounds = self.settings.calls, self.settings.rounds
         if self.device.place != "offline":
             self.start_ray()
-            return measure(specs, reference, self.device, calls, rounds, per_layer)
+            measured = measure(specs, reference, self.device, calls, rounds, per_layer)
+            _warn_of_noise(measured)
+            return measured
         request = Request(
             purpose=purpose,
             specs=tuple(specs),
@@ -75,6 +81,19 @@ class Measuring:
             f"{len(specs)} networks wait for the device: copy {folder.path(_PLAN)} and {SCRIPT} "
             f"there, run `python {SCRIPT} {_PLAN} result.csv` there, then here `hacscale profile "
             f"{run} --import result.csv` and `hacscale resume {run}`"
+        )
+
+
+def _warn_of_noise(measured: Measurement) -> None:
+    if measured.disturbed:
+        log.warning(
+            "others use the machine: %d of %d networks could not be measured to better than "
+            "%.0f %% in %d sessions (at worst %.0f %%); measure again in a quieter hour",
+            len(measured.disturbed),
+            len(measured.timings),
+            100 * MOST_NOISE,
+            SESSIONS,
+            100 * max(timing.latency.noise_floor for timing in measured.timings),
         )
 
 

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass, field
+from typing import Self
 
 from rich.console import Console
 from rich.live import Live
@@ -54,7 +55,7 @@ class Progress:
         self._live: Live | None = None
         self._printed = 0.0
 
-    def __enter__(self) -> "Progress":
+    def __enter__(self) -> Self:
         if self.console.is_terminal:
             self._live = Live(
                 get_renderable=self._line,

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 
 from engine.errors import UserError
-from engine.results import Allocation, Latency, LatencyVerdict, Round
+from engine.results import MOST_NOISE, Allocation, Latency, LatencyVerdict, Round
 
 MARGIN = 0.05
 """At most this share of the latency limit is left free for the noise of the next measurement."""
@@ -78,10 +78,14 @@ def best(rounds: tuple[Round, ...], limit_ms: float) -> int:
 
 
 def latency_verdict(latency: Latency, limit_ms: float) -> LatencyVerdict:
-    """Returns whether a measurement keeps the limit, or exceeds it by no more than its noise."""
+    """Returns whether a measurement keeps the limit, or exceeds it by no more than its noise.
+
+    Noise above `MOST_NOISE` excuses nothing: a disturbed measurement must not hide a broken limit.
+    """
     if latency.ms <= limit_ms:
         return "within"
-    return "within noise" if latency.ms / limit_ms - 1 <= latency.noise_floor else "over"
+    noise = min(latency.noise_floor, MOST_NOISE)
+    return "within noise" if latency.ms / limit_ms - 1 <= noise else "over"
 
 
 def _room(latency: Latency) -> float:

@@ -8,6 +8,7 @@ from typing import Literal
 
 from scipy.stats import ttest_rel
 
+from engine.closed_loop import latency_verdict
 from engine.codec import STRICT
 from engine.dimensions import Dimensions
 from engine.display import no_power
@@ -217,7 +218,7 @@ class Line:
 def lines(comparison: Comparison) -> tuple[Line, ...]:
     """Returns the table, the best method first.
 
-    The latency limit is kept up to the noise floor of the measurement.
+    The latency limit is kept up to the noise of the measurement (`latency_verdict`).
     """
     return tuple(_line(comparison, entry) for entry in comparison.ranked)
 
@@ -227,7 +228,6 @@ def _line(comparison: Comparison, entry: Entry) -> Line:
     ours = comparison.entry(OURS)
     found = None if entry is ours else difference(ours, entry)
     gflop = 2e-9 * proposal.macs * comparison.batch
-    most_ms = comparison.latency_limit_ms * (1 + latency.noise_floor)
     return Line(
         method=proposal.method,
         params=proposal.params,
@@ -244,7 +244,7 @@ def _line(comparison: Comparison, entry: Entry) -> Line:
         low_95=found.low if found and math.isfinite(found.low) else None,
         high_95=found.high if found and math.isfinite(found.high) else None,
         verdict=found and found.verdict,
-        keeps_latency=latency.ms <= most_ms,
+        keeps_latency=latency_verdict(latency, comparison.latency_limit_ms) != "over",
         keeps_params=proposal.params <= comparison.params_limit,
         search_seconds=proposal.search_seconds,
         search_trials=proposal.search_trials,

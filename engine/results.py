@@ -9,6 +9,9 @@ from engine.profile_key import ProfileKey
 from engine.rows import Epoch
 from engine.spec import NetworkSpec
 
+MOST_NOISE = 0.15
+"""A measurement with a larger noise floor says little: it is repeated, and excuses nothing."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataFacts:

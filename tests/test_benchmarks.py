@@ -98,6 +98,17 @@ def test_the_loop_is_closed_for_several_limits(run, tmp_path: Path):
     assert "0 of 2 limits" in text and "<!-- allocation -->" in text
 
 
+def test_what_a_trial_takes_beyond_its_epochs_is_known_from_the_end_before_it(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    overhead = import_module("overhead")
+    # Two workers: the third trial follows the one that ends at 10, the fourth that at 12, the
+    # fifth the third.
+    ended, trained = [12.0, 10.0, 16.0, 17.5, 20.0], [9.0, 8.0, 5.0, 5.0, 3.0]
+    assert overhead.beyond_epochs(ended, trained, 2) == [1.0, 0.5, 1.0]
+
+
 def test_table_1_is_written_from_result_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     table1 = import_module("table1")

@@ -119,7 +119,13 @@ def test_the_corrected_model_expects_what_was_measured_with_room() -> None:
 
 @pytest.mark.parametrize(
     ("ms", "noise", "verdict"),
-    [(10.0, 0.0, "within"), (10.1, 0.02, "within noise"), (10.3, 0.02, "over"), (9.0, 9, "within")],
+    [
+        (10.0, 0.0, "within"),
+        (10.1, 0.02, "within noise"),
+        (10.3, 0.02, "over"),
+        (9.0, 9, "within"),
+        (11.6, 0.5, "over"),
+    ],
 )
 def test_a_verdict_speaks_of_the_noise_floor(ms: float, noise: float, verdict: str) -> None:
     assert latency_verdict(measured(ms, noise), 10.0) == verdict

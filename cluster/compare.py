@@ -6,14 +6,16 @@ from pathlib import Path
 
 from rich.console import Console
 
-from cluster.groundwork import Groundwork, allocated, groundwork
 from cluster.opened import opened_search
 from cluster.parents import release, release_all
-from cluster.stages import Search
+from cluster.search import Search
+from cluster.stages.allocate import allocate_stage, budgets_of
+from cluster.stages.dimensions import dimensions_stage
+from cluster.stages.groundwork import Groundwork, groundwork
+from cluster.stages.profile import latency_model
 from engine.closed_loop import MARGIN
 from engine.comparison import BASE, OURS, Comparison, Entry, Proposal
 from engine.comparison_view import write_comparison
-from engine.dimensions import Dimensions, measure_dimensions
 from engine.errors import UserError
 from engine.limits import Usage
 from engine.peers.contract import BOTH, Method, Question, Resource, Trainings
@@ -56,12 +58,12 @@ def compare_run(
     with opened_search(location, address, console) as search:
         store, known = search.store, groundwork(search)
         proposals, refusals = _Asking(search, known).all(methods)
-        dimensions = _dimensions(search, known)
+        dimensions = dimensions_stage(search, known)
         release_all(store)
         tasks = [[_task(search, p.spec, k) for k in range(seeds)] for p in proposals]
-        search.runner.run_tasks("compare", [task for of_one in tasks for task in of_one])
+        search.trainer.trials.run_tasks("compare", [task for of_one in tasks for task in of_one])
         search.progress.end(f"{len(proposals)} networks, {seeds} trainings of each")
-        facts = search.facts
+        facts = search.data.facts
         comparison = Comparison(
             name=store.folder.name,
             latency_limit_ms=known.limit.latency_ms,
@@ -86,36 +88,9 @@ def compare_run(
         return comparison
 
 
-def _dimensions(search: Search, known: Groundwork) -> Dimensions | None:
-    """Scales the base network in one dimension at a time and measures what the device makes of it.
-
-    None for a device that is elsewhere: it would take another exchange of files.
-    """
-    if search.recipe.device.place == "offline":
-        return None
-    baseline = known.baseline
-
-    def run() -> Dimensions:
-        return measure_dimensions(
-            search.graph,
-            search.base,
-            baseline.key.batch,
-            lambda specs: search.measure_networks("dimensions", specs, baseline),
-        )
-
-    uses = (search.base, search.recipe.device, search.timing, baseline.latency.ms)
-    return search.stage(
-        "dimensions",
-        Dimensions,
-        uses,
-        run,
-        lambda out: f"{', '.join(out.families)} alone, measured",
-    )
-
-
 def _task(search: Search, spec: NetworkSpec, number: int) -> TrainingTask:
     """The final training of a network, with the seed of that number."""
-    return replace(search.final_task(spec), seed=search.recipe.seed + number)
+    return replace(search.trainings.final_task(spec), seed=search.recipe.seed + number)
 
 
 def _accuracy(store: RunStore, task: TrainingTask) -> float | None:
@@ -129,15 +104,16 @@ class _Asking:
     def __init__(self, search: Search, known: Groundwork) -> None:
         self._search = search
         self._known = known
-        self._model = search.latency_model(known.profile, known.baseline)
+        self._model = latency_model(search, known.profile, known.baseline)
         self._measured: dict[NetworkSpec, float] = {}
+        trainings, rows = search.trainings, search.trainer.rows
         # What other methods have trained, here or in a comparison before, is not among them.
         self._rows: dict[Trainings, list[Row]] = {
-            "alpha": search.rows(
-                task for c in known.alpha.candidates for task in search.alpha_tasks(c.spec)
+            "alpha": rows(
+                task for c in known.alpha.candidates for task in trainings.alpha_tasks(c.spec)
             ),
-            "samples": search.rows(
-                search.sample_tasks(known.alpha.resolution)[: known.sample.networks]
+            "samples": rows(
+                trainings.sample_tasks(known.alpha.resolution)[: known.sample.networks]
             ),
         }
 
@@ -147,7 +123,7 @@ class _Asking:
         A method that does not apply to the network is left out, with its reason by its name.
         """
         search, known = self._search, self._known
-        found = allocated(search, known)
+        found = allocate_stage(search, known)
         proposals = [
             self._proposal(BASE, known.baseline.spec, known.baseline.latency, 1),
             self._proposal(
@@ -181,7 +157,7 @@ class _Asking:
                 spec = method.propose(self._question(limit, method.name, trained))
                 if any(spec == earlier for earlier, _ in seen):
                     break
-                latency = self._search.measure_network("compare", spec, known.baseline)
+                latency = self._measure(spec)
                 seen.append((spec, latency))
                 room = 1 + min(latency.noise_floor, MARGIN)
                 used = latency.ms * room / known.limit.latency_ms
@@ -200,7 +176,7 @@ class _Asking:
             )
 
         known, search = self._known, self._search
-        uses = (method, known.limit, known.fit, known.sample, known.profile.model, search.base)
+        uses = (method, known.limit, known.fit, known.sample, known.profile.model, search.base.spec)
         return search.stage(
             f"propose-{method.name}",
             Proposal,
@@ -213,22 +189,20 @@ class _Asking:
         search, known = self._search, self._known
 
         def train(tasks: Sequence[TrainingTask]) -> list[Row]:
-            rows = search.trained(f"propose-{method}", tasks)
+            rows = search.trainer.train(f"propose-{method}", tasks)
             trained.update({row.task.id: row for row in rows})
             return [row for row in rows if row.status == "done"]
 
         return Question(
-            graph=search.graph,
-            base=search.base,
+            graph=search.base.graph,
+            base=search.base.spec,
             limit=limit,
             stated_limit=known.limit,
             usage=self._usage,
-            budgets=lambda resolution: search.budgets(
-                known.fit, known.profile, resolution, known.baseline
-            ),
+            budgets=lambda resolution: budgets_of(search, known, resolution),
             observations=self._observations(),
-            short=search.short_task,
-            sampling=lambda source: search.sampling_task(source, known.alpha.resolution),
+            short=search.trainings.short_task,
+            sampling=lambda source: search.trainings.sampling_task(source, known.alpha.resolution),
             train=train,
             release=lambda rows: release(search.store, rows),
             resolution=known.alpha.resolution,
@@ -240,14 +214,17 @@ class _Asking:
 
     def _usage(self, spec: NetworkSpec) -> Usage:
         """Predicted where the latency model holds, measured elsewhere."""
-        search, known = self._search, self._known
+        costs = self._search.costs
         try:
             self._model.check(spec)
         except UserError:
             if spec not in self._measured:
-                self._measured[spec] = search.measure_network("compare", spec, known.baseline).ms
-            return search.usage(spec, self._measured[spec])
-        return search.usage(spec, self._model.predict(search.cost(spec)))
+                self._measured[spec] = self._measure(spec).ms
+            return costs.usage(spec, self._measured[spec])
+        return costs.usage(spec, self._model.predict(costs.of(spec)))
+
+    def _measure(self, spec: NetworkSpec) -> Latency:
+        return self._search.measuring.latencies("compare", [spec], self._known.baseline)[0]
 
     def _observations(self) -> list[Observation]:
         """Sampled networks, and those of the α search where they were trained alike."""
@@ -277,11 +254,11 @@ class _Asking:
         trained: Sequence[Row] = (),
     ) -> Proposal:
         rows = [row for kind in rests_on for row in self._rows[kind]] + list(trained)
-        usage = self._search.usage(spec, latency.ms)
+        usage = self._search.costs.usage(spec, latency.ms)
         return Proposal(
             method=method,
             spec=spec,
-            macs=self._search.cost(spec).macs,
+            macs=self._search.costs.of(spec).macs,
             params=usage.params,
             latency=latency,
             limits=limits,

@@ -4,11 +4,15 @@ from pathlib import Path
 
 from rich.console import Console
 
-from cluster.groundwork import allocated, groundwork
 from cluster.hours import MaxHours, stopped_after
+from cluster.opened import known_search
 from cluster.progress import Progress
-from cluster.session import Session, session
-from cluster.stages import Search
+from cluster.search import Search
+from cluster.session import session
+from cluster.stages.allocate import allocate_stage, budgets_of
+from cluster.stages.groundwork import groundwork
+from cluster.stages.measure import measure_stage
+from cluster.stages.train import train_stage
 from engine.budgets import FILE
 from engine.closed_loop import latency_verdict
 from engine.codec import canonical, decode, digest, pretty
@@ -80,17 +84,6 @@ def read_run(location: Path | str) -> RunRecord:
     return _run_stages(known_search(location))
 
 
-def known_search(location: Path | str) -> Search:
-    """Returns the search of a run whose stages may be read but not run."""
-    store = RunStore(location, read_only=True)
-    return Search(
-        recipe=store.info().recipe,
-        store=store,
-        session=Session(None, store.logs),
-        progress=Progress(Console(quiet=True)),
-    )
-
-
 def write_results(record: RunRecord, location: Path | str) -> None:
     """Writes ``result.json`` and ``report.html``."""
     folder = open_folder(location)
@@ -102,13 +95,13 @@ def _run_stages(search: Search) -> RunRecord:
     recipe, store = search.recipe, search.store
     known = groundwork(search)
     baseline, limit, alpha, fit = known.baseline, known.limit, known.alpha, known.fit
-    found = allocated(search, known)
+    found = allocate_stage(search, known)
     chosen = found.rounds[found.chosen]
     if not store.read_only:
-        budgets = search.budgets(fit, known.profile, alpha.resolution, baseline)
+        budgets = budgets_of(search, known, alpha.resolution)
         store.folder.write(FILE, canonical(budgets.corrected(chosen)))
-    trained = search.train(found.spec)
-    latency = search.measure(found.spec, baseline)
+    trained = train_stage(search, found.spec)
+    latency = measure_stage(search, found.spec, baseline)
     result = Result(
         alpha=alpha.alpha,
         resolution=alpha.resolution,
@@ -148,7 +141,7 @@ def _run_stages(search: Search) -> RunRecord:
     return RunRecord(
         name=store.folder.name,
         recipe=pretty(recipe).decode(),
-        data=search.facts,
+        data=search.data.facts,
         baseline=baseline,
         profile=known.profile,
         alpha=alpha,

@@ -8,8 +8,8 @@ from pathlib import Path
 from rich.console import Console
 
 from cluster.driver import read_run, write_results
-from cluster.groundwork import groundwork
 from cluster.opened import opened_search
+from cluster.stages.groundwork import groundwork
 from engine.codec import pretty
 from engine.errors import Unfinished
 from engine.fidelity import FILE, default_rungs
@@ -43,17 +43,17 @@ def climb(
         KeyboardInterrupt: stopped in order; call again to go on.
     """
     with opened_search(location, address, console) as search:
-        recipe, progress = search.recipe, search.progress
+        recipe, progress, trainings = search.recipe, search.progress, search.trainings
         resolution = groundwork(search).alpha.resolution
-        specs = tuple(dict.fromkeys(search.sampled_specs(resolution, networks)))
+        specs = tuple(dict.fromkeys(trainings.sampled_specs(resolution, networks)))
         short = recipe.sample.training
         epochs = sorted(set(rungs)) or default_rungs(short.epochs, recipe.train.epochs)
         tasks = [
-            [replace(search.sample_task(spec), training=short.for_epochs(e)) for spec in specs]
+            [replace(trainings.sample_task(spec), training=short.for_epochs(e)) for spec in specs]
             for e in epochs
         ]
         progress.begin("fidelity")
-        rows = search.trained("fidelity", [task for rung in tasks for task in rung])
+        rows = search.trainer.train("fidelity", [task for rung in tasks for task in rung])
         progress.end(f"{len(specs)} networks, trained for {', '.join(map(str, epochs))} epochs")
         done = {row.task.id: row for row in rows if row.status == "done"}
         ladder = FidelityLadder(

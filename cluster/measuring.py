@@ -12,7 +12,7 @@ from engine.folder import Folder
 from engine.graph import load_graph
 from engine.measure import SESSIONS, Measurement
 from engine.recipe import Device, Profile
-from engine.results import MOST_NOISE
+from engine.results import MOST_NOISE, BaselineResult, Latency
 from engine.spec import NetworkSpec
 from engine.store import RunStore
 
@@ -35,6 +35,11 @@ class Measuring:
     store: RunStore
     start_ray: Callable[[], None]
 
+    @property
+    def repeats(self) -> tuple[int, int]:
+        """Calls and rounds of every measurement."""
+        return self.settings.calls, self.settings.rounds
+
     def __call__(
         self,
         purpose: str,
@@ -54,7 +59,7 @@ class Measuring:
             UserError: the device cannot be measured; or it is elsewhere, and the files that are to
                 go there have been written.
         """
-        calls, rounds = self.settings.calls, self.settings.rounds
+        calls, rounds = self.repeats
         if self.device.place != "offline":
             self.start_ray()
             measured = measure(specs, reference, self.device, calls, rounds, per_layer)
@@ -82,6 +87,18 @@ class Measuring:
             f"there, run `python {SCRIPT} {_PLAN} result.csv` there, then here `hacscale profile "
             f"{run} --import result.csv` and `hacscale resume {run}`"
         )
+
+    def latencies(
+        self, purpose: str, specs: Sequence[NetworkSpec], baseline: BaselineResult
+    ) -> list[Latency]:
+        """Measures networks, as ratios to the base network of the same session.
+
+        Raises:
+            UserError: as for a call, or the device is not the one that the run began with.
+        """
+        measured = self(purpose, specs, baseline.spec, per_layer=False)
+        measured.key.check(baseline.key, "the device that was measured now")
+        return [timing.latency for timing in measured.relative_to(baseline.latency.ms).timings]
 
 
 def _warn_of_noise(measured: Measurement) -> None:

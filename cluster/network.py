@@ -1,17 +1,57 @@
 """The network that a recipe scales, as its data makes it."""
 
+from dataclasses import dataclass
+from functools import cached_property
+
+from engine.graph import NetworkGraph, load_graph
 from engine.recipe import Recipe
-from engine.spec import ModelRef
-from trainables.data import load_data
+from engine.results import DataFacts
+from engine.scaling import feasible_resolutions
+from engine.spec import ModelRef, NetworkSpec
 
 
-def network_of(recipe: Recipe) -> ModelRef:
-    """Returns the network of a recipe; its data is read for the classes and channels.
+@dataclass(frozen=True, kw_only=True)
+class BaseNetwork:
+    """The network before scaling.
 
-    Raises:
-        UserError: the data cannot be read.
+    Attributes:
+        facts: of the data, which decides the classes and channels.
     """
-    data = load_data(recipe.data, any_targets=not recipe.task.is_classification)
-    return ModelRef(
-        name=recipe.model, classes=data.classes or recipe.task.outputs, channels=data.channels
-    )
+
+    recipe: Recipe
+    facts: DataFacts
+
+    @property
+    def ref(self) -> ModelRef:
+        """Its model."""
+        return ModelRef(
+            name=self.recipe.model,
+            classes=self.facts.classes or self.recipe.task.outputs,
+            channels=self.facts.channels,
+        )
+
+    @cached_property
+    def graph(self) -> NetworkGraph:
+        """Its operations and width groups.
+
+        Raises:
+            UserError: no such network, it cannot be followed, or cannot take the resolution.
+        """
+        return load_graph(self.ref, self.recipe.data.resolution)
+
+    @cached_property
+    def spec(self) -> NetworkSpec:
+        """Its resolution and widths."""
+        return self.graph.spec(self.recipe.data.resolution, self.recipe.width)
+
+    @cached_property
+    def resolutions(self) -> tuple[int, ...]:
+        """All that the α search can come to.
+
+        Raises:
+            UserError: the network cannot take one of them.
+        """
+        alpha = self.recipe.alpha
+        return feasible_resolutions(
+            self.graph, self.spec, alpha.low, alpha.high, alpha.budget, alpha.round_to
+        )

@@ -1,4 +1,4 @@
-"""A run that exists, opened to do more with it."""
+"""A run that exists, opened to read it or to do more with it."""
 
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -7,8 +7,8 @@ from pathlib import Path
 from rich.console import Console
 
 from cluster.progress import Progress
-from cluster.session import session
-from cluster.stages import Search
+from cluster.search import Search
+from cluster.session import Session, session
 from engine.store import RunStore
 
 
@@ -35,3 +35,14 @@ def opened_search(
         yield Search(
             recipe=store.info().recipe, store=store, session=ray_session, progress=progress
         )
+
+
+def known_search(location: Path | str) -> Search:
+    """Returns the search of a run whose stages may be read but not run."""
+    store = RunStore(location, read_only=True)
+    return Search(
+        recipe=store.info().recipe,
+        store=store,
+        session=Session(None, store.logs),
+        progress=Progress(Console(quiet=True)),
+    )

@@ -22,20 +22,21 @@ import numpy as np
 import ray
 import torch
 
+from cluster.dataset import facts_of, read_data
 from cluster.hours import MaxHours, held
+from cluster.network import BaseNetwork
 from cluster.packing import measure_packing, share_of, widest
+from cluster.trainings import Trainings
 from cluster.trials import trial_slots
 from engine.errors import UserError
-from engine.graph import NetworkGraph, load_graph
+from engine.graph import NetworkGraph
 from engine.recipe import Recipe
 from engine.rows import TrainingTask
-from engine.sampling import sampling_task
 from engine.scaling import scale_for_alpha
-from engine.spec import ModelRef, NetworkSpec
+from engine.spec import NetworkSpec
 from engine.store import RunStore
 from engine.training import Training
-from searchers.widths import sampled_spec
-from trainables.data import ImageData, load_data
+from trainables.data import ImageData
 from trainables.loop import NetworkTraining
 from trainables.tensors import TensorData
 
@@ -160,14 +161,11 @@ class Planned:
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
-        self.data = load_data(recipe.data, any_targets=not recipe.task.is_classification)
-        ref = ModelRef(
-            name=recipe.model,
-            classes=self.data.classes or recipe.task.outputs,
-            channels=self.data.channels,
-        )
-        self.graph = load_graph(ref, recipe.data.resolution)
-        self.base = self.graph.spec(recipe.data.resolution, recipe.width)
+        self.data = read_data(recipe)
+        facts = facts_of(self.data)
+        base = BaseNetwork(recipe=recipe, facts=facts)
+        self.graph, self.base = base.graph, base.spec
+        self._tasks = Trainings(recipe=recipe, base=base, facts=facts)
 
     @cached_property
     def trainings(self) -> dict[str, tuple[list[NetworkSpec], Training]]:
@@ -176,15 +174,10 @@ class Planned:
         asked = np.linspace(alpha.low, alpha.high, alpha.trials)
         candidates = [self._scaled(float(value)) for value in asked]
         expected = self._scaled((alpha.low + alpha.high) / 2)
-        start = self.base.at(expected.resolution)
-        sampled = [
-            sampled_spec(self.graph, start, sample, self.recipe.seed, index)
-            for index in range(sample.networks)
-        ]
+        sampled = self._tasks.sampled_specs(expected.resolution, sample.networks)
         training = sample.training
         if sample.source != "trained":
-            short = replace(self.calibration, training=sample.training)
-            task = sampling_task(short, sampled, sample.source, len(self.data.train))
+            task = self._tasks.sampling_task(sample.source, expected.resolution)
             # They take turns at the steps of one training: it costs what the middle one does.
             by_cost = sorted(sampled, key=lambda spec: self.graph.cost(spec).macs)
             sampled, training = [by_cost[len(by_cost) // 2]], task.training
@@ -199,15 +192,8 @@ class Planned:
     @property
     def calibration(self) -> TrainingTask:
         """What is timed: the base network, trained as the sampled networks are."""
-        return TrainingTask(
-            spec=self.base,
-            training=replace(self.recipe.sample.training, epochs=_EPOCHS, milestones=()),
-            data=self.data.digest,
-            seed=self.recipe.seed,
-            loss=self.recipe.task.loss,
-            metric=self.recipe.task.metric,
-            importance=True,
-        )
+        training = replace(self.recipe.sample.training, epochs=_EPOCHS, milestones=())
+        return replace(self._tasks.sample_task(self.base), training=training)
 
     def largest(self, stage: str) -> TrainingTask:
         """What takes most memory of a stage of trials; the search measures its like."""

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from cluster.driver import known_search
-from cluster.groundwork import Groundwork, allocated, groundwork
-from cluster.opened import opened_search
+from cluster.opened import known_search, opened_search
+from cluster.stages.allocate import allocate_stage
+from cluster.stages.groundwork import Groundwork, groundwork
 from engine.provenance import run_info
 from engine.results import AllocateResult
 
@@ -48,4 +48,4 @@ def add_samples(
         search.store.write_info(run_info(info.name, info.recipe_name, recipe))
         larger = replace(search, recipe=recipe)
         after = groundwork(larger)
-        return Resampled(before=before, after=after, allocated=allocated(larger, after))
+        return Resampled(before=before, after=after, allocated=allocate_stage(larger, after))

@@ -23,7 +23,7 @@ from rich.console import Console
 import cluster.device
 import cluster.driver
 import cluster.final
-import cluster.stages
+import cluster.trainer
 import cluster.trials
 from cluster.driver import run_search
 from cluster.session import Session
@@ -124,7 +124,7 @@ def without_ray() -> Generator[None]:
         mock.patch.object(cluster.final, "_train", lambda task, store, *_: train(task, store)),
         mock.patch.object(cluster.device, "_measure", remote),
         mock.patch.object(cluster.device, "ray", SimpleNamespace(get=lambda value: value)),
-        mock.patch.object(cluster.stages, "ray", SimpleNamespace(put=lambda value: value)),
+        mock.patch.object(cluster.trainer, "ray", SimpleNamespace(put=lambda value: value)),
         mock.patch.object(cluster.driver, "render_report", lambda _: "report"),
         mock.patch.object(Ledger.compact, "__defaults__", (PART,)),
     ):

@@ -526,7 +526,7 @@ def test_status_knows_which_stages_the_present_recipe_has_reached(
         raise UserError("no data today")
 
     with monkeypatch.context() as patch:
-        patch.setattr("cluster.stages.load_data", refuse)
+        patch.setattr("cluster.dataset.load_data", refuse)
         message = shell.refused_run("--name", "mine", "--set", "data.train_images=200")
         assert "no data today" in message
         # A recipe that cannot be run has not taken the place of the one that was.

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from test_sample_stage import FACTS, row_of
 
 from cluster import fidelity, opened
-from cluster.stages import Search
+from cluster.search import Search
+from cluster.stages.sample import sample_stage
 from engine.codec import decode
 from engine.fidelity import agreements, default_rungs, sentences
 from engine.limits import Limits
@@ -99,7 +100,8 @@ def test_what_the_sample_stage_trained_is_a_rung_already(tmp_path, monkeypatch) 
 
     def known(**fields: Any) -> Search:
         search = Search(**fields)
-        search.__dict__.update(facts=FACTS, runner=trainer)
+        search.data.__dict__["facts"] = FACTS
+        search.trainer.__dict__["trials"] = trainer
         return search
 
     class Alpha:
@@ -110,7 +112,7 @@ def test_what_the_sample_stage_trained_is_a_rung_already(tmp_path, monkeypatch) 
     monkeypatch.setattr(opened, "session", lambda *_: nullcontext())
 
     def groundwork(search: Search) -> type[Alpha]:
-        search.sample(32)
+        sample_stage(search, 32)
         return Alpha
 
     monkeypatch.setattr(fidelity, "groundwork", groundwork)

@@ -40,7 +40,7 @@ def command(runs: Path, name: str) -> list[str]:
 # Answers for Ray where nothing is trained: the device without noise is asked in this process.
 WITHOUT_RAY = """
 import os, signal
-import cluster.measuring, cluster.stages, engine.store
+import cluster.measuring, cluster.search, engine.store
 from engine.cli import main
 from engine.graph import load_graph
 from engine.measure import measure_here
@@ -51,7 +51,7 @@ def measure(specs, reference, device, calls, rounds, per_layer):
     return measure_here(graph, specs, reference, device, **options)
 
 cluster.measuring.measure = measure
-cluster.stages.Search._start_ray = lambda self: None
+cluster.search.Search._start_ray = lambda self: None
 """
 
 # Kills itself in one stage after another, at one point after another, each time in a fork.

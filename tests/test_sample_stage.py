@@ -10,8 +10,9 @@ import pytest
 from rich.console import Console
 
 from cluster.progress import Progress
+from cluster.search import Search
 from cluster.session import Session
-from cluster.stages import Search
+from cluster.stages.sample import sample_stage
 from engine.bootstrap import are_narrow, b_intervals
 from engine.limits import Limits
 from engine.predictors import fit_predictors
@@ -74,8 +75,9 @@ def sample(directory: Path, settings: Sample) -> tuple[SampleResult, Trainer]:
         progress=Progress(Console(quiet=True)),
     )
     trainer = Trainer(store)
-    search.__dict__.update(facts=FACTS, runner=trainer)
-    return search.sample(32), trainer
+    search.data.__dict__["facts"] = FACTS
+    search.trainer.__dict__["trials"] = trainer
+    return sample_stage(search, 32), trainer
 
 
 @pytest.mark.parametrize("half_width", [0.4, 0.2])

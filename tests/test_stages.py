@@ -7,14 +7,22 @@ import pytest
 from example_run import example_run
 from rich.console import Console
 
+from cluster.measuring import Measuring
 from cluster.progress import Progress
+from cluster.search import Search
 from cluster.session import Session
-from cluster.stages import Search
+from cluster.stages.allocate import allocate_stage
+from cluster.stages.baseline import baseline_stage
+from cluster.stages.groundwork import Groundwork
+from cluster.stages.profile import profile_stage
+from cluster.trainer import Trainer
+from engine.graph import load_graph
 from engine.limits import Limits
 from engine.measure import Measurement, measure_here
 from engine.recipe import Recipe, override
 from engine.recipes import RECIPES
 from engine.results import BaselineResult, FitResult, ImportancePredictor, ProfileResult
+from engine.spec import NetworkSpec
 from engine.store import RunStore
 
 
@@ -32,12 +40,14 @@ def search_in(directory: Path, recipe: Recipe) -> Search:
     return Search(recipe=recipe, store=store, session=Session(None, store.logs), progress=progress)
 
 
-def measured_here(search: Search, purpose: str, specs, *, per_layer: bool) -> Measurement:
+def measured_here(
+    measuring: Measuring, purpose: str, specs, reference: NetworkSpec, *, per_layer: bool
+) -> Measurement:
     return measure_here(
-        search.graph,
+        load_graph(reference.model, reference.resolution),
         specs,
-        search.base,
-        search.recipe.device,
+        reference,
+        measuring.device,
         calls=3,
         rounds=1,
         per_layer=per_layer,
@@ -48,10 +58,10 @@ def measured_here(search: Search, purpose: str, specs, *, per_layer: bool) -> Me
 def profiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[BaselineResult, ProfileResult]:
     search = search_in(tmp_path_factory.mktemp("run"), recipe_of("1x"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Search, "_measured", measured_here)
-        patch.setattr(Search, "_train", lambda self, task: example_run().trained)
-        baseline = search.baseline()
-        return baseline, search.profile(baseline)
+        patch.setattr(Measuring, "__call__", measured_here)
+        patch.setattr(Trainer, "train_final", lambda self, task: example_run().trained)
+        baseline = baseline_stage(search)
+        return baseline, profile_stage(search, baseline)
 
 
 @pytest.mark.parametrize("latency", ["1x", "1.0001x", "1.02x"])
@@ -63,13 +73,21 @@ def test_a_limit_within_the_noise_gives_the_base_network(
     baseline, profile = profiled
     search = search_in(tmp_path, recipe_of(latency))
     rank = ImportancePredictor(a=1.0, b=-1.0, b_se=0.1, r2=1.0, sum_r2=1.0, flag="")
-    fit = FitResult(predictors={group.name: rank for group in search.graph.groups})
+    fit = FitResult(predictors={group.name: rank for group in search.base.graph.groups})
     limit = search.recipe.limits.resolve(baseline.usage)
     measured = replace(baseline.latency, ms=baseline.latency.ms * noise, noise_floor=0.05)
-    monkeypatch.setattr(Search, "measure_network", lambda *anything: measured)
-    found = search.allocate(fit, profile, limit, 32, baseline)
+    monkeypatch.setattr(Measuring, "latencies", lambda *anything: [measured])
+    known = Groundwork(
+        baseline=baseline,
+        limit=limit,
+        profile=profile,
+        alpha=replace(example_run().alpha, resolution=32),
+        sample=example_run().sample,
+        fit=fit,
+    )
+    found = allocate_stage(search, known)
     if noise >= 1 and latency != "1.02x":
-        assert found.spec == search.base
+        assert found.spec == search.base.spec
         assert not found.allocation.steps
     assert found.allocation.usage.within(limit)
     assert "latency limit reached" in found.allocation.stop_reason

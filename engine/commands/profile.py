@@ -165,9 +165,11 @@ def _wanted(arguments: argparse.Namespace) -> "tuple[Recipe, Profiling]":
             Recipe(model=name, limits=Limits(latency="1x", params="1x")), arguments.set
         )
     if is_recipe and arguments.input is None and arguments.classes is None:
-        from cluster.network import network_of
+        from cluster.dataset import facts_of, read_data
+        from cluster.network import BaseNetwork
 
-        ref, resolution = network_of(recipe), recipe.data.resolution
+        network = BaseNetwork(recipe=recipe, facts=facts_of(read_data(recipe)))
+        ref, resolution = network.ref, recipe.data.resolution
     else:
         classes = 1000 if arguments.classes is None else arguments.classes
         ref, resolution = model_ref(recipe.model, arguments.input or "3x224x224", classes)

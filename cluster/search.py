@@ -1,0 +1,95 @@
+"""One search: a recipe and a run, and the parts that its stages and commands work with."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from cluster.costs import Costs
+from cluster.dataset import DataSet
+from cluster.measuring import Measuring
+from cluster.network import BaseNetwork
+from cluster.progress import Progress
+from cluster.session import Session
+from cluster.stage_runner import StageRunner
+from cluster.trainer import Trainer
+from cluster.trainings import Trainings
+from engine.recipe import Recipe
+from engine.store import RunStore
+from trainables.objective import make_objective
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """One search; each part is made when it is first needed."""
+
+    recipe: Recipe
+    store: RunStore
+    session: Session
+    progress: Progress
+
+    @cached_property
+    def stage(self) -> StageRunner:
+        """Runs what the store does not know yet."""
+        return StageRunner(store=self.store, progress=self.progress)
+
+    @cached_property
+    def data(self) -> DataSet:
+        """The data set."""
+        return DataSet(recipe=self.recipe, stage=self.stage)
+
+    @cached_property
+    def base(self) -> BaseNetwork:
+        """The network before scaling."""
+        return BaseNetwork(recipe=self.recipe, facts=self.data.facts)
+
+    @cached_property
+    def costs(self) -> Costs:
+        """What networks cost."""
+        return Costs(recipe=self.recipe)
+
+    @cached_property
+    def trainings(self) -> Trainings:
+        """What is to be trained."""
+        return Trainings(recipe=self.recipe, base=self.base, facts=self.data.facts)
+
+    @cached_property
+    def trainer(self) -> Trainer:
+        """What trains it."""
+        return Trainer(
+            recipe=self.recipe,
+            store=self.store,
+            progress=self.progress,
+            data=self.data,
+            start_ray=self._start_ray,
+        )
+
+    @cached_property
+    def measuring(self) -> Measuring:
+        """What measures on the device."""
+        return Measuring(
+            device=self.recipe.device,
+            settings=self.recipe.profile,
+            store=self.store,
+            start_ray=self._start_ray,
+        )
+
+    def check(self) -> None:
+        """Checks of the recipe what can be known before anything is trained or measured.
+
+        Raises:
+            UserError: the data, the network, the task, the limits and the settings do not fit
+                together.
+        """
+        self.recipe.check_batches(self.data.facts.train_images)
+        make_objective(self.trainings.final_task(self.base.spec))
+        # Its latency is not known yet; any limit of it is above zero.
+        self.recipe.limits.resolve(self.costs.usage(self.base.spec, latency_ms=0.0))
+        _ = self.base.resolutions  # raises if the network cannot take one of them
+
+    def _start_ray(self) -> None:
+        """Starts or joins Ray.
+
+        Raises:
+            UserError: Ray has less than one training or measurement needs, and would wait forever.
+        """
+        self.session.start()
+        self.session.require(self.recipe)

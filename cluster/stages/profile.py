@@ -1,0 +1,63 @@
+"""The profile stage: a latency model of the device for the network that is scaled."""
+
+import time
+from pathlib import Path
+
+from cluster.search import Search
+from engine.hardware.contract import LatencyModel
+from engine.hardware.models import load_latency
+from engine.profiling import Profiling, read_profile
+from engine.results import BaselineResult, ProfileResult
+
+
+def profile_stage(search: Search, baseline: BaselineResult) -> ProfileResult:
+    """Fits the latency model of this device for this network."""
+    profiling = profiling_of(search)
+    settings = profiling.settings
+
+    def run() -> ProfileResult:
+        if settings.file:
+            known = read_profile(Path(settings.file), profiling)
+            known.key.check(baseline.key, f"the profile {settings.file}")
+            return known
+        began = time.monotonic()
+        measured = search.measuring("profile", profiling.specs, profiling.base, per_layer=True)
+        measured.key.check(baseline.key, "the device of the profile")
+        return profiling.result(measured.relative_to(baseline.latency.ms), time.monotonic() - began)
+
+    uses = (
+        profiling.base,
+        profiling.resolutions,
+        search.recipe.device,
+        settings,
+        baseline.latency.ms,
+    )
+    return search.stage(
+        "profile",
+        ProfileResult,
+        uses,
+        run,
+        lambda out: (
+            f"latency model off by {out.quality.mape:.1%} on "
+            f"{len(out.quality.measured_ms)} networks it has not seen"
+        ),
+    )
+
+
+def profiling_of(search: Search) -> Profiling:
+    """Returns what is to be timed for the profile of a search."""
+    base = search.base
+    return Profiling(
+        graph=base.graph,
+        base=base.spec,
+        resolutions=base.resolutions,
+        settings=search.recipe.profile,
+    )
+
+
+def latency_model(search: Search, profile: ProfileResult, baseline: BaselineResult) -> LatencyModel:
+    """The profile's model, made right for the base network, where the truth is known."""
+    model = load_latency(profile.model)
+    # A hair below it, so that rounding never puts the base network over its own latency.
+    predicted = model.predict(search.costs.of(search.base.spec)) * (1 + 1e-9)
+    return model.rescaled(baseline.latency.ms / predicted)

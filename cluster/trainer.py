@@ -1,0 +1,86 @@
+"""Trains what a run asks for, unless its ledger has it."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import ray
+
+from cluster.dataset import DataSet
+from cluster.final import run_final
+from cluster.progress import Progress
+from cluster.trials import TrialRunner
+from engine.errors import UserError
+from engine.recipe import Recipe
+from engine.results import Trained
+from engine.rows import Row, TrainingTask
+from engine.store import RunStore
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trainer:
+    """The trainings of a run, as trials or over all workers.
+
+    Attributes:
+        start_ray: makes sure that Ray runs.
+    """
+
+    recipe: Recipe
+    store: RunStore
+    progress: Progress
+    data: DataSet
+    start_ray: Callable[[], None]
+
+    @cached_property
+    def trials(self) -> TrialRunner:
+        """Starts Ray and sends the data to it, on first use.
+
+        Raises:
+            UserError: the data set is not the one that the run began with.
+        """
+        data = self.data.read()
+        self.start_ray()
+        return TrialRunner(
+            store=self.store,
+            data=ray.put(data),
+            resources=self.recipe.cluster,
+            progress=self.progress,
+        )
+
+    def train(self, stage: str, tasks: Sequence[TrainingTask]) -> list[Row]:
+        """Trains what has no row yet, and returns the rows of all, each once.
+
+        Raises:
+            UserError: more of them failed than the recipe allows.
+            KeyboardInterrupt: stopped in order.
+        """
+        self.trials.run_tasks(stage, tasks)
+        rows = self.rows(tasks)
+        if len(rows) < len({task.id for task in tasks}):
+            raise KeyboardInterrupt  # stopped while no training ran
+        self.check_failures(stage, rows)
+        return rows
+
+    def train_final(self, task: TrainingTask) -> Trained:
+        """Trains the base network or the result over all workers (`cluster.final.run_final`)."""
+        data = self.trials.data
+        return run_final(task, self.store, data, self.recipe.cluster, self.progress)
+
+    def rows(self, tasks: Iterable[TrainingTask]) -> list[Row]:
+        """Returns what the ledger has of some trainings, each once."""
+        unique = {task.id: task for task in tasks}
+        found = (self.store.ledger.find(task_id) for task_id in unique)
+        return [row for row in found if row is not None]
+
+    def check_failures(self, stage: str, rows: Sequence[Row]) -> None:
+        """Checks how many of the trainings of a stage failed.
+
+        Raises:
+            UserError: more than the recipe allows.
+        """
+        errors = [row.error for row in rows if row.status == "failed"]
+        if len(errors) > self.recipe.cluster.max_failure_share * len(rows):
+            raise UserError(
+                f"{len(errors)} of {len(rows)} trainings of the {stage} stage failed, the first "
+                f"with: {errors[0]}; mend the cause and repeat with --retry-failed"
+            )

@@ -2,14 +2,14 @@
 
     python benchmarks/overhead.py [--trials 4] [--rounds 3] [--seconds 30] [--workers N]
 
-All three train the same networks with the same code, in turns, so that what else the machine does
-meets all of them. A first round of short trainings imports and is not counted. Of a round, the
-time until every worker has ended its first trial, less that trial, is its start. Of every later
-trial, what it takes beyond its epochs is known from the end of the one before; what that is more
-than in the bare loop, which builds networks and writes checkpoints and rows as well, is the
-overhead. The efficiency is the time of a trial of the loop on one core over that of a trial with
-all cores busy: on cores that share caches and clocks it is below one for any program, so that of
-the pool stands beside it. Writes docs/results/overhead.json.
+All three train such networks with the same code, in turns, so that what else the machine does meets
+all of them; the loop trains what one worker of the others does. A first round of short trainings
+imports and is not counted. Of a round, the time until every worker has ended its first trial, less
+that trial, is its start. Of every later trial, what it takes beyond its epochs is known from the
+end of the one before; what that is more than in the bare loop, which builds networks and writes
+checkpoints and rows as well, is the overhead. The efficiency is the time of a trial of the loop on
+one core over that of a trial with all cores busy: on cores that share caches and clocks it is below
+one for any program, so that of the pool stands beside it. Writes docs/results/overhead.json.
 """
 
 import heapq
@@ -159,7 +159,9 @@ def main() -> None:
             each = training if number else TRAINING  # the first round is there to import
             tasks = [replace(base, training=each, seed=seed) for seed in seeds]
             for name, way in ways.items():
-                one = measure(way, tasks, stores[name], 1 if name == "loop" else workers)
+                alone = name == "loop"
+                share = tasks[: max(2, len(tasks) // workers)] if alone else tasks
+                one = measure(way, share, stores[name], 1 if alone else workers)
                 print(f"round {number} {name}: {one}", flush=True)
                 if number:
                     found[name].append(one)

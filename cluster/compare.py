@@ -1,32 +1,23 @@
 """Methods of scaling side by side: proposals with the device in the loop, trainings as trials."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 
 from cluster.opened import opened_search
-from cluster.parents import release, release_all
+from cluster.parents import release_all
 from cluster.search import Search
-from cluster.stages.allocate import allocate_stage, budgets_of
 from cluster.stages.dimensions import dimensions_stage
-from cluster.stages.groundwork import Groundwork, groundwork
-from cluster.stages.profile import latency_model
-from engine.closed_loop import MARGIN
-from engine.comparison import BASE, OURS, Comparison, Entry, Proposal
+from cluster.stages.groundwork import groundwork
+from cluster.stages.propose import Proposing
+from engine.comparison import Comparison, Entry
 from engine.comparison_view import write_comparison
-from engine.errors import UserError
-from engine.limits import Usage
-from engine.peers.contract import BOTH, Method, Question, Resource, Trainings
-from engine.response import Observation
-from engine.results import Latency
-from engine.rows import Row, TrainingTask
+from engine.peers.contract import Method
+from engine.rows import TrainingTask
 from engine.spec import NetworkSpec
 from engine.store import RunStore
-
-_ROUNDS = 3
-"""Networks that one method may have measured until the latency limit holds."""
 
 
 def compare_run(
@@ -57,7 +48,7 @@ def compare_run(
     """
     with opened_search(location, address, console) as search:
         store, known = search.store, groundwork(search)
-        proposals, refusals = _Asking(search, known).all(methods)
+        proposals, refusals = Proposing(search, known).all(methods)
         dimensions = dimensions_stage(search, known)
         release_all(store)
         tasks = [[_task(search, p.spec, k) for k in range(seeds)] for p in proposals]
@@ -96,178 +87,3 @@ def _task(search: Search, spec: NetworkSpec, number: int) -> TrainingTask:
 def _accuracy(store: RunStore, task: TrainingTask) -> float | None:
     row = store.ledger.find(task.id)
     return row.test_accuracy if row is not None and row.status == "done" else None
-
-
-class _Asking:
-    """Asks methods of scaling what they make of the network of a run."""
-
-    def __init__(self, search: Search, known: Groundwork) -> None:
-        self._search = search
-        self._known = known
-        self._model = latency_model(search, known.profile, known.baseline)
-        self._measured: dict[NetworkSpec, float] = {}
-        trainings, rows = search.trainings, search.trainer.rows
-        # What other methods have trained, here or in a comparison before, is not among them.
-        self._rows: dict[Trainings, list[Row]] = {
-            "alpha": rows(
-                task for c in known.alpha.candidates for task in trainings.alpha_tasks(c.spec)
-            ),
-            "samples": rows(
-                trainings.sample_tasks(known.alpha.resolution)[: known.sample.networks]
-            ),
-        }
-
-    def all(self, methods: Iterable[Method]) -> tuple[list[Proposal], dict[str, str]]:
-        """Returns the base network, the run's result and what the methods answer.
-
-        A method that does not apply to the network is left out, with its reason by its name.
-        """
-        search, known = self._search, self._known
-        found = allocate_stage(search, known)
-        proposals = [
-            self._proposal(BASE, known.baseline.spec, known.baseline.latency, 1),
-            self._proposal(
-                OURS,
-                found.spec,
-                found.rounds[found.chosen].latency,
-                len(found.rounds),
-                rests_on=("alpha", "samples"),
-            ),
-        ]
-        refusals: dict[str, str] = {}
-        for method in methods:
-            try:
-                proposals.append(self._asked(method))
-            except UserError as error:
-                refusals[method.name] = str(error)
-                search.progress.end(f"left out: {error}")
-        return proposals, refusals
-
-    def _asked(self, method: Method) -> Proposal:
-        """Measures what a method answers and asks again, with a limit that is corrected by it.
-
-        Of the networks that keep the latency limit as measured, the slowest is taken: it uses most
-        of what all methods are given. A method that need not keep it is asked once.
-        """
-
-        def run() -> Proposal:
-            limit, seen = known.limit, list[tuple[NetworkSpec, Latency]]()
-            trained: dict[str, Row] = {}
-            for _ in range(_ROUNDS if "latency" in method.limits else 1):
-                spec = method.propose(self._question(limit, method.name, trained))
-                if any(spec == earlier for earlier, _ in seen):
-                    break
-                latency = self._measure(spec)
-                seen.append((spec, latency))
-                room = 1 + min(latency.noise_floor, MARGIN)
-                used = latency.ms * room / known.limit.latency_ms
-                if 1 - MARGIN <= used <= 1:
-                    break
-                limit = replace(limit, latency_ms=limit.latency_ms / used)
-            spec, latency = min(seen, key=lambda one: _miss(one[1], known.limit))
-            return self._proposal(
-                method.name,
-                spec,
-                latency,
-                len(seen),
-                limits=method.limits,
-                rests_on=method.rests_on,
-                trained=list(trained.values()),
-            )
-
-        known, search = self._known, self._search
-        uses = (method, known.limit, known.fit, known.sample, known.profile.model, search.base.spec)
-        return search.stage(
-            f"propose-{method.name}",
-            Proposal,
-            uses,
-            run,
-            lambda out: f"{out.params:,} parameters, {out.latency.ms:.3f} ms",
-        )
-
-    def _question(self, limit: Usage, method: str, trained: dict[str, Row]) -> Question:
-        search, known = self._search, self._known
-
-        def train(tasks: Sequence[TrainingTask]) -> list[Row]:
-            rows = search.trainer.train(f"propose-{method}", tasks)
-            trained.update({row.task.id: row for row in rows})
-            return [row for row in rows if row.status == "done"]
-
-        return Question(
-            graph=search.base.graph,
-            base=search.base.spec,
-            limit=limit,
-            stated_limit=known.limit,
-            usage=self._usage,
-            budgets=lambda resolution: budgets_of(search, known, resolution),
-            observations=self._observations(),
-            short=search.trainings.short_task,
-            sampling=lambda source: search.trainings.sampling_task(source, known.alpha.resolution),
-            train=train,
-            release=lambda rows: release(search.store, rows),
-            resolution=known.alpha.resolution,
-            round_to=search.recipe.alpha.round_to,
-            min_width=search.recipe.profile.min_width,
-            max_width=search.recipe.allocate.max_width,
-            seed=search.recipe.seed,
-        )
-
-    def _usage(self, spec: NetworkSpec) -> Usage:
-        """Predicted where the latency model holds, measured elsewhere."""
-        costs = self._search.costs
-        try:
-            self._model.check(spec)
-        except UserError:
-            if spec not in self._measured:
-                self._measured[spec] = self._measure(spec).ms
-            return costs.usage(spec, self._measured[spec])
-        return costs.usage(spec, self._model.predict(costs.of(spec)))
-
-    def _measure(self, spec: NetworkSpec) -> Latency:
-        return self._search.measuring.latencies("compare", [spec], self._known.baseline)[0]
-
-    def _observations(self) -> list[Observation]:
-        """Sampled networks, and those of the α search where they were trained alike."""
-        recipe = self._search.recipe
-        rows = [row for row in self._rows["samples"] if row.task.sampling is None]
-        if recipe.alpha.training == recipe.sample.training:
-            rows += self._rows["alpha"]
-        return [
-            Observation(
-                resolution=row.task.spec.resolution,
-                widths=row.task.spec.width_of,
-                loss=row.last.val_loss,
-            )
-            for row in rows
-            if row.status == "done"
-        ]
-
-    def _proposal(
-        self,
-        method: str,
-        spec: NetworkSpec,
-        latency: Latency,
-        rounds: int,
-        *,
-        limits: tuple[Resource, ...] = BOTH,
-        rests_on: Sequence[Trainings] = (),
-        trained: Sequence[Row] = (),
-    ) -> Proposal:
-        rows = [row for kind in rests_on for row in self._rows[kind]] + list(trained)
-        usage = self._search.costs.usage(spec, latency.ms)
-        return Proposal(
-            method=method,
-            spec=spec,
-            macs=self._search.costs.of(spec).macs,
-            params=usage.params,
-            latency=latency,
-            limits=limits,
-            rounds=rounds,
-            search_seconds=sum(epoch.seconds for row in rows for epoch in row.history),
-            search_trials=len(rows),
-        )
-
-
-def _miss(latency: Latency, limit: Usage) -> tuple[bool, float]:
-    """Orders measured networks: those that keep the limit first, then by distance to it."""
-    return latency.ms > limit.latency_ms, abs(latency.ms - limit.latency_ms)

@@ -43,8 +43,8 @@ SETTLE_SERIES = 20
 """Series of `REWARM` forwards after which it is taken for warm in any case."""
 VISIT_SECONDS = 0.05
 """Forwards of a visit go on for so long, for a minimum that the next visit comes to as well."""
-MOST_CALLS = 10
-"""But no longer than so many times the calls that were asked for."""
+MOST_CALLS = 100
+"""But are no more than so many, unless more are asked for."""
 AGREEMENT = 0.05
 """Largest distance of a network's lowest readings from each other that is not measured again."""
 CALM = 0.1
@@ -53,7 +53,7 @@ MOST_VISITS = 4
 """Networks whose readings disagree are visited up to so many times as often as others."""
 ROUND_SECONDS = 2.0
 """Rounds begin at least so far apart, so that a short disturbance hits one of them at most."""
-KEPT_PARAMS = 64_000_000
+KEPT_PARAMS = 256_000_000
 """Networks are kept between rounds up to so many parameters in all; others are built again."""
 REFERENCE = -1
 """Number of the reference network among the others."""
@@ -275,9 +275,9 @@ class Subjects(Generic[K]):
         """Warms up a network and times it: ``calls`` forwards or more, see `VISIT_SECONDS`."""
         subject = self.warmed(network)
         began = time.perf_counter()
-        subject.warm(REWARM)
-        enough = int(VISIT_SECONDS * REWARM / max(time.perf_counter() - began, 1e-9))
-        return subject.read(min(max(calls, enough), MOST_CALLS * calls), layers)
+        subject.warm(1)
+        enough = int(VISIT_SECONDS / max(time.perf_counter() - began, 1e-9))
+        return subject.read(max(calls, min(enough, MOST_CALLS)), layers)
 
     def warmed(self, network: K) -> Subject:
         """Returns a network, warmed up."""

@@ -178,7 +178,7 @@ class Profile:
         networks: random networks timed for the fit.
         held_out: further ones that only judge it.
         min_width, max_width: bounds of the networks' width multipliers, which are log-uniform.
-        calls: timed forwards of each network in each round.
+        calls: timed forwards of each network in each round at the least; more fit into 50 ms.
         rounds: how often every network is timed, some time apart.
         seed: of the random networks.
         file: a profile that ``hacscale profile --out`` wrote for this network and device, used in
@@ -194,7 +194,7 @@ class Profile:
     held_out: int = 8
     min_width: float = 0.5
     max_width: float = 4.0
-    calls: int = 10
+    calls: int = 4
     rounds: int = 3
     seed: int = 0
     file: str = ""

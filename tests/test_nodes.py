@@ -3,6 +3,8 @@
 import io
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as NotYet
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,11 +14,16 @@ from ray.cluster_utils import Cluster as RayCluster
 from rich.console import Console
 from tiny_training import tiny_data, tiny_task, train
 
+from cluster.device import measure
 from cluster.progress import Progress
 from cluster.trials import TrialRunner
 from engine.codec import canonical
-from engine.recipe import Cluster
+from engine.errors import UserError
+from engine.graph import load_graph
+from engine.measure import time_networks
+from engine.recipe import Cluster, Device
 from engine.rows import Row, TrainingTask
+from engine.spec import ModelRef
 from engine.store import RunStore
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -30,7 +37,7 @@ def nodes() -> Iterator[None]:
         initialize_head=True,
         head_node_args={"num_cpus": 1, "num_gpus": 1, "include_dashboard": False},
     )
-    cluster.add_node(num_cpus=1, num_gpus=1)
+    cluster.add_node(num_cpus=1, num_gpus=1, resources={"board": 1})
     ray.init(address=cluster.address, log_to_driver=False)
     yield
     ray.shutdown()
@@ -78,3 +85,29 @@ def test_nodes_give_the_rows_of_one_process_and_memory_that_runs_out_lowers_the_
     # Lowering the packing trains nothing a second time.
     epochs = [line.split()[3:] for line in (store.logs / "epochs.log").read_text().splitlines()]
     assert len(epochs) == len(set(map(tuple, epochs))) == 3 * 4
+
+
+def test_a_device_that_is_a_node_is_measured_by_one_at_a_time(nodes: None) -> None:
+    graph = load_graph(ModelRef(name="vgg11", classes=10), 32)
+    base, wider = graph.spec(32, 1 / 16), graph.spec(32, 1 / 8)
+    board = Device(runtime="synthetic", place="node:board")
+    held = Holder.remote()
+    ray.get(held.ready.remote())
+    with ThreadPoolExecutor(1) as pool:
+        measured = pool.submit(measure, [base, wider], base, board, 3, 2, False)
+        with pytest.raises(NotYet):
+            measured.result(timeout=3)
+        ray.kill(held)
+        found = measured.result(timeout=60)
+    here = time_networks(graph, [base, wider], base, board, calls=3, rounds=2, per_layer=False)
+    assert list(found.timings) == here
+    with pytest.raises(UserError, match="no node of the Ray cluster has the resource 'camera'"):
+        measure([base], base, replace(board, place="node:camera"), 3, 2, False)
+
+
+@ray.remote(num_cpus=0, resources={"board": 1})
+class Holder:
+    """Somebody else who uses the board."""
+
+    def ready(self) -> None:
+        """Returns once it does."""

@@ -100,7 +100,15 @@ class Proposing:
             )
 
         known, search = self._known, self._search
-        uses = (method, known.limit, known.fit, known.sample, known.profile.model, search.base.spec)
+        uses = (
+            method,
+            known.limit,
+            known.alpha,
+            known.fit,
+            known.sample,
+            known.profile.model,
+            search.base.spec,
+        )
         return search.stage(
             f"propose-{method.name}",
             Proposal,

@@ -4,15 +4,21 @@ from engine.comparison import OURS, Comparison, least_visible, lines
 from engine.display import count, milliseconds, percent, plural
 from engine.nearness import nearness
 
+_NAMED = 4
+"""So many methods are named one by one in a sentence."""
+
 
 def verdict(comparison: Comparison) -> str:
-    """Returns what the comparison says of the run's own result, in one sentence."""
+    """Returns what the comparison says of the run's own result, in one sentence.
+
+    Methods are named while there are few of them; the table has all.
+    """
     ours = comparison.entry(OURS)
     if ours.mean is None:
         return f"{OURS} has no trained network to compare"
     found = lines(comparison)
     said = [
-        f"{word} {', '.join(names)}"
+        f"{word} {', '.join(names) if len(names) <= _NAMED else plural(len(names), 'method')}"
         for word, outcome in (("better than", "worse"), ("tied with", "tie"), ("behind", "better"))
         if (names := [line.method for line in found if line.verdict == outcome])
     ]

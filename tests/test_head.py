@@ -62,13 +62,15 @@ def free_ports(count: int) -> list[int]:
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     """``ray start --head`` with ports of its own; the environment has its token."""
     log = tmp_path_factory.mktemp("head") / "log"
-    gcs, jobs, client = free_ports(3)
+    gcs, jobs, client, agent = free_ports(4)
     sockets = Path(f"/tmp/hs{os.getpid()}")  # names of sockets are short
     sockets.mkdir()
     words = [
         *("start", "--head", "--block", "--num-cpus=2", "--object-store-memory=300000000"),
         *(f"--port={gcs}", "--dashboard-host=127.0.0.1", f"--dashboard-port={jobs}"),
         *(f"--ray-client-server-port={client}", "--node-ip-address=127.0.0.1"),
+        # By default a fixed one, which another Ray on this machine may have: then no job starts.
+        f"--dashboard-agent-listen-port={agent}",
         f"--temp-dir={sockets}",
     ]
     with environment(

@@ -97,4 +97,6 @@ def write_launch(kind: str, launch: Launch, out: Path) -> None:
     except FileExistsError:
         raise UserError(f"{out} is there already; give another --out") from None
     except OSError as error:
-        raise UserError(f"cannot write {out}: {error.strerror or error}") from None
+        raise UserError(
+            f"cannot write {out}: {error.strerror or error}; give another --out"
+        ) from None

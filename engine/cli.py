@@ -64,6 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print("hacscale:", *str(error).splitlines(), file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
+        print("hacscale: stopped", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # `hacscale … | head`
         # Python flushes once more at its end, and would complain.

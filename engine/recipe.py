@@ -482,7 +482,10 @@ def load_recipe(path: Path) -> Recipe:
     try:
         tree = load_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"cannot read the recipe {path}: {error.strerror}") from None
+        raise UserError(
+            f"cannot read the recipe {path}: {error.strerror}; give a file that is there, or a "
+            "name that `hacscale recipes` lists"
+        ) from None
     except ValueError as error:
         raise UserError(f"{path} is not a YAML file for recipes: {error}") from None
     if not isinstance(tree, dict):

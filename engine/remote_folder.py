@@ -144,7 +144,8 @@ def _connect(scheme: str, netloc: str, query: str) -> tuple["FileSystem", str]:
     try:
         system, root = FileSystem.from_uri(uri)
     except (ArrowException, ValueError) as error:
-        raise UserError(f"cannot use {uri}: {' '.join(str(error).split())[:300]}") from None
+        why = " ".join(str(error).split())[:300]
+        raise UserError(f"cannot use {uri}: {why}; give a path, s3://… or gs://…") from None
     return system, root
 
 

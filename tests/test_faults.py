@@ -374,7 +374,13 @@ def test_the_runs_of_a_place_are_listed_with_their_state(
     lines = shown.out.splitlines()
     (said,) = shown.err.splitlines()
     assert f"{tmp_path / 'newer'} was written by a newer hacscale (format 99" in said
+    shutil.copytree(tmp_path / "newer", tmp_path / "newest")
+    with pytest.raises(SystemExit, match="2"):
+        main(["runs", "--runs-dir", str(tmp_path)])
+    said = capsys.readouterr().err
+    assert said.startswith("hacscale: 2 runs cannot be read: newer, newest; `hacscale status RUN`")
     shutil.rmtree(tmp_path / "newer")
+    shutil.rmtree(tmp_path / "newest")
     assert [line for line in lines if line.startswith("finished") and " running " in line]
     assert [line for line in lines if line.startswith("halted") and "interrupted (fit)" in line]
     assert [line for line in lines if line.startswith("newer") and "cannot be read" in line]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from engine.commands.options import Commands
+from engine.commands.options import Commands, find_recipe
 
 _FILES = {
     "kuberay": "rayjob.yaml",
@@ -35,6 +35,8 @@ def add(commands: Commands) -> None:
 def _init(arguments: argparse.Namespace, console: Console) -> None:
     from cluster.launch import Launch, write_launch
 
+    if Path(arguments.recipe).suffix not in (".yaml", ".yml"):
+        find_recipe(arguments.recipe)  # a file need not be on this machine, a name is known here
     launch = Launch(
         name=arguments.name,
         recipe=arguments.recipe,

@@ -39,8 +39,18 @@ def add_run(parser: argparse.ArgumentParser) -> None:
 def add_runs_dir(parser: argparse.ArgumentParser) -> None:
     """Adds the directory of the runs."""
     parser.add_argument(
-        "--runs-dir", default="runs", metavar="D", help="a directory, or s3://…; default: runs"
+        "--runs-dir",
+        type=_directory,
+        default="runs",
+        metavar="D",
+        help="a directory, or s3://…; default: runs",
     )
+
+
+def _directory(text: str) -> str:
+    if not text:  # as a variable of a script that is not set
+        raise argparse.ArgumentTypeError("it is empty; give a directory or a URI, as s3://…")
+    return text
 
 
 def add_address(parser: argparse.ArgumentParser, *, client: bool = False) -> None:

@@ -30,14 +30,14 @@ def _runs(arguments: argparse.Namespace, console: Console) -> None:
     for column in ("run", "state", "done", "failed", "last activity"):
         table.add_column(column, justify="right" if column in ("done", "failed") else "left")
     commands: list[str] = []
-    unreadable: list[str] = []
+    unreadable: dict[str, str] = {}
     for run in found:
         store = RunStore(run.location, read_only=True)
         try:
             state = _state(store)
         except UserError as error:
             state = "cannot be read"
-            unreadable.append(str(error))
+            unreadable[run.name] = str(error)
         statuses = [row.status for row in store.ledger.rows()]
         last = datetime.fromtimestamp(store.last_activity()).strftime("%Y-%m-%d %H:%M")
         counts = str(statuses.count("done")), str(statuses.count("failed"))
@@ -47,8 +47,13 @@ def _runs(arguments: argparse.Namespace, console: Console) -> None:
     console.print(table)
     if commands:
         console.print("go on with:", *commands, sep="\n  ", soft_wrap=True)
+    if len(unreadable) == 1:
+        raise UserError(*unreadable.values())
     if unreadable:
-        raise UserError("; ".join(unreadable))
+        raise UserError(
+            f"{len(unreadable)} runs cannot be read: {', '.join(unreadable)}; "
+            "`hacscale status RUN` says why of each"
+        )
 
 
 def _state(store: RunStore) -> str:

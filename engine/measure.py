@@ -347,14 +347,7 @@ def _synthetic(
     ms = sum(layers.values())
     return Timing(
         spec=spec,
-        latency=Latency(
-            ms=ms,
-            wall_ms_min=ms,
-            wall_ms_median=ms,
-            wall_ms_p95=ms,
-            wall_ms_mean50=ms,
-            noise_floor=0.0,
-        ),
+        latency=Latency.constant(ms),
         layer_ms=layers if per_layer else None,
         reference_ms=sum(synthetic.layer_ms(c, device.batch) for c in graph.cost(reference).layers),
     )

@@ -89,6 +89,18 @@ class Latency:
     power_mw: float | None = None
     idle_mw: float | None = None
 
+    @classmethod
+    def constant(cls, ms: float, noise_floor: float = 0.0) -> "Latency":
+        """Returns that of a device whose every forward takes ``ms``."""
+        return cls(
+            ms=ms,
+            wall_ms_min=ms,
+            wall_ms_median=ms,
+            wall_ms_p95=ms,
+            wall_ms_mean50=ms,
+            noise_floor=noise_floor,
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaselineResult:

@@ -20,13 +20,8 @@ def entry(
     power_w: float | None = None,
 ) -> Entry:
     """With ``power_w``, energy is what that power comes to in ``ms``."""
-    latency = Latency(
-        ms=ms,
-        wall_ms_min=ms,
-        wall_ms_median=ms,
-        wall_ms_p95=ms,
-        wall_ms_mean50=ms,
-        noise_floor=0.02,
+    latency = replace(
+        Latency.constant(ms, noise_floor=0.02),
         power_mw=power_w and 1e3 * power_w,
         energy_mj=power_w and power_w * ms,
     )

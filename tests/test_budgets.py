@@ -99,11 +99,7 @@ def test_a_frontier_holds_the_answers_to_its_own_limits(budgets: Budgets) -> Non
 def test_budgets_are_corrected_by_the_chosen_round(budgets: Budgets) -> None:
     allocation = budgets.answer(Limits(latency="3x", params="2x")).allocation
     ms = 1.1 * allocation.usage.latency_ms
-    latency = Latency(
-        ms=ms, wall_ms_min=ms, wall_ms_median=ms, wall_ms_p95=ms, wall_ms_mean50=ms,
-        noise_floor=0.0,
-    )  # fmt: skip
-    done = Round(allocation=allocation, latency=latency, factor=1.0, room=1.0)
+    done = Round(allocation=allocation, latency=Latency.constant(ms), factor=1.0, room=1.0)
     model = load_latency(budgets.corrected(done).model)
     spec = FOUND.with_widths(allocation.widths)
     assert corrected(done) == pytest.approx(1.1)

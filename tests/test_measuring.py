@@ -21,14 +21,7 @@ REFERENCE, CALM, LOUD = (GRAPH.spec(32, width) for width in (1 / 16, 1 / 8, 1 / 
 
 
 def timing(spec: NetworkSpec, ms: float, floor: float, reference_ms: float = 1.0) -> Timing:
-    latency = Latency(
-        ms=ms,
-        wall_ms_min=ms,
-        wall_ms_median=ms,
-        wall_ms_p95=ms,
-        wall_ms_mean50=ms,
-        noise_floor=floor,
-    )
+    latency = Latency.constant(ms, floor)
     return Timing(spec=spec, latency=latency, layer_ms={"op": ms}, reference_ms=reference_ms)
 
 

@@ -4,8 +4,8 @@
 
 A latency model of the default kind is fitted to VGG-11 at quarter width, and latency limits from
 1.15 to 3 times the baseline are allocated without a limit of parameters. "Before" is the network
-of the first round, "after" the chosen one, both as measured once more in one session at the end of
-twice as many rounds, apart from the measurements that chose. Writes docs/results/closed-loop.json,
+of the first round, "after" the chosen one, both as measured once more in one session at the end,
+apart from the measurements that chose. Writes docs/results/closed-loop.json,
 docs/closed-loop.svg and the table in docs/allocation.md.
 """
 
@@ -18,6 +18,7 @@ import numpy as np
 from panels import board, keys, write_board
 from record import device_options, run, spread, where, write_block, write_results
 
+from cluster.measuring import CARE
 from engine.budgets import Budgets
 from engine.closed_loop import best, close_loop, latency_verdict
 from engine.drawing import ACCENT, INK, MUTED, PAPER, drawing_style, padded
@@ -44,7 +45,7 @@ class Bench:
         self.device, self.calls, self.rounds = device, calls, rounds
         self.graph = load_graph(ModelRef(name="vgg11", classes=10), RESOLUTION)
         self.base = self.graph.spec(RESOLUTION, WIDTH)
-        alone = self._session([self.base], per_layer=False, rounds=rounds)
+        alone = self._session([self.base], per_layer=False, rounds=CARE * rounds)
         self.baseline, self.environment = alone.timings[0].latency, alone.environment
 
     def measured(
@@ -63,7 +64,7 @@ class Bench:
         )  # fmt: skip
 
     def latency(self, spec: NetworkSpec) -> Latency:
-        return self.measured([spec]).timings[0].latency
+        return self.measured([spec], rounds=CARE * self.rounds).timings[0].latency
 
 
 def budgets_of(bench: Bench) -> Budgets:
@@ -110,7 +111,7 @@ def closed(bench: Bench, budgets: Budgets, ratios: Sequence[float]) -> list[dict
         print(f"limit × {ratio:.2f}: {len(rounds)} rounds", flush=True)
     # The same network has one figure, whether a limit or a round led to it.
     specs = list(dict.fromkeys(ends))
-    verified = bench.measured(specs, rounds=2 * bench.rounds)
+    verified = bench.measured(specs, rounds=CARE * bench.rounds)
     again = {timing.spec: timing.latency for timing in verified.timings}
     for row, first, last in zip(rows, ends[::2], ends[1::2], strict=True):
         before, after = again[first], again[last]

@@ -5,15 +5,15 @@
 Fits every kind of model to the networks that a profile times and judges it on others of the same
 box of widths and resolutions. `systolic` and `pim` are left out: they describe accelerators that
 are designed, not a CPU or GPU that can be timed. "Profiling" is the time that measuring the fitted
-networks took, in a session of their own. With --timings, raw timings are kept there, and a
-repetition with the same settings only fits and judges.
+networks took, in a session of their own; those that judge are visited more often. With --timings,
+raw timings are kept there, and a repetition with the same settings only fits and judges.
 Writes docs/results/latency-models-RUNTIME.json, docs/latency-models-RUNTIME.svg and the table of
 that runtime in docs/latency.md.
 """
 
 import statistics
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,12 @@ from engine.spec import ModelRef, NetworkSpec
 KINDS = ("insitu", "lut", "neuralpower", "paleo", "roofline", "flops")
 NAMES = {"vgg11": "VGG-11", "resnet18": "ResNet-18", "mobilenet_v2": "MobileNet-V2"}
 PAGE = "latency.md"
+CARE = 2
+"""Times as many rounds for the networks that models are judged on: an error of the measurement
+would count as one of the model."""
+LINKED = 3
+"""Every so many of the fitted networks is timed beside those that judge, too: by the median of
+their ratios the times of the two sessions are told on one scale."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,22 +94,28 @@ def timed(subject: Subject, device: Device, profile: Profile, kept: Path | None)
     graph, base = subject.graph, subject.base
     to_fit, to_judge = profile_specs(graph, base, subject.resolutions, profile)
 
-    def measured(specs: list[NetworkSpec], per_layer: bool) -> Measurement:
+    def measured(specs: list[NetworkSpec], rounds: int, per_layer: bool) -> Measurement:
         return measure_here(
-            graph, specs, base, device,
-            calls=profile.calls, rounds=profile.rounds, per_layer=per_layer,
-        )  # fmt: skip
+            graph, specs, base, device, calls=profile.calls, rounds=rounds, per_layer=per_layer
+        )
 
     wall, cpu = time.perf_counter(), time.process_time()
-    fitted = measured(to_fit, per_layer=True)
+    fitted = measured(to_fit, profile.rounds, per_layer=True)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    held_out = measured(to_judge, per_layer=False)
+    links = fitted.timings[::LINKED]
+    later = measured(
+        [*(link.spec for link in links), *to_judge], CARE * profile.rounds, per_layer=False
+    )
+    again, held_out = later.timings[: len(links)], later.timings[len(links) :]
+    slower = statistics.median(
+        then.latency.ms / now.latency.ms for then, now in zip(links, again, strict=True)
+    )
     found = Timed(
         subject=subject,
         device=device,
         profile=profile,
         fitted=fitted,
-        held_out=held_out.relative_to(fitted.timings[0].reference_ms),
+        held_out=replace(later, timings=tuple(timing.rescaled(slower) for timing in held_out)),
         wall_seconds=wall,
         cpu_seconds=cpu,
     )

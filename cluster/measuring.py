@@ -18,6 +18,8 @@ from engine.store import RunStore
 
 log = logging.getLogger("hacscale")
 
+CARE = 2
+"""Times as many rounds for networks whose latency decides something as for those of a profile."""
 _PLAN = "plan.json"
 
 
@@ -37,7 +39,7 @@ class Measuring:
 
     @property
     def repeats(self) -> tuple[int, int]:
-        """Calls and rounds of every measurement."""
+        """Calls and rounds of a profile; see `CARE`."""
         return self.settings.calls, self.settings.rounds
 
     def __call__(
@@ -60,6 +62,7 @@ class Measuring:
                 go there have been written.
         """
         calls, rounds = self.repeats
+        rounds *= 1 if per_layer else CARE
         if self.device.place != "offline":
             self.start_ray()
             measured = measure(specs, reference, self.device, calls, rounds, per_layer)

@@ -41,7 +41,7 @@ SETTLED = 0.02
 """An accelerator is warm when two series of forwards differ by no more than this share."""
 SETTLE_SERIES = 20
 """Series of `REWARM` forwards after which it is taken for warm in any case."""
-VISIT_SECONDS = 0.05
+VISIT_SECONDS = 0.03
 """Forwards of a visit go on for so long, for a minimum that the next visit comes to as well."""
 MOST_CALLS = 100
 """But are no more than so many, unless more are asked for."""

@@ -7,6 +7,8 @@ from engine.results import MOST_NOISE, Allocation, Latency, LatencyVerdict, Roun
 
 MARGIN = 0.05
 """At most this share of the latency limit is left free for the noise of the next measurement."""
+TOLD = 0.01
+"""Shares of a limit below this are not worth a round, however well they can be told."""
 
 
 def close_loop(
@@ -19,8 +21,9 @@ def close_loop(
 
     The measured latency must keep the limit with room for the noise of one more measurement, at
     most `MARGIN`. The model is rescaled by what was measured, both where the limit is missed and
-    where latency ended the allocation but more than that room is left. It also ends where a
-    network comes again, or where the rescaled model leaves no network: what was measured stands.
+    where latency ended the allocation but more than that room is left once more. It also ends
+    where a network comes again, or where the rescaled model leaves no network: what was measured
+    stands.
 
     Args:
         allocate: widths for a factor on the latency model.
@@ -47,13 +50,24 @@ def close_loop(
             break
         latency = measure(allocation.widths)
         rounds.append(Round(allocation=allocation, latency=latency, factor=factor, room=room))
-        used = latency.ms * _room(latency) / limit_ms
+        used = share_used(latency, limit_ms)
         bound = "latency" in allocation.closed.values()
-        if len(rounds) == most or 1.0 - MARGIN <= used <= 1.0 or (used < 1.0 and not bound):
+        if len(rounds) == most or is_full(latency, limit_ms) or (used < 1.0 and not bound):
             break
         room = _room(latency)
         factor = corrected(rounds[-1])
     return tuple(rounds)
+
+
+def share_used(latency: Latency, limit_ms: float) -> float:
+    """Returns the share of a limit that a measurement takes, with room for the noise of another."""
+    return latency.ms * _room(latency) / limit_ms
+
+
+def is_full(latency: Latency, limit_ms: float) -> bool:
+    """Returns whether that share is all of the limit, as far as the noise lets it be told."""
+    used = share_used(latency, limit_ms)
+    return used <= 1.0 <= used * max(_room(latency), 1.0 + TOLD)
 
 
 def corrected(done: Round) -> float:

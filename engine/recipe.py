@@ -178,7 +178,7 @@ class Profile:
         networks: random networks timed for the fit.
         held_out: further ones that only judge it.
         min_width, max_width: bounds of the networks' width multipliers, which are log-uniform.
-        calls: timed forwards of each network in each round at the least; more fit into 50 ms.
+        calls: timed forwards of each network in each round at the least; more fit into 30 ms.
         rounds: how often every network is timed, some time apart.
         seed: of the random networks.
         file: a profile that ``hacscale profile --out`` wrote for this network and device, used in
@@ -190,7 +190,7 @@ class Profile:
     model: Literal[
         "insitu", "lut", "neuralpower", "paleo", "roofline", "flops", "systolic", "pim"
     ] = "insitu"
-    networks: int = 32
+    networks: int = 24
     held_out: int = 8
     min_width: float = 0.5
     max_width: float = 4.0

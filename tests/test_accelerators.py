@@ -73,6 +73,37 @@ def test_cycles_become_milliseconds():
     assert slow.op_ms(replace(cost, kind="add", macs=0)) == 0
 
 
+SCALE_SIM = (
+    # Input and output channels, output pixels a side, kernel, cycles.
+    (3, 32, 112, 3, 12_637),
+    (32, 64, 112, 1, 25_275),
+    (64, 128, 56, 1, 25_839),
+    (128, 128, 56, 1, 51_679),
+    (128, 256, 28, 1, 28_095),
+    (256, 256, 28, 1, 56_191),
+    (256, 512, 14, 1, 37_119),
+    (512, 512, 14, 1, 74_239),
+    (512, 1024, 7, 1, 73_215),
+    (1024, 1024, 7, 1, 146_431),
+)
+"""The convolutions of MobileNet, less the depthwise ones, on a weight-stationary array of 32 × 32.
+
+Source: COMPUTE_REPORT.csv of edgeTPU_fitMobileNet in the repository of SCALE-Sim, which counts
+cycles one by one. There a tile is loaded, used and drained before the next one comes in.
+"""
+
+
+@pytest.mark.parametrize(("cin", "cout", "pixels", "kernel", "published"), SCALE_SIM)
+def test_cycles_of_scale_sim(cin: int, cout: int, pixels: int, kernel: int, published: int):
+    array = Systolic(box=BOX, rows=32, columns=32, weight_bytes_per_cycle=32.0)
+    cost = conv(cin, cout, pixels, kernel=kernel)
+    tiles = array.runtime(cost) // pixels**2
+    # Rows to load a tile, rows + columns − 2 until its last product is out; counted from 0.
+    assert array.runtime(cost) == published + 1 - tiles * (2 * 32 + 32 - 2)
+    # Here the next tile is loaded while one is used.
+    assert array.runtime(cost) < array.cycles(cost) < published
+
+
 def test_small_outputs_are_bound_by_loading_weights():
     array = Systolic(box=BOX)
     assert array.cycles(conv(512, 512, 56)) < 1.05 * array.runtime(conv(512, 512, 56))

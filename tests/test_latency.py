@@ -12,7 +12,7 @@ from engine.errors import UserError
 from engine.graph import NetworkGraph, load_graph
 from engine.hardware.boosting import Boosting, Tree, boost, exported
 from engine.hardware.contract import Box, op_class
-from engine.hardware.insitu import InSitu, OpModel, fit
+from engine.hardware.insitu import Bend, InSitu, OpModel, fit
 from engine.hardware.models import load_latency
 from engine.latency import judge, profile_specs
 from engine.measure import Timing, time_networks
@@ -52,12 +52,23 @@ def specs_in(graph: NetworkGraph, box: Box):
 
 
 coefficients = st.lists(st.floats(0, 1e-3), min_size=7, max_size=7).map(tuple)
+some_bends = st.lists(
+    st.builds(
+        Bend,
+        what=st.sampled_from(("weights", "inputs", "outputs")),
+        beyond=st.integers(0, 100_000),
+        ms=st.floats(0, 1e-3),
+    ),
+    max_size=2,
+).map(tuple)
 op_models = st.builds(
     OpModel,
     granularity=st.sampled_from((8, 16, 32)),
     switch=st.sampled_from((None, SWITCH)),
     below=coefficients,
     above=coefficients,
+    bends=some_bends,
+    bends_above=some_bends,
 )
 models = st.builds(
     InSitu,
@@ -81,7 +92,10 @@ def test_a_known_device_is_recovered_everywhere_in_the_box(spec: NetworkSpec):
 def test_the_staircase_of_a_known_device_is_found():
     assert MODEL.ops["conv 3x3"].granularity == 16
     assert MODEL.scale == pytest.approx(1)
-    assert MODEL.offset_ms == pytest.approx(0.002 * len(VGG.cost(BASE).layers), rel=1e-3)
+    # The classes are always ten, so that its overhead cannot be told from the time for outputs.
+    classifier = 10 * MODEL.ops["linear"].below[5]
+    overheads = 0.002 * len(VGG.cost(BASE).layers)
+    assert MODEL.offset_ms + classifier == pytest.approx(overheads, rel=1e-3)
 
 
 def test_the_fit_takes_the_batch_it_was_measured_with():
@@ -255,6 +269,33 @@ def test_an_op_model_is_the_sum_by_hand():
     large = replace(small, hin=150, win=150)
     sizes = (*sizes[:4], 45_000, *sizes[5:])
     assert op.ms(large) == sum((10**i + 0.5) * size for i, size in enumerate(sizes))
+
+
+def test_the_time_of_an_op_bends_up_where_a_cache_is_full():
+    bends = (
+        Bend(what="weights", beyond=1000, ms=1.0),
+        Bend(what="weights", beyond=2000, ms=1.0),
+        Bend(what="inputs", beyond=300, ms=5.0),
+        Bend(what="outputs", beyond=100, ms=2.0),
+    )
+    above = (Bend(what="weights", beyond=0, ms=3.0),)
+    op = OpModel(
+        granularity=1, switch=500, below=(0.0,) * 7, above=(0.0,) * 7,
+        bends=bends, bends_above=above,
+    )  # fmt: skip
+
+    def ms(cin: int, cout: int, pixels: int) -> float:
+        cost = LayerCost(
+            name="c", kind="conv", cin=cin, cout=cout, hin=pixels, win=pixels,
+            hout=pixels, wout=pixels, macs=cin * cout * pixels**2,
+        )  # fmt: skip
+        return op.ms(cost)
+
+    assert ms(10, 100, 1) == 0
+    assert ms(20, 100, 1) == 1000
+    assert ms(40, 100, 2) == (4000 - 1000) + (4000 - 2000) + 2 * (400 - 100)
+    assert ms(100, 10, 2) == 5 * (400 - 300)
+    assert ms(60, 10, 3) == 5 * (540 - 300) + 3 * 600
 
 
 def test_convolutions_of_other_shape_are_other_ops():

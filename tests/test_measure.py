@@ -163,21 +163,22 @@ def test_a_neighbour_who_comes_and_goes_does_not_change_the_figures():
     assert told > 20
 
 
-def test_a_network_that_is_the_reference_comes_to_what_the_reference_does():
-    """Though it has three visits and the reference a hundred, whose lowest is lower."""
+@pytest.mark.parametrize("rounds", [3, 9])
+def test_a_network_that_is_the_reference_comes_to_what_the_reference_does(rounds: int):
+    """Though it has a few visits and the reference hundreds, whose lowest is lower."""
     noise = np.random.default_rng(0)
     visits = take_visits(
         lambda number, layers: reading(2.0 * (1 + noise.exponential(0.02))),
         40,
-        rounds=3,
+        rounds=rounds,
         per_layer=False,
         round_seconds=0,
     )
     timings = summarise(specs_named(*range(8, 48)), visits)
     ratios = [timing.latency.ms / timing.reference_ms for timing in timings]
-    assert np.median(ratios) == pytest.approx(1, abs=0.004)
+    assert np.median(ratios) == pytest.approx(1, abs=0.003)
     best = min(visit.reading.ms for visit in visits if visit.network == bench.REFERENCE)
-    assert timings[0].reference_ms > 1.003 * best
+    assert timings[0].reference_ms > 1.001 * best
 
 
 def test_a_disturbed_reading_does_not_count_beside_undisturbed_ones():

@@ -8,7 +8,7 @@ from cluster.search import Search
 from cluster.stages.allocate import allocate_stage, budgets_of
 from cluster.stages.groundwork import Groundwork
 from cluster.stages.profile import latency_model
-from engine.closed_loop import MARGIN
+from engine.closed_loop import is_full, share_used
 from engine.comparison import BASE, OURS, Proposal
 from engine.errors import UserError
 from engine.limits import Usage
@@ -83,10 +83,9 @@ class Proposing:
                     break
                 latency = self._measure(spec)
                 seen.append((spec, latency))
-                room = 1 + min(latency.noise_floor, MARGIN)
-                used = latency.ms * room / known.limit.latency_ms
-                if 1 - MARGIN <= used <= 1:
+                if is_full(latency, known.limit.latency_ms):
                     break
+                used = share_used(latency, known.limit.latency_ms)
                 limit = replace(limit, latency_ms=limit.latency_ms / used)
             spec, latency = min(seen, key=lambda one: _miss(one[1], known.limit))
             return self._proposal(

@@ -1,11 +1,11 @@
 """Latency of a whole network from the widths of its groups, fitted in situ on one device.
 
-Every class of op has a non-negative combination of physical sizes, fitted to the times that its
-ops took inside whole forwards, and a boosted correction where cross-validation says that it helps;
-one scale and one offset lead from their sum to the network. No size falls when a width or the
-resolution grows, no coefficient is negative and no correction falls, so neither does the
-prediction. A model holds for the device, runtime, threads and batch it was measured with, and for
-networks inside its `Box`.
+Every class of op has a non-negative combination of physical sizes, which may get steeper where a
+cache is full, fitted to the times that its ops took inside whole forwards, and a boosted correction
+where cross-validation says that it helps; one scale and one offset lead from their sum to the
+network. No size falls when a width or the resolution grows, no coefficient is negative and no
+correction falls, so neither does the prediction. A model holds for the device, runtime, threads and
+batch it was measured with, and for networks inside its `Box`.
 
 Starting an op costs time too, but that is left to the offset: all networks of one graph have the
 same ops, and the overhead of each depends on the whole network. Inside a VGG-11 whose weights fit
@@ -32,6 +32,7 @@ from engine.hardware.calibrated import (
     op_times,
     require,
     solve,
+    weights,
 )
 from engine.hardware.contract import Box, op_class, unknown_op
 
@@ -56,8 +57,47 @@ NOTICED = 1e-4
 """Mean squared relative error from which a correction is looked for: 1 % of the time of an op."""
 ROWS = 60
 """Fewest timed ops that a correction is fitted to."""
+WEIGHTS = tuple(2**k for k in range(15, 25))
+"""Weights of an op beyond which each may cost more: they no longer stay in one of the caches."""
+ACTIVATIONS = tuple(2**k for k in range(10, 20))
+"""The same for the input and for the output of an op."""
 
 _SIZES = 7
+
+What = Literal["weights", "inputs", "outputs"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bend:
+    """Where the time of an op gets steeper.
+
+    Attributes:
+        what: weights, or elements of the input or the output.
+        beyond: how many of them cost nothing more.
+        ms: more for each of the others.
+    """
+
+    __pydantic_config__ = STRICT
+
+    what: What
+    beyond: int
+    ms: float
+
+    def __post_init__(self) -> None:
+        require(self.beyond >= 0, "beyond must be at least 0", self.beyond)
+        require(0 <= self.ms < math.inf, "ms must be finite and not negative", self.ms)
+
+    def more_ms(self, cost: LayerCost) -> float:
+        """Returns what it adds to an op."""
+        return self.ms * _beyond(cost, self.what, self.beyond)
+
+
+_BENDS: tuple[tuple[What, int], ...] = (
+    *(("weights", beyond) for beyond in WEIGHTS),
+    *(("inputs", beyond) for beyond in ACTIVATIONS),
+    *(("outputs", beyond) for beyond in ACTIVATIONS),
+)
+_COLUMNS = _SIZES + len(_BENDS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +109,8 @@ class OpModel:
         switch: inputs above which another algorithm runs; None if no such switch was found.
         below: ms per unit of each size, see `_sizes`.
         above: added to ``below`` beyond the switch.
+        bends: of the time over weights, inputs and outputs.
+        bends_above: added to ``bends`` beyond the switch.
         power: of the physical part, 1 without a correction.
         correction: of the logarithm, from `_features`.
     """
@@ -79,6 +121,8 @@ class OpModel:
     switch: int | None = None
     below: tuple[float, ...]
     above: tuple[float, ...]
+    bends: tuple[Bend, ...] = ()
+    bends_above: tuple[Bend, ...] = ()
     power: float = 1.0
     correction: Boosting | None = None
 
@@ -103,9 +147,9 @@ class OpModel:
     def physical_ms(self, cost: LayerCost) -> float:
         """The same without power and correction."""
         sizes = _sizes(cost, self.granularity)
-        ms = sum(map(mul, self.below, sizes))
+        ms = _linear(self.below, sizes) + _bent(self.bends, cost)
         if self.switch is not None and cost.in_size > self.switch:
-            ms += sum(map(mul, self.above, sizes))
+            ms += _linear(self.above, sizes) + _bent(self.bends_above, cost)
         return ms
 
 
@@ -168,16 +212,34 @@ def _sizes(cost: LayerCost, granularity: int) -> tuple[int, ...]:
     elements its windows read.
     """
     pixels = cost.hout * cost.wout
-    weights = cost.macs // pixels
     return (
         cost.macs,
         cost.macs // cost.cout * _up(cost.cout, granularity),
-        weights * _up(pixels, PIXELS),
-        weights,
+        weights(cost) * _up(pixels, PIXELS),
+        weights(cost),
         cost.in_size,
         cost.out_size,
         cost.cin * cost.kernel[0] * cost.kernel[1] * pixels,
     )
+
+
+def _linear(rates: Sequence[float], sizes: Sequence[int]) -> float:
+    return sum(map(mul, rates, sizes))
+
+
+def _bent(bends: Sequence[Bend], cost: LayerCost) -> float:
+    return sum([bend.more_ms(cost) for bend in bends])
+
+
+def _beyond(cost: LayerCost, what: What, most: int) -> int:
+    match what:
+        case "weights":
+            amount = weights(cost)
+        case "inputs":
+            amount = cost.in_size
+        case "outputs":
+            amount = cost.out_size
+    return max(0, amount - most)
 
 
 def _features(cost: LayerCost, granularity: int) -> tuple[int, ...]:
@@ -203,12 +265,28 @@ def _fit_op(rows: Sequence[OpTime]) -> OpModel:
     granularity, switch = 1, None
     if any(row.cost.macs for row in rows):
         granularity, switch = _detected(rows, measured, fold)
-    coefficients = np.zeros(1 + 2 * _SIZES)
-    design = _design(rows, granularity, switch)
-    coefficients[: design.shape[1]] = solve(design, measured)
-    below, above = coefficients[1:].reshape(2, _SIZES).tolist()
-    plain = OpModel(granularity=granularity, switch=switch, below=tuple(below), above=tuple(above))
+    pieces = np.zeros((2, _COLUMNS))
+    solution = solve(_design(rows, granularity, switch), measured)
+    pieces.flat[: len(solution) - 1] = solution[1:]  # The overhead is left to the whole network.
+    below, above = pieces[:, :_SIZES].tolist()
+    bends, bends_above = map(_bends_of, pieces[:, _SIZES:].tolist())
+    plain = OpModel(
+        granularity=granularity,
+        switch=switch,
+        below=tuple(below),
+        above=tuple(above),
+        bends=bends,
+        bends_above=bends_above,
+    )
     return _corrected(plain, rows, fold)
+
+
+def _bends_of(rates: Sequence[float]) -> tuple[Bend, ...]:
+    return tuple(
+        Bend(what=what, beyond=beyond, ms=ms)
+        for (what, beyond), ms in zip(_BENDS, rates, strict=True)
+        if ms > 0
+    )
 
 
 def _detected(
@@ -245,12 +323,18 @@ def _detected(
 
 
 def _design(rows: Sequence[OpTime], granularity: int, switch: int | None) -> Matrix:
-    """Overhead and sizes of every op, and the sizes again for ops beyond the switch."""
-    sizes = np.array([_sizes(row.cost, granularity) for row in rows], dtype=float)
-    columns = [np.ones((len(rows), 1)), sizes]
+    """Overhead, sizes and bends of every op, and both again for ops beyond the switch."""
+    piece = np.array(
+        [
+            [*_sizes(row.cost, granularity), *(_beyond(row.cost, *bend) for bend in _BENDS)]
+            for row in rows
+        ],
+        dtype=float,
+    )
+    columns = [np.ones((len(rows), 1)), piece]
     if switch is not None:
         above = np.array([row.cost.in_size > switch for row in rows])
-        columns.append(sizes * above[:, None])
+        columns.append(piece * above[:, None])
     return np.hstack(columns)
 
 

@@ -39,9 +39,6 @@ PAGE = "latency.md"
 CARE = 2
 """Times as many rounds for the networks that models are judged on: an error of the measurement
 would count as one of the model."""
-LINKED = 3
-"""Every so many of the fitted networks is timed beside those that judge, too: by the median of
-their ratios the times of the two sessions are told on one scale."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,13 +99,12 @@ def timed(subject: Subject, device: Device, profile: Profile, kept: Path | None)
     wall, cpu = time.perf_counter(), time.process_time()
     fitted = measured(to_fit, profile.rounds, per_layer=True)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    links = fitted.timings[::LINKED]
-    later = measured(
-        [*(link.spec for link in links), *to_judge], CARE * profile.rounds, per_layer=False
-    )
-    again, held_out = later.timings[: len(links)], later.timings[len(links) :]
+    # Fitted networks are timed once more beside those that judge: the median of their ratios tells
+    # the times of both sessions on one scale.
+    later = measured([*to_fit, *to_judge], CARE * profile.rounds, per_layer=False)
+    again, held_out = later.timings[: len(to_fit)], later.timings[len(to_fit) :]
     slower = statistics.median(
-        then.latency.ms / now.latency.ms for then, now in zip(links, again, strict=True)
+        then.latency.ms / now.latency.ms for then, now in zip(fitted.timings, again, strict=True)
     )
     found = Timed(
         subject=subject,

@@ -17,8 +17,9 @@ if TYPE_CHECKING:  # a model is read and asked without PyTorch
 class LatencyModel(Protocol):
     """Predicts latency on one device as a sum over ops, so that one change asks few of them.
 
-    `predict` is ``offset_ms`` plus `layer_ms` of every op. No prediction falls when a width or the
-    resolution grows. Equal questions have equal answers, also of a model that was read back.
+    `predict` is ``offset_ms`` plus `layer_ms` of every op. No prediction falls when a width grows,
+    nor when the resolution does, but where the device was seen to run another algorithm. Equal
+    questions have equal answers, also of a model that was read back.
     `engine.hardware.models` makes models and reads them. The latency after a change of one group
     is `engine.widening.NetworkWidening.after`.
     """

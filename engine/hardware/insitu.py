@@ -3,9 +3,11 @@
 Every class of op has a non-negative combination of physical sizes, which may get steeper where a
 cache is full, fitted to the times that its ops took inside whole forwards, and a boosted correction
 where cross-validation says that it helps; one scale and one offset lead from their sum to the
-network. No size falls when a width or the resolution grows, no coefficient is negative and no
-correction falls, so neither does the prediction. A model holds for the device, runtime, threads and
-batch it was measured with, and for networks inside its `Box`.
+network. Ops of very few output pixels may run by another algorithm, which has a model of its own.
+No size falls when a width or the resolution grows, no coefficient is negative and no correction
+falls, so neither does the prediction, but where an op of few pixels becomes one of many: on a CPU
+with AVX2 a convolution takes twice as long for 3 × 3 outputs as for 4 × 4. A model holds for the
+device, runtime, threads and batch it was measured with, and for networks inside its `Box`.
 
 Starting an op costs time too, but that is left to the offset: all networks of one graph have the
 same ops, and the overhead of each depends on the whole network. Inside a VGG-11 whose weights fit
@@ -14,7 +16,7 @@ into the cache a batch norm takes 13 µs, inside one that is eight times as wide
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from operator import mul
 from typing import TYPE_CHECKING, Literal
 
@@ -57,6 +59,10 @@ NOTICED = 1e-4
 """Mean squared relative error from which a correction is looked for: 1 % of the time of an op."""
 ROWS = 60
 """Fewest timed ops that a correction is fitted to."""
+APART = 0.9
+"""Two models, for few and for many pixels, must bring the squared error below this share."""
+PIECE = 20
+"""Fewest timed ops that each of them is fitted to."""
 WEIGHTS = tuple(2**k for k in range(15, 25))
 """Weights of an op beyond which each may cost more: they no longer stay in one of the caches."""
 ACTIVATIONS = tuple(2**k for k in range(10, 20))
@@ -154,15 +160,35 @@ class OpModel:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FewPixels:
+    """Ops of a class whose output is so small that another algorithm runs.
+
+    Attributes:
+        pixels: the most that their output has.
+        op: their latency.
+    """
+
+    __pydantic_config__ = STRICT
+
+    pixels: int
+    op: OpModel
+
+    def __post_init__(self) -> None:
+        require(self.pixels >= 1, "pixels must be at least 1", self.pixels)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class InSitu(Calibrated):
     """Predicts latency on one device; make one with `fit`.
 
     Attributes:
         ops: by class of op, see `op_class`.
+        few: models in place of those for ops of few output pixels, of classes that have them.
     """
 
     kind: Literal["insitu"] = "insitu"
     ops: dict[str, OpModel]
+    few: dict[str, FewPixels] = field(default_factory=dict[str, FewPixels])
 
     def op_ms(self, cost: LayerCost) -> float:
         """Returns the latency of one op before calibration.
@@ -181,18 +207,20 @@ class InSitu(Calibrated):
         return self._op(cost).granularity
 
     def _op(self, cost: LayerCost) -> OpModel:
-        found = self.ops.get(op_class(cost))
-        if found is None:
+        name = op_class(cost)
+        if name not in self.ops:
             raise unknown_op(cost, self.ops)
-        return found
+        few = self.few.get(name)
+        return few.op if few and _pixels(cost) <= few.pixels else self.ops[name]
 
 
 def fit(graph: "NetworkGraph", timings: "Sequence[Timing]", box: Box, batch: int) -> InSitu:
     """Fits a model to networks that were timed op by op, for the batch of those timings.
 
-    Least squares of the relative error under non-negative coefficients. The granularity, whether
-    an op has a second piece beyond a switch and where it lies, and whether it has a correction
-    are chosen for every class of op by cross-validation that leaves whole networks out.
+    Least squares of the relative error under non-negative coefficients. Whether ops of few pixels
+    have a model of their own, the granularity, whether an op has a second piece beyond a switch and
+    where it lies, and whether it has a correction are chosen for every class of op by
+    cross-validation that leaves whole networks out.
 
     Source: NNLS on physical features, as in semi-analytic models; fitted in situ because ops timed
     alone sum to 0.81–0.84 of the network they make.
@@ -200,8 +228,15 @@ def fit(graph: "NetworkGraph", timings: "Sequence[Timing]", box: Box, batch: int
     Raises:
         UserError: fewer than two networks, or one that was not timed op by op.
     """
-    ops = {name: _fit_op(rows) for name, rows in op_times(graph, timings).items()}
-    return calibrated(InSitu(box=box, ops=ops), graph, timings)
+    ops: dict[str, OpModel] = {}
+    few: dict[str, FewPixels] = {}
+    for name, rows in op_times(graph, timings).items():
+        most = _most_of_few(rows)
+        ops[name] = _fit_op([row for row in rows if _pixels(row.cost) > most])
+        if most:
+            small = _fit_op([row for row in rows if _pixels(row.cost) <= most])
+            few[name] = FewPixels(pixels=most, op=small)
+    return calibrated(InSitu(box=box, ops=ops, few=few), graph, timings)
 
 
 def _sizes(cost: LayerCost, granularity: int) -> tuple[int, ...]:
@@ -211,7 +246,7 @@ def _sizes(cost: LayerCost, granularity: int) -> tuple[int, ...]:
     together; weights; input and output activations; the im2col matrix, which for a pooling is the
     elements its windows read.
     """
-    pixels = cost.hout * cost.wout
+    pixels = _pixels(cost)
     return (
         cost.macs,
         cost.macs // cost.cout * _up(cost.cout, granularity),
@@ -247,21 +282,48 @@ def _features(cost: LayerCost, granularity: int) -> tuple[int, ...]:
     return (
         cost.cin,
         _up(cost.cout, granularity),
-        cost.hout * cost.wout,
+        _pixels(cost),
         cost.in_size,
         cost.out_size,
         cost.macs,
     )
 
 
+def _pixels(cost: LayerCost) -> int:
+    return cost.hout * cost.wout
+
+
 def _up(count: int, multiple: int) -> int:
     return -(-count // multiple) * multiple
 
 
+def _most_of_few(rows: Sequence[OpTime]) -> int:
+    """Returns up to how many output pixels another algorithm runs; 0 if none was found."""
+    if not any(row.cost.macs for row in rows):
+        return 0
+    design, measured, fold = _design(rows, 1, None), _measured(rows), _fold(rows)
+    pixels = np.array([_pixels(row.cost) for row in rows])
+    best, found = APART * _validate(design, measured, fold), 0
+    for most in np.unique(pixels).tolist():
+        sides = [pixels <= most, pixels > most]
+        if min(map(np.count_nonzero, sides)) >= PIECE:
+            errors = [_validate(design[s], measured[s], fold[s]) * np.mean(s) for s in sides]
+            if sum(errors) < best - EXACT:
+                best, found = sum(errors), most
+    return found
+
+
+def _measured(rows: Sequence[OpTime]) -> Matrix:
+    return np.array([row.ms for row in rows])
+
+
+def _fold(rows: Sequence[OpTime]) -> NDArray[np.int64]:
+    return np.array([row.network for row in rows]) % FOLDS
+
+
 def _fit_op(rows: Sequence[OpTime]) -> OpModel:
     """Chooses granularity and switch by cross-validation, fits all rows, then corrects."""
-    measured = np.array([row.ms for row in rows])
-    fold = np.array([row.network for row in rows]) % FOLDS
+    measured, fold = _measured(rows), _fold(rows)
     granularity, switch = 1, None
     if any(row.cost.macs for row in rows):
         granularity, switch = _detected(rows, measured, fold)
@@ -355,7 +417,7 @@ def _corrected(plain: OpModel, rows: Sequence[OpTime], fold: NDArray[np.int64]) 
     What is corrected is the time beyond the overhead, whose share is not known op by op; so the
     targets are whole times of ops, and the calibration takes the overhead out again.
     """
-    measured = np.array([row.ms for row in rows])
+    measured = _measured(rows)
     network = np.array([row.network for row in rows])
     physical = np.array([plain.physical_ms(row.cost) for row in rows])
     if len(rows) < ROWS or physical.min() <= 0:

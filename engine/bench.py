@@ -51,6 +51,8 @@ CALM = 0.1
 """A visit is undisturbed if the reference beside it took no more than this share over its best."""
 MOST_VISITS = 4
 """Networks whose readings disagree are visited up to so many times as often as others."""
+PATIENCE = 4
+"""Times that the reference is read again, for each visit of a round, until nothing disturbs it."""
 ROUND_SECONDS = 2.0
 """Rounds begin at least so far apart, so that a short disturbance hits one of them at most."""
 KEPT_PARAMS = 256_000_000
@@ -328,6 +330,9 @@ def take_visits(
 ) -> list[Visit]:
     """Visits all networks in every round, with the reference before, between and after them.
 
+    A visit waits until the reference shows an undisturbed machine, as far as `PATIENCE` goes: a
+    disturbance lasts for seconds, and what is timed meanwhile would have to be timed again.
+
     Args:
         read: times a network by its number, op by op if told so.
         networks: how many there are beside the reference.
@@ -349,7 +354,11 @@ def take_visits(
         if turn >= rounds:
             total += len(again)
         ends = time.monotonic() + apart
+        patience = PATIENCE * len(again)
         for network in again:
+            while patience and _disturbed(visits):
+                visits[-1] = Visit(network=REFERENCE, reading=read(REFERENCE, False))
+                patience -= 1
             visits.append(Visit(network=network, reading=read(network, per_layer)))
             visits.append(Visit(network=REFERENCE, reading=read(REFERENCE, False)))
             if min(visit.reading.ms for visit in visits[-3:]) <= 0:
@@ -360,6 +369,12 @@ def take_visits(
         if again and turn + 1 < rounds:
             time.sleep(max(0.0, ends - time.monotonic()))
     return visits
+
+
+def _disturbed(visits: Sequence[Visit]) -> bool:
+    """Whether the last visit, which was to the reference, took longer than on a calm machine."""
+    best = min(visit.reading.ms for visit in visits[::2])
+    return visits[-1].reading.ms > (1 + CALM) * best
 
 
 def agree(visits: Sequence[Visit], network: int, rounds: int) -> bool:

@@ -163,6 +163,33 @@ def test_a_neighbour_who_comes_and_goes_does_not_change_the_figures():
     assert told > 20
 
 
+def test_visits_wait_until_the_machine_is_undisturbed_but_not_for_ever():
+    calm, busy = 1.0, 1.5
+    references = [calm, busy, busy, calm]
+    slow: list[bool] = []
+    read_references = 0
+    last = calm
+
+    def read(number: int, layers: bool) -> Reading:
+        nonlocal last, read_references
+        if number == bench.REFERENCE:
+            last = references.pop(0) if references else busy
+            read_references += 1
+            return reading(last)
+        slow.append(last > calm)
+        return reading(2.0)
+
+    rounds = 2
+    visits = take_visits(read, 2, rounds=rounds, per_layer=False, round_seconds=0)
+    assert [visit.network for visit in visits[::2]] == [bench.REFERENCE] * (len(slow) + 1)
+    # The second visit waits for two readings; then the machine stays slow, and every round waits
+    # for as long as it may.
+    turns = bench.MOST_VISITS * rounds
+    assert slow == [False, False] + [True] * (2 * (turns - 1))
+    waited = read_references - len(visits[::2])
+    assert waited == 2 + bench.PATIENCE * 2 * (turns - 1)
+
+
 @pytest.mark.parametrize("rounds", [3, 9])
 def test_a_network_that_is_the_reference_comes_to_what_the_reference_does(rounds: int):
     """Though it has a few visits and the reference hundreds, whose lowest is lower."""

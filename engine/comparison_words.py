@@ -1,8 +1,11 @@
 """What a comparison says, in sentences: the verdict, and what its table needs to be read."""
 
+from statistics import median
+
 from engine.comparison import OURS, Comparison, least_visible, lines
 from engine.display import count, milliseconds, percent, plural
 from engine.nearness import nearness
+from engine.results import MOST_NOISE
 
 _NAMED = 4
 """So many methods are named one by one in a sentence."""
@@ -37,6 +40,7 @@ def notes(comparison: Comparison) -> list[str]:
         "trainings that the answer rests on, and their time over all workers. GFLOP/s: two "
         "operations for every multiply-accumulate, over measured time.",
         visible(comparison),
+        noise(comparison),
         f"Data: {comparison.data}.",
     ]
     if comparison.no_power:
@@ -44,6 +48,18 @@ def notes(comparison: Comparison) -> list[str]:
     said += nearness(comparison)
     said += [f"{method} is left out: {why}" for method, why in comparison.refusals.items()]
     return said
+
+
+def noise(comparison: Comparison) -> str:
+    """Returns how well the latencies are told, as a sentence."""
+    floors = {
+        entry.proposal.method: entry.proposal.latency.noise_floor for entry in comparison.entries
+    }
+    said = f"The noise floor of the latencies is {percent(median(floors.values()))} in the median"
+    loud = [f"{method} ({percent(f)})" for method, f in floors.items() if f > MOST_NOISE]
+    if not loud:
+        return f"{said}, {percent(max(floors.values()))} at most."
+    return f"{said}; a disturbed machine told those of {', '.join(loud)} no better."
 
 
 def visible(comparison: Comparison) -> str:

@@ -19,11 +19,11 @@ from test_report import check_texts
 from cluster.compare import compare_run
 from cluster.driver import read_run, run_search
 from engine.codec import decode
-from engine.comparison import ComparisonFile, difference, least_visible, lines
+from engine.comparison import ComparisonFile, Entry, difference, least_visible, lines
 from engine.comparison_figures import ComparisonFigures, draw_comparison, spaced_out
 from engine.comparison_table import table_of
 from engine.comparison_view import render_comparison, render_csv, write_comparison
-from engine.comparison_words import notes, visible
+from engine.comparison_words import noise, notes, visible
 from engine.dimensions import measure_dimensions, scale_dimensions
 from engine.errors import UserError
 from engine.graph import load_graph
@@ -179,6 +179,20 @@ def test_a_cheaper_source_of_importance_is_ranked_by_its_widths() -> None:
     assert "ρ = 0.80; 94 s of training in place of 800 s" in slimmable
     assert "have no ranks" in initial and slimmable in notes(found)
     assert nearness(comparison(entry("flat", 0.5))) == []
+
+
+def with_floor(found: Entry, floor: float) -> Entry:
+    latency = dataclasses.replace(found.proposal.latency, noise_floor=floor)
+    return dataclasses.replace(found, proposal=dataclasses.replace(found.proposal, latency=latency))
+
+
+def test_latencies_that_were_not_told_well_are_named() -> None:
+    rows = [with_floor(entry(m, 0.5), f) for m, f in (("hacscale", 0.02), ("flat", 0.04))]
+    assert "is 3.0\u00a0% in the median, 4.0\u00a0% at most." in noise(comparison(*rows))
+    said = noise(comparison(*rows, with_floor(entry("depth", 0.5), 0.39)))
+    assert "is 4.0\u00a0% in the median" in said
+    assert "those of depth (39.0\u00a0%)" in said and "flat" not in said
+    assert said in notes(comparison(*rows, with_floor(entry("depth", 0.5), 0.39)))
 
 
 def test_the_files_of_a_comparison(tmp_path: Path, powered: ComparisonFigures) -> None:

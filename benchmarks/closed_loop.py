@@ -18,7 +18,6 @@ import numpy as np
 from panels import board, keys, write_board
 from record import device_options, run, spread, where, write_block, write_results
 
-from cluster.measuring import CARE
 from engine.budgets import Budgets
 from engine.closed_loop import best, close_loop, latency_verdict
 from engine.drawing import ACCENT, INK, MUTED, PAPER, drawing_style, padded
@@ -27,7 +26,7 @@ from engine.hardware.contract import Box
 from engine.hardware.models import fit_latency
 from engine.latency import profile_specs
 from engine.limits import Usage
-from engine.measure import Measurement, measure_here
+from engine.measure import CARE, Measurement, measure_here
 from engine.recipe import Allocate, Device, Profile
 from engine.results import ImportancePredictor, Latency
 from engine.spec import ModelRef, NetworkSpec

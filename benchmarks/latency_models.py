@@ -29,16 +29,13 @@ from engine.graph import NetworkGraph, load_graph
 from engine.hardware.contract import Box
 from engine.hardware.models import fit_latency
 from engine.latency import judge, profile_specs
-from engine.measure import Measurement, measure_here
+from engine.measure import CARE, Measurement, measure_here
 from engine.recipe import Device, Profile
 from engine.spec import ModelRef, NetworkSpec
 
 KINDS = ("insitu", "lut", "neuralpower", "paleo", "roofline", "flops")
 NAMES = {"vgg11": "VGG-11", "resnet18": "ResNet-18", "mobilenet_v2": "MobileNet-V2"}
 PAGE = "latency.md"
-CARE = 2
-"""Times as many rounds for the networks that models are judged on: an error of the measurement
-would count as one of the model."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +96,7 @@ def timed(subject: Subject, device: Device, profile: Profile, kept: Path | None)
     wall, cpu = time.perf_counter(), time.process_time()
     fitted = measured(to_fit, profile.rounds, per_layer=True)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    # An error of what judges would count as one of the model, hence the care.
     # Fitted networks are timed once more beside those that judge: the median of their ratios tells
     # the times of both sessions on one scale.
     later = measured([*to_fit, *to_judge], CARE * profile.rounds, per_layer=False)

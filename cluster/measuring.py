@@ -10,7 +10,7 @@ from engine.errors import UserError
 from engine.exchange import SCRIPT, Request, load_plan, make_plan, read_result, script_source
 from engine.folder import Folder
 from engine.graph import load_graph
-from engine.measure import SESSIONS, Measurement
+from engine.measure import CARE, SESSIONS, Measurement
 from engine.recipe import Device, Profile
 from engine.results import MOST_NOISE, BaselineResult, Latency
 from engine.spec import NetworkSpec
@@ -18,8 +18,6 @@ from engine.store import RunStore
 
 log = logging.getLogger("hacscale")
 
-CARE = 2
-"""Times as many rounds for networks whose latency decides something as for those of a profile."""
 _PLAN = "plan.json"
 
 
@@ -39,7 +37,7 @@ class Measuring:
 
     @property
     def repeats(self) -> tuple[int, int]:
-        """Calls and rounds of a profile; see `CARE`."""
+        """Calls and rounds of a profile; see `engine.measure.CARE`."""
         return self.settings.calls, self.settings.rounds
 
     def __call__(

@@ -373,8 +373,11 @@ def take_visits(
 
 def _disturbed(visits: Sequence[Visit]) -> bool:
     """Whether the last visit, which was to the reference, took longer than on a calm machine."""
-    best = min(visit.reading.ms for visit in visits[::2])
-    return visits[-1].reading.ms > (1 + CALM) * best
+    return visits[-1].reading.ms > (1 + CALM) * _best_reference(visits)
+
+
+def _best_reference(visits: Sequence[Visit]) -> float:
+    return min(visit.reading.ms for visit in visits if visit.network == REFERENCE)
 
 
 def agree(visits: Sequence[Visit], network: int, rounds: int) -> bool:
@@ -391,7 +394,7 @@ def counting(visits: Sequence[Visit], network: int) -> list[tuple[Reading, float
     better one of the two beside the visit. The slowdown of two networks is not the same, so that
     is only a makeshift, and right for a machine that has become slower for good.
     """
-    best = min(visit.reading.ms for visit in visits if visit.network == REFERENCE)
+    best = _best_reference(visits)
     found: list[tuple[Reading, float]] = []
     # Every visit to a network stands between two to the reference.
     for before, visit, after in zip(visits[::2], visits[1::2], visits[2::2], strict=False):

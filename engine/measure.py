@@ -36,6 +36,8 @@ from engine.results import MOST_NOISE, Latency
 from engine.runtimes import make_subject
 from engine.spec import NetworkSpec
 
+CARE = 2
+"""Times as many rounds for networks whose latency decides something as for those of a profile."""
 PAPER_CALLS = 50
 SESSIONS = 3
 """Networks that others disturb are measured again in up to so many sessions."""

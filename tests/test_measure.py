@@ -190,8 +190,10 @@ def test_visits_wait_until_the_machine_is_undisturbed_but_not_for_ever():
     assert waited == 2 + bench.PATIENCE * 2 * (turns - 1)
 
 
-@pytest.mark.parametrize("rounds", [3, 9])
-def test_a_network_that_is_the_reference_comes_to_what_the_reference_does(rounds: int):
+@pytest.mark.parametrize(("rounds", "above"), [(3, 1.003), (9, 1.001)])
+def test_a_network_that_is_the_reference_comes_to_what_the_reference_does(
+    rounds: int, above: float
+):
     """Though it has a few visits and the reference hundreds, whose lowest is lower."""
     noise = np.random.default_rng(0)
     visits = take_visits(
@@ -205,7 +207,7 @@ def test_a_network_that_is_the_reference_comes_to_what_the_reference_does(rounds
     ratios = [timing.latency.ms / timing.reference_ms for timing in timings]
     assert np.median(ratios) == pytest.approx(1, abs=0.003)
     best = min(visit.reading.ms for visit in visits if visit.network == bench.REFERENCE)
-    assert timings[0].reference_ms > 1.001 * best
+    assert timings[0].reference_ms > above * best
 
 
 def test_a_disturbed_reading_does_not_count_beside_undisturbed_ones():

@@ -6,8 +6,8 @@ where cross-validation says that it helps; one scale and one offset lead from th
 network. Ops of very few output pixels may run by another algorithm, which has a model of its own.
 No size falls when a width or the resolution grows, no coefficient is negative and no correction
 falls, so neither does the prediction, but where an op of few pixels becomes one of many: on a CPU
-with AVX2 a convolution takes twice as long for 3 × 3 outputs as for 4 × 4. A model holds for the
-device, runtime, threads and batch it was measured with, and for networks inside its `Box`.
+with AVX2 a convolution was seen to take longer for 3 × 3 outputs than for 4 × 4. A model holds for
+the device, runtime, threads and batch it was measured with, and for networks inside its `Box`.
 
 Starting an op costs time too, but that is left to the offset: all networks of one graph have the
 same ops, and the overhead of each depends on the whole network. Inside a VGG-11 whose weights fit
@@ -246,12 +246,12 @@ def _sizes(cost: LayerCost, granularity: int) -> tuple[int, ...]:
     together; weights; input and output activations; the im2col matrix, which for a pooling is the
     elements its windows read.
     """
-    pixels = _pixels(cost)
+    pixels, count = _pixels(cost), weights(cost)
     return (
         cost.macs,
         cost.macs // cost.cout * _up(cost.cout, granularity),
-        weights(cost) * _up(pixels, PIXELS),
-        weights(cost),
+        count * _up(pixels, PIXELS),
+        count,
         cost.in_size,
         cost.out_size,
         cost.cin * cost.kernel[0] * cost.kernel[1] * pixels,

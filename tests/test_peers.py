@@ -22,12 +22,13 @@ from engine.peers.depth import FAST_COMPOUND, Compound, DepthOnly, deeper
 from engine.peers.flat import Flat
 from engine.peers.grid import CompoundGrid
 from engine.peers.growing import NetAdaptGrowing
+from engine.peers.joint import JointResolution
 from engine.peers.legr import LeGR
 from engine.peers.methods import METHODS, chosen
 from engine.peers.morphnet import MorphNet
 from engine.peers.netadapt import NetAdapt
 from engine.peers.neuralscale import NeuralScale
-from engine.peers.resolution import ResolutionOnly
+from engine.peers.resolution import ResolutionOnly, ThenResolution
 from engine.peers.uniform import Uniform
 from engine.recipe import Allocate, Device, Profile
 from engine.response import Observation
@@ -186,6 +187,7 @@ def question(latency: float = 2.0, params: float = 1.5, model: str = "vgg11") ->
         train=trained,
         release=lambda rows: None,
         resolution=32,
+        resolutions=(32, 40, 48, 56, 64),
         round_to=8,
         min_width=0.5,
         max_width=4.0,
@@ -267,6 +269,32 @@ def test_resolution_only_keeps_widths_and_takes_the_next_multiple_that_fits() ->
     assert answer.widths == asked.base.widths
     assert answer.resolution == 8 * one_more(lambda k: asked.base.at(8 * max(k, 4)), asked)
     assert usage(answer).params == usage(asked.base).params
+
+
+def test_latency_that_parameters_leave_over_goes_into_resolution() -> None:
+    asked = question(latency=3.0, params=1.1)
+    inner = ImportanceWidths(name="hacscale").propose(asked)
+    answer = ThenResolution(method=ImportanceWidths(name="hacscale")).propose(asked)
+    assert answer.widths == inner.widths
+    assert answer.resolution == 8 * one_more(lambda k: inner.at(8 * max(k, 4)), asked) > 32
+
+
+def test_no_resolution_is_added_where_latency_ends_the_widths() -> None:
+    asked = question(latency=1.2, params=4.0)
+    assert ThenResolution(method=Uniform()).propose(asked) == Uniform().propose(asked)
+
+
+def test_joint_takes_the_resolution_whose_allocated_network_has_the_least_loss() -> None:
+    """The losses of the trainings are those of the known surface."""
+    asked = question(latency=2.5, params=1.5)
+    base = asked.base.width_of
+    answers = [
+        replace(asked, resolution=r) for r in asked.resolutions if asked.keeps(asked.base.at(r))
+    ]
+    specs = [ImportanceWidths(name="full").propose(one) for one in answers]
+    losses = [loss(spec.width_of, base, spec.resolution) for spec in specs]
+    assert len(specs) > 2
+    assert JointResolution().propose(asked) == specs[losses.index(min(losses))]
 
 
 def test_uniform_at_equal_parameters_matches_the_published_counts() -> None:

@@ -137,6 +137,7 @@ class Proposing:
             train=train,
             release=lambda rows: release(search.store, rows),
             resolution=known.alpha.resolution,
+            resolutions=sorted({search.base.spec.resolution, *search.base.resolutions}),
             round_to=search.recipe.alpha.round_to,
             min_width=search.recipe.profile.min_width,
             max_width=search.recipe.allocate.max_width,

@@ -45,6 +45,7 @@ class Question:
         release: says of rows whose weights were kept that no further training starts from them.
             If one does after all, they are made again.
         resolution: the one that the α search found.
+        resolutions: that the latency model knows, ascending, the base's own among them.
         round_to: resolutions are multiples of this many pixels.
         min_width, max_width: narrowest and widest multiple of a group's base width that the
             latency model knows.
@@ -63,6 +64,7 @@ class Question:
     train: Callable[[Sequence[TrainingTask]], Sequence[Row]]
     release: Callable[[Sequence[Row]], None]
     resolution: int
+    resolutions: Sequence[int]
     round_to: int
     min_width: float
     max_width: float

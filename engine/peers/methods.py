@@ -8,12 +8,13 @@ from engine.peers.depth import FAST_COMPOUND, Compound, DepthOnly
 from engine.peers.flat import Flat
 from engine.peers.grid import CompoundGrid
 from engine.peers.growing import NetAdaptGrowing
+from engine.peers.joint import JointResolution
 from engine.peers.legr import LeGR
 from engine.peers.morphnet import MorphNet
 from engine.peers.netadapt import NetAdapt
 from engine.peers.neuralscale import NeuralScale
 from engine.peers.randomised import RandomWidths
-from engine.peers.resolution import ResolutionOnly
+from engine.peers.resolution import ResolutionOnly, ThenResolution
 from engine.peers.uniform import Uniform
 
 METHODS: tuple[Method, ...] = (
@@ -37,6 +38,10 @@ METHODS: tuple[Method, ...] = (
     CheapImportance(source="slimmable"),
     CheapImportance(source="initial"),
     ResponseSurfaceWidths(),
+    ThenResolution(method=Uniform()),
+    ThenResolution(method=Flat()),
+    ThenResolution(method=ImportanceWidths(name="hacscale")),
+    JointResolution(),
     NeuralScale(name="neuralscale-1", iterations=1),
     NeuralScale(),
     MorphNet(),

@@ -1,0 +1,49 @@
+"""Resolution chosen last: among networks whose widths Algorithm 1 has already fitted to it."""
+
+from dataclasses import dataclass, replace
+from statistics import fmean
+
+from engine.peers.algorithm1 import allocated
+from engine.peers.contract import BOTH, Question, Resource, Trainings
+from engine.peers.inherited import only
+from engine.spec import NetworkSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JointResolution:
+    """Algorithm 1 at every resolution that leaves it room; short trainings choose among them.
+
+    The α search of HACScale compares networks of equal multiply-accumulates whose widths grow
+    alike. It knows no limit of parameters, although widths cost parameters and resolution costs
+    none, and its networks are not those that Algorithm 1 makes of their resolutions. Here every
+    candidate keeps all limits and uses them up. Importance is that of the run, whatever its
+    resolution.
+
+    The resolution is found once, at the limits as they were stated.
+
+    Attributes:
+        repeats: trainings of each candidate, of which the mean loss counts.
+    """
+
+    name: str = "hacscale-joint"
+    repeats: int = 2
+    limits: tuple[Resource, ...] = BOTH
+    rests_on: tuple[Trainings, ...] = ("alpha", "samples")
+
+    def propose(self, question: Question) -> NetworkSpec:
+        """See `engine.peers.contract.Method`."""
+        stated = replace(question, limit=question.stated_limit)
+        candidates = [
+            allocated(stated, resolution)
+            for resolution in question.resolutions
+            if all(asked.keeps(question.base.at(resolution)) for asked in (stated, question))
+        ]
+        tasks = [
+            replace(task, seed=task.seed + repeat)
+            for task in map(question.short, candidates)
+            for repeat in range(self.repeats)
+        ]
+        losses: dict[int, list[float]] = {}
+        for row in only(question.train(tasks)):
+            losses.setdefault(row.task.spec.resolution, []).append(row.last.val_loss)
+        return allocated(question, min(losses, key=lambda resolution: fmean(losses[resolution])))

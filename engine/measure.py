@@ -233,23 +233,44 @@ def summarise(specs: Sequence[NetworkSpec], visits: Sequence[Visit]) -> list[Tim
         visits: as `engine.bench.take_visits` returns them; two or more to each network.
     """
     seen = [counting(visits, number) for number in range(len(specs))]
-    reference_ms = _reference_ms(visits, statistics.median(map(len, seen)))
-    return [_timing(spec, found, reference_ms) for spec, found in zip(specs, seen, strict=True)]
+    calm, fewer = _calm_reference(visits), statistics.median(map(len, seen))
+    reference_ms, floor = _reference_ms(calm, fewer), _reference_floor(calm, round(fewer))
+    return [
+        _timing(spec, found, reference_ms, floor) for spec, found in zip(specs, seen, strict=True)
+    ]
 
 
-def _reference_ms(visits: Sequence[Visit], fewer: float) -> float:
+def _calm_reference(visits: Sequence[Visit]) -> list[float]:
+    readings = [visit.reading.ms for visit in visits if visit.network == REFERENCE]
+    return [ms for ms in readings if ms <= (1 + CALM) * min(readings)]
+
+
+def _reference_ms(calm: Sequence[float], fewer: float) -> float:
     """What the reference would have come to as one of the networks, which have fewer visits.
 
     Its best of a hundred visits is lower than that of a few, whose median is this quantile. Without
     it a session that visits its networks more often would find them faster beside the reference.
     """
-    readings = [visit.reading.ms for visit in visits if visit.network == REFERENCE]
-    calm = [ms for ms in readings if ms <= (1 + CALM) * min(readings)]
     return _percentile(calm, 1 - 0.5 ** (1 / fewer))
 
 
+def _reference_floor(calm: Sequence[float], fewer: int) -> float:
+    """The noise floor of the reference as one of the networks: the median over such samples.
+
+    The floor of a few readings is itself a matter of chance: three that happen to agree say nothing
+    of what the next session finds. Each sample is spread over the session, as visits are.
+    """
+    samples = len(calm) // fewer
+    if fewer < 2 or samples == 0:
+        return 0.0
+    return statistics.median(noise_floor(calm[first::samples][:fewer]) for first in range(samples))
+
+
 def _timing(
-    spec: NetworkSpec, seen: Sequence[tuple[Reading, float]], reference_ms: float
+    spec: NetworkSpec,
+    seen: Sequence[tuple[Reading, float]],
+    reference_ms: float,
+    floor: float,
 ) -> Timing:
     undisturbed = all(factor == 1 for _, factor in seen)
     chosen = min if undisturbed else statistics.median
@@ -268,7 +289,7 @@ def _timing(
             wall_ms_median=statistics.median(wall),
             wall_ms_p95=_percentile(wall, 0.95),
             wall_ms_mean50=statistics.fmean(wall[:PAPER_CALLS]),
-            noise_floor=noise_floor(rounds),
+            noise_floor=max(noise_floor(rounds), floor),
             cpu_ms=statistics.median(cpu) if cpu else None,
         ),
         layer_ms=layer_ms or None,

@@ -249,9 +249,10 @@ def test_layers_and_offset_make_the_network_and_rescaling_is_exact(
 
 
 def test_an_op_model_is_the_sum_by_hand():
-    by_hand = (1, 10, 100, 1e3, 1e4, 1e5, 1e6)
-    op = OpModel(granularity=8, switch=SWITCH, below=by_hand, above=(0.5,) * 7)
-    # 3×3, 2 → 9 channels on 5×5 outputs: 162 weights; 16 channels and 32 pixels after rounding.
+    by_hand = (1, 10, 100, 1e3, 1e4, 1e5, 1e6, 1e7)
+    op = OpModel(granularity=8, switch=SWITCH, below=by_hand, above=(0.5,) * 8)
+    # 3×3, 2 → 9 channels on 5×5 outputs: 162 weights; 16 channels and 32 pixels after rounding,
+    # 8 pixels in every row.
     small = LayerCost(
         name="c",
         kind="conv",
@@ -264,11 +265,22 @@ def test_an_op_model_is_the_sum_by_hand():
         kernel=(3, 3),
         macs=162 * 25,
     )
-    sizes = (4050, 2 * 9 * 16 * 25, 162 * 32, 162, 50, 225, 2 * 9 * 25)
+    sizes = (4050, 2 * 9 * 16 * 25, 162 * 32, 162, 50, 225, 2 * 9 * 25, 162 * 5 * 8)
     assert op.ms(small) == sum(10**i * size for i, size in enumerate(sizes))
     large = replace(small, hin=150, win=150)
     sizes = (*sizes[:4], 45_000, *sizes[5:])
     assert op.ms(large) == sum((10**i + 0.5) * size for i, size in enumerate(sizes))
+
+
+def test_a_model_that_knew_one_size_less_predicts_as_before():
+    tree = json.loads(MODEL.to_json())
+    for op in tree["ops"].values():
+        op["below"][-1] = op["above"][-1] = 0.0
+    whole = load_latency(json.dumps(tree))
+    for op in tree["ops"].values():
+        del op["below"][-1], op["above"][-1]
+    cost = VGG.cost(BASE)
+    assert load_latency(json.dumps(tree)).predict(cost) == whole.predict(cost)
 
 
 def test_the_time_of_an_op_bends_up_where_a_cache_is_full():
@@ -439,8 +451,8 @@ def test_json_of_a_fitted_model_predicts_the_same():
         (("scale",), -1.0, "scale must be finite and not negative"),
         (("scale",), "1", "scale"),
         (("offset_ms",), None, "offset_ms"),
-        (("ops", "linear", "below"), [0.0] * 6, "7 finite, non-negative numbers"),
-        (("ops", "linear", "above"), [0.0] * 6 + [-1e-9], "7 finite, non-negative numbers"),
+        (("ops", "linear", "below"), [0.0] * 6, "8 finite, non-negative numbers"),
+        (("ops", "linear", "above"), [0.0] * 6 + [-1e-9], "8 finite, non-negative numbers"),
         (("ops", "linear", "granularity"), 0, "granularity must be at least 1"),
         (("box", "resolutions"), [48, 32], "1 <= low <= high"),
         (("box", "widths", "features.0"), [8], "features.0"),

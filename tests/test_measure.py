@@ -1,3 +1,4 @@
+import itertools
 import os
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from torch import fx
 
 from engine import bench, measure, synthetic
-from engine.bench import CpuStopwatch, Reading, TooCoarse, TorchSubject, take_visits
+from engine.bench import REFERENCE, CpuStopwatch, Reading, TooCoarse, TorchSubject, take_visits
 from engine.codec import canonical, decode
 from engine.costs import LayerCost
 from engine.environment import environment
@@ -243,6 +244,21 @@ def test_the_noise_floor_is_two_standard_errors_or_a_little_more(rounds: int):
     stated = np.mean([noise_floor(row.tolist()) for row in values])
     true = 2 * np.std(values.min(axis=1))
     assert 0.95 < stated / true < 2.4
+
+
+def test_readings_that_agree_by_chance_are_no_surer_than_the_reference() -> None:
+    """Of the reference every sample of three readings is 1, 1.02, 1.04: a floor of 4 %."""
+    noisy = itertools.cycle([1.0, 1.04, 1.02])
+    visits = take_visits(
+        lambda number, layers: reading(next(noisy) if number == REFERENCE else (2.0, 3.0)[number]),
+        2,
+        rounds=3,
+        per_layer=False,
+        round_seconds=0,
+    )
+    assert len(visits) == 13
+    floors = [timing.latency.noise_floor for timing in summarise(specs_named(16, 24), visits)]
+    assert floors == pytest.approx([0.04, 0.04])
 
 
 def test_rounds_begin_some_time_apart(monkeypatch: pytest.MonkeyPatch):

@@ -46,6 +46,8 @@ GRANULARITIES = (1, 2, 4, 8, 16, 32, 64)
 """Steps of the staircase in the output channels that are looked for."""
 PIXELS = 16
 """Output pixels that are computed together (one AVX-512 register of float32)."""
+ROW_PIXELS = 4
+"""Output pixels of one row that are computed together."""
 SWITCHES = 16
 """Numbers of inputs that are tried as the switch of an algorithm, evenly by rank."""
 POWERS = (1.0, 0.5)
@@ -68,7 +70,9 @@ WEIGHTS = tuple(2**k for k in range(15, 25))
 ACTIVATIONS = tuple(2**k for k in range(10, 20))
 """The same for the input and for the output of an op."""
 
-_SIZES = 7
+_SIZES = 8
+_OLD_SIZES = 7
+"""Models that were fitted before the last size was known are still read; it costs nothing there."""
 
 What = Literal["weights", "inputs", "outputs"]
 
@@ -138,7 +142,9 @@ class OpModel:
         require(0 < self.power <= 1, "power must lie in (0, 1]", self.power)
         for name in ("below", "above"):
             values = getattr(self, name)
-            if len(values) != _SIZES or not all(0 <= v < math.inf for v in values):
+            if len(values) not in (_OLD_SIZES, _SIZES) or not all(
+                0 <= v < math.inf for v in values
+            ):
                 raise ValueError(
                     f"{name} must hold {_SIZES} finite, non-negative numbers, not {values}"
                 )
@@ -244,7 +250,7 @@ def _sizes(cost: LayerCost, granularity: int) -> tuple[int, ...]:
 
     MACs; MACs with output channels, and with output pixels, rounded up to what is computed
     together; weights; input and output activations; the im2col matrix, which for a pooling is the
-    elements its windows read.
+    elements its windows read; MACs with the output pixels of every row rounded up.
     """
     pixels, count = _pixels(cost), weights(cost)
     return (
@@ -255,6 +261,7 @@ def _sizes(cost: LayerCost, granularity: int) -> tuple[int, ...]:
         cost.in_size,
         cost.out_size,
         cost.cin * cost.kernel[0] * cost.kernel[1] * pixels,
+        count * cost.hout * _up(cost.wout, ROW_PIXELS),
     )
 
 

@@ -262,6 +262,7 @@ class Planned:
         )
 
     def _scaled(self, alpha: float) -> NetworkSpec:
+        # What the limits allow is not known before the device is; it counts as if for compute.
         settings = self.recipe.alpha
         return scale_for_alpha(self.graph, self.base, alpha, settings.budget, settings.round_to)
 

@@ -217,6 +217,10 @@ class Alpha:
 
     Attributes:
         budget: s, the compute multiplier that α splits. The paper does not print its value.
+        candidates: what stands for an α. ``compute``, the paper's: s times the multiply-accumulates
+            of the base network, split by α. ``limits``: at the resolution of that network, the
+            base's widths times the largest number that keeps all limits as predicted, so that
+            what is compared could be an answer.
         low, high: bounds of α.
         trials: values of α asked of the sampler.
         batch: trials asked together. A recipe field and not the number of workers, so that
@@ -231,6 +235,7 @@ class Alpha:
     __pydantic_config__ = STRICT
 
     budget: float = 2.0
+    candidates: Literal["compute", "limits"] = "compute"
     low: float = 0.05
     high: float = 0.95
     trials: int = 12

@@ -1,8 +1,11 @@
 """Stages without Ray: what they come to from measurements that a test makes up."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from example_run import example_run
 from rich.console import Console
@@ -12,9 +15,10 @@ from cluster.progress import Progress
 from cluster.search import Search
 from cluster.session import Session
 from cluster.stages.allocate import allocate_stage
+from cluster.stages.alpha import alpha_stage
 from cluster.stages.baseline import baseline_stage
 from cluster.stages.groundwork import Groundwork
-from cluster.stages.profile import profile_stage
+from cluster.stages.profile import latency_model, profile_stage
 from cluster.trainer import Trainer
 from engine.graph import load_graph
 from engine.limits import Limits
@@ -22,6 +26,7 @@ from engine.measure import Measurement, measure_here
 from engine.recipe import Recipe, override
 from engine.recipes import RECIPES
 from engine.results import BaselineResult, FitResult, ImportancePredictor, ProfileResult
+from engine.scaling import multiplied
 from engine.spec import NetworkSpec
 from engine.store import RunStore
 
@@ -91,3 +96,55 @@ def test_a_limit_within_the_noise_gives_the_base_network(
         assert not found.allocation.steps
     assert found.allocation.usage.within(limit)
     assert "latency limit reached" in found.allocation.stop_reason
+
+
+@pytest.mark.parametrize("candidates", ["limits", "compute"])
+def test_candidates_for_the_limits_use_them_up_and_those_for_compute_break_them(
+    candidates: str, profiled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Compared with thousands of multiples of the widths, tried one by one."""
+    baseline, profile = profiled
+    settings = [f"alpha.candidates={candidates}", "alpha.budget=3"]
+    search = search_in(tmp_path, override(recipe_of("3x"), settings))
+    limit = search.recipe.limits.resolve(baseline.usage)
+    candidate = candidates_of(search, profile, baseline, monkeypatch)
+    graph, base, costs = search.base.graph, search.base.spec, search.costs
+    model = latency_model(search, profile, baseline)
+
+    def keeps(spec: NetworkSpec) -> bool:
+        return costs.usage(spec, model.predict(costs.of(spec))).within(limit)
+
+    for alpha in (0.05, 0.5, 0.95):
+        found = candidate(alpha)
+        tried = {
+            multiplied(graph, base.at(found.resolution), width)
+            for width in np.linspace(1, 4, 2000).tolist()
+        }
+        most = max(costs.of(spec).params for spec in tried if keeps(spec))
+        if candidates == "limits":
+            assert keeps(found)
+            assert costs.of(found).params == most
+        elif alpha == 0.05:
+            assert costs.of(found).params > limit.params
+
+
+def candidates_of(
+    search: Search,
+    profile: ProfileResult,
+    baseline: BaselineResult,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Callable[[float], NetworkSpec]:
+    """What the α stage gives its searcher, which asks for nothing here."""
+    given: dict[str, Callable[[float], NetworkSpec]] = {}
+
+    def searcher(candidate: Callable[[float], NetworkSpec], **others: object) -> SimpleNamespace:
+        given["candidate"] = candidate
+        return SimpleNamespace(alphas=())
+
+    trials = SimpleNamespace(run_search=lambda *settings, **others: None)
+    monkeypatch.setattr("cluster.stages.alpha.AlphaSearcher", searcher)
+    monkeypatch.setattr(Trainer, "trials", trials)
+    limit = search.recipe.limits.resolve(baseline.usage)
+    with pytest.raises(KeyboardInterrupt):
+        alpha_stage(search, profile, baseline, limit)
+    return given["candidate"]

@@ -1,13 +1,16 @@
 """The alpha stage: how a compute budget is best split between resolution and width."""
 
+from collections.abc import Callable
+from functools import cache
+
+from cluster.network import BaseNetwork
 from cluster.search import Search
 from cluster.stages.profile import latency_model
 from engine.alpha import rank_candidates
 from engine.codec import digest
-from engine.hardware.contract import LatencyModel
 from engine.limits import Usage
 from engine.results import AlphaResult, BaselineResult, ProfileResult
-from engine.scaling import scale_for_alpha
+from engine.scaling import largest, multiplied, scale_for_alpha
 from engine.spec import NetworkSpec
 from searchers.alpha import AlphaSearcher
 
@@ -19,11 +22,26 @@ def alpha_stage(
     recipe, store, trainer = search.recipe, search.store, search.trainer
     settings, graph, base = recipe.alpha, search.base.graph, search.base.spec
     tasks_of = search.trainings.alpha_tasks
-    most = _largest_affordable(search, latency_model(search, profile, baseline), limit)
-    uses = (base, settings, recipe.task, search.data.facts.digest, recipe.seed, most)
+    model = latency_model(search, profile, baseline)
+
+    def fits(spec: NetworkSpec) -> bool:
+        return search.costs.usage(spec, model.predict(search.costs.of(spec))).within(limit)
+
+    most = _largest_affordable(search.base, fits)
+    by_limits = settings.candidates == "limits"
+    limited_by = (limit, profile.model, recipe.allocate.max_width) if by_limits else ()
+    data = search.data.facts.digest
+    uses = (base, settings, recipe.task, data, recipe.seed, most, *limited_by)
+
+    @cache
+    def widest(resolution: int) -> NetworkSpec:
+        start = base.at(resolution)
+        highest = min(recipe.profile.max_width, recipe.allocate.max_width)
+        return largest(lambda width: multiplied(graph, start, width), 1.0, highest, fits) or start
 
     def candidate(alpha: float) -> NetworkSpec:
-        return scale_for_alpha(graph, base, alpha, settings.budget, settings.round_to, most)
+        spec = scale_for_alpha(graph, base, alpha, settings.budget, settings.round_to, most)
+        return widest(spec.resolution) if by_limits else spec
 
     def run() -> AlphaResult:
         trials = trainer.trials
@@ -61,16 +79,11 @@ def alpha_stage(
     )
 
 
-def _largest_affordable(search: Search, model: LatencyModel, limit: Usage) -> int:
-    """The largest resolution at which the base widths keep the limits of latency and memory.
+def _largest_affordable(base: BaseNetwork, fits: Callable[[NetworkSpec], bool]) -> int:
+    """The largest resolution at which the base widths keep the limits.
 
     The paper lets α choose any resolution; one that leaves no room for any width would end
     the search without a network.
     """
-    base, costs = search.base, search.costs
-
-    def fits(spec: NetworkSpec) -> bool:
-        return costs.usage(spec, model.predict(costs.of(spec))).within(limit)
-
     affordable = [resolution for resolution in base.resolutions if fits(base.spec.at(resolution))]
     return max(affordable, default=base.spec.resolution)

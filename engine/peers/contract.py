@@ -10,16 +10,13 @@ from engine.graph import NetworkGraph
 from engine.limits import Usage
 from engine.response import Observation
 from engine.rows import Cheap, Row, TrainingTask
-from engine.scaling import multiplied
+from engine.scaling import largest, multiplied
 from engine.spec import NetworkSpec
 
 Resource = Literal["latency", "params"]
 BOTH: tuple[Resource, ...] = ("latency", "params")
 Trainings = Literal["alpha", "samples"]
 """Trainings that an answer rests on: those of the α search, and the sampled networks."""
-
-_BISECTIONS = 24
-"""Halvings of a range of multipliers; 2⁻²⁴ of it is below one channel of any network."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,20 +119,11 @@ class Question:
         Raises:
             UserError: not even ``make(low)`` keeps the limits.
         """
-        best = make(low)
-        if not self.keeps(best, limits):
+        best = largest(make, low, high, lambda spec: self.keeps(spec, limits))
+        if best is None:
             raise UserError(
                 "the smallest network of the family does not keep the limits; raise them"
             )
-        if self.keeps(widest := make(high), limits):
-            return widest
-        for _ in range(_BISECTIONS):
-            middle = (low + high) / 2
-            spec = make(middle)
-            if self.keeps(spec, limits):
-                low, best = middle, spec
-            else:
-                high = middle
         return best
 
 

@@ -5,7 +5,9 @@ its share of multiply-accumulates: MACs of its network × epochs × (3 × traini
 images), as a backward pass costs two forward passes. Expected, not known:
 
 - α is drawn evenly, the resolution it comes to is that of the middle, and the result has the MACs
-  of the α search's budget; only then do the limits and the device decide.
+  of the α search's budget; only then do the limits and the device decide. With
+  ``alpha.candidates: limits`` networks are as wide as the limits of parameters and memory allow:
+  that of latency, which is not known before the device is, may leave less.
 - The time per MAC is that of the base network, which larger ones usually beat.
 - With ``gpus_per_trial: auto`` as many trainings share a GPU as the largest network of the stage
   allows, measured on one GPU as the search does it, and none is slowed by the others.
@@ -22,6 +24,7 @@ import numpy as np
 import ray
 import torch
 
+from cluster.costs import Costs
 from cluster.dataset import facts_of, read_data
 from cluster.hours import MaxHours, held
 from cluster.network import BaseNetwork
@@ -32,7 +35,7 @@ from engine.errors import UserError
 from engine.graph import NetworkGraph
 from engine.recipe import Recipe
 from engine.rows import TrainingTask
-from engine.scaling import scale_for_alpha
+from engine.scaling import scale_for_alpha, widest_within
 from engine.spec import NetworkSpec
 from engine.store import RunStore
 from engine.training import Training
@@ -262,9 +265,18 @@ class Planned:
         )
 
     def _scaled(self, alpha: float) -> NetworkSpec:
-        # What the limits allow is not known before the device is; it counts as if for compute.
         settings = self.recipe.alpha
-        return scale_for_alpha(self.graph, self.base, alpha, settings.budget, settings.round_to)
+        spec = scale_for_alpha(self.graph, self.base, alpha, settings.budget, settings.round_to)
+        if settings.candidates == "compute":
+            return spec
+        start = self.base.at(spec.resolution)
+        return widest_within(self.graph, start, self.recipe.most_width, self._fits)
+
+    def _fits(self, spec: NetworkSpec) -> bool:
+        """Whether a network keeps the limits, but for that of latency."""
+        costs, latency = Costs(recipe=self.recipe), 0.0
+        limit = self.recipe.limits.resolve(costs.usage(self.base, latency))
+        return costs.usage(spec, latency).within(limit)
 
 
 def _calibration_data(data: ImageData, batch_size: int) -> ImageData:

@@ -457,6 +457,11 @@ class Recipe:
                 (training.augment, training.mixup, training.label_smoothing),
             )
 
+    @property
+    def most_width(self) -> float:
+        """The largest width multiplier that is both profiled and may be allocated."""
+        return min(self.profile.max_width, self.allocate.max_width)
+
     def _trainings(self) -> tuple[tuple[str, Training], ...]:
         return (
             ("train", self.train),

@@ -55,7 +55,7 @@ def scale_for_alpha(
     _check(alpha, budget, round_to)
     target = budget * graph.cost(base).macs
     resolution = _resolution(graph, base, alpha, budget, round_to, largest)
-    return _match_macs(graph, base.at(resolution), target, widest=2 * budget)
+    return _match_macs(graph, base.at(resolution), target, most=2 * budget)
 
 
 def feasible_resolutions(
@@ -111,6 +111,16 @@ def largest(
     return best
 
 
+def widest_within(
+    graph: NetworkGraph, base: NetworkSpec, most: float, keeps: Callable[[NetworkSpec], bool]
+) -> NetworkSpec:
+    """Returns the base's widths times the largest number in [1, ``most``] that keeps the limits.
+
+    The base itself where not even that keeps them.
+    """
+    return largest(lambda width: multiplied(graph, base, width), 1.0, most, keeps) or base
+
+
 def _check(alpha: float, budget: float, round_to: int) -> None:
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha must lie in [0, 1], not {alpha!r}")
@@ -139,11 +149,9 @@ def _resolution(
     return resolution
 
 
-def _match_macs(
-    graph: NetworkGraph, base: NetworkSpec, target: float, widest: float
-) -> NetworkSpec:
+def _match_macs(graph: NetworkGraph, base: NetworkSpec, target: float, most: float) -> NetworkSpec:
     """Bisects the staircase of realised MACs over the width multiplier for the nearest step."""
-    low, high = _NARROWEST, widest
+    low, high = _NARROWEST, most
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
         if graph.cost(multiplied(graph, base, middle)).macs <= target:

@@ -41,6 +41,12 @@ def vgg11_macs(widths: list[int], side: int = 32) -> int:
     return sum(9 * i * o * s * s for (i, o), s in convolutions) + widths[-1] * 10
 
 
+def vgg11_params(widths: list[int]) -> int:
+    """Its weights by hand: 3 × 3 convolutions, scale and shift of each channel, the classifier."""
+    convolutions = sum(9 * i * o + 2 * o for i, o in pairwise([3, *widths]))
+    return convolutions + (widths[-1] + 1) * 10
+
+
 def test_the_base_network_takes_what_its_arithmetic_says(planned: Planned) -> None:
     plan = stages(planned.plan(PER_MAC, {"CPU": 8.0}, {}))["baseline"]
     widths = [c // 16 for c in (64, 128, 256, 256, 512, 512, 512, 512)]
@@ -95,6 +101,15 @@ def test_the_largest_network_of_a_stage_is_what_packing_is_measured_with(planned
         sizes = [s.resolution**2 * sum(s.width_of.values()) for s in planned.trainings[stage][0]]
         assert task.spec.resolution**2 * sum(task.spec.width_of.values()) == max(sizes)
         assert task.training == planned.trainings[stage][1]
+
+
+def test_candidates_for_the_limits_have_the_parameters_that_the_limits_allow() -> None:
+    wide = Planned(recipe("alpha.candidates=limits", "alpha.budget=4", "limits.params=2x"))
+    limit = 2 * vgg11_params([c // 16 for c in (64, 128, 256, 256, 512, 512, 512, 512)])
+    found = set(wide.trainings["alpha"][0])
+    assert len(found) == len({spec.resolution for spec in found}) > 2
+    for spec in found:
+        assert 0.95 * limit < vgg11_params([width for _, width in spec.widths]) <= limit
 
 
 def test_what_is_kept_is_counted_in_bytes(planned: Planned) -> None:

@@ -10,7 +10,7 @@ from engine.alpha import rank_candidates
 from engine.codec import digest
 from engine.limits import Usage
 from engine.results import AlphaResult, BaselineResult, ProfileResult
-from engine.scaling import largest, multiplied, scale_for_alpha
+from engine.scaling import scale_for_alpha, widest_within
 from engine.spec import NetworkSpec
 from searchers.alpha import AlphaSearcher
 
@@ -34,14 +34,12 @@ def alpha_stage(
     uses = (base, settings, recipe.task, data, recipe.seed, most, *limited_by)
 
     @cache
-    def widest(resolution: int) -> NetworkSpec:
-        start = base.at(resolution)
-        highest = min(recipe.profile.max_width, recipe.allocate.max_width)
-        return largest(lambda width: multiplied(graph, start, width), 1.0, highest, fits) or start
+    def using_limits(resolution: int) -> NetworkSpec:
+        return widest_within(graph, base.at(resolution), recipe.most_width, fits)
 
     def candidate(alpha: float) -> NetworkSpec:
         spec = scale_for_alpha(graph, base, alpha, settings.budget, settings.round_to, most)
-        return widest(spec.resolution) if by_limits else spec
+        return using_limits(spec.resolution) if by_limits else spec
 
     def run() -> AlphaResult:
         trials = trainer.trials

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from engine.costs import Widening
 from engine.errors import UserError
 from engine.limits import Usage
-from engine.recipe import Allocate
+from engine.recipe import Allocate, Choice
 from engine.results import Allocation, ImportancePredictor, Reason, Step
 
 PAPER_STRIDE = 10
@@ -34,9 +34,11 @@ def allocate(
 
     Each step takes the group whose predicted importance a·C^b at its present width C is the
     greatest, the first in the order of ``widening`` if several are, and widens it by its stride.
-    The last step before the cap is cut to it. With ``settings.choice`` ``per-ms`` or ``per-param``
-    it takes the group whose step from C to C' adds most importance, a·C^b·(C' − C) if every new
-    kernel is worth what one is worth now, for each ms or parameter that it adds.
+    The last step before the cap is cut to it. With another ``settings.choice`` it takes the group
+    whose step from C to C' adds most importance, a·C^b·(C' − C) if every new kernel is worth what
+    one is worth now, for what the step costs: ``per-ms``, ``per-param``, or ``per-limit`` the sum,
+    over the limits, of the share that it takes of what is left. The last is the rule of greedy
+    knapsacks of several resources: what runs short grows dear, so that all limits are used up.
 
     Source: Algorithm 1, HACScale. As printed, it tests the limits before a step and so exceeds
     them by up to one stride; here a step is tested first and taken only if the network keeps
@@ -91,14 +93,9 @@ def allocate(
         importance = predictors[group](widths[group])
         if settings.choice == "importance" or wider(group) <= widths[group]:
             return importance
-        after = widening.after(group, wider(group))
-        added = (
-            after.latency_ms - usage.latency_ms
-            if settings.choice == "per-ms"
-            else after.params - usage.params
-        )
+        price = _price(settings.choice, usage, widening.after(group, wider(group)), limit)
         gain = importance * (wider(group) - widths[group])
-        return gain / added if added > 0 else math.inf
+        return gain / price if price > 0 else math.inf
 
     steps: list[Step] = []
     closed: dict[str, Reason] = {}
@@ -138,6 +135,31 @@ def allocate(
         closed=closed,
         stop_reason=_stop_reason(closed.values(), usage, limit),
     )
+
+
+def _price(choice: Choice, before: Usage, after: Usage, limit: Usage) -> float:
+    """What a step costs."""
+    ms, params = after.latency_ms - before.latency_ms, after.params - before.params
+    match choice:
+        case "per-ms":
+            return ms
+        case "per-param":
+            return params
+        case _:
+            shares = [
+                _share(ms, limit.latency_ms - before.latency_ms),
+                _share(params, limit.params - before.params),
+            ]
+            if limit.memory_bytes is not None:
+                held, needed = before.memory_bytes or 0, after.memory_bytes or 0
+                shares.append(_share(needed - held, limit.memory_bytes - held))
+            return sum(shares)
+
+
+def _share(added: float, left: float) -> float:
+    if left > 0:
+        return added / left
+    return math.inf if added > 0 else 0.0
 
 
 def _strides(

@@ -13,6 +13,9 @@ from engine.plain_yaml import load_yaml
 from engine.rows import Cheap
 from engine.training import FAST, TRAININGS, Training
 
+Choice = Literal["importance", "per-ms", "per-param", "per-limit"]
+"""Which group Algorithm 1 widens next; see `Allocate`."""
+
 _MOST = 100
 """No multiplier of widths or compute is larger; what is would fit in no memory."""
 
@@ -318,7 +321,8 @@ class Allocate:
         stride: channels of a step. With null, ``greedy`` steps from one plateau of the device's
             latency to the next, as the latency model found them, and ``paper`` adds 10 channels.
         choice: the group that is widened is the one of greatest predicted ``importance``, the
-            paper's rule, or of most importance added ``per-ms`` or ``per-param``.
+            paper's rule, or of most importance added ``per-ms``, ``per-param`` or ``per-limit`` (for
+            what a step takes of all that the limits leave).
         max_width: widest multiple of a group's base width.
         rounds: how often the winner may be measured and the latency model rescaled.
     """
@@ -327,7 +331,7 @@ class Allocate:
 
     mode: Literal["greedy", "paper"] = "greedy"
     stride: int | None = None
-    choice: Literal["importance", "per-ms", "per-param"] = "importance"
+    choice: Choice = "importance"
     max_width: float = 4.0
     rounds: int = 3
 

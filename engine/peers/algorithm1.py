@@ -2,16 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 from engine.peers.contract import BOTH, Question, Resource, Trainings
+from engine.recipe import Choice
 from engine.response import fit_response
 from engine.results import ImportancePredictor
 from engine.spec import NetworkSpec
 
 Mode = Literal["greedy", "paper"]
-Choice = Literal["importance", "per-ms", "per-param"]
-CHOICES: tuple[Choice, ...] = ("importance", "per-ms", "per-param")
+CHOICES: tuple[Choice, ...] = get_args(Choice)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -52,10 +52,11 @@ def allocate(
       and the others go on until all are closed. Where usage never falls with a width, no group
       has a step left that fits.
 
-    Let one limit of each resource be at least as large as another. Choices depend on widths alone,
-    so ``paper`` with the larger ones begins with the same steps and narrows no group. ``greedy``
-    finds the same network, or one that exceeds the smaller limits in some resource (where usage
-    never falls with a width); it may use less of another resource, and a group may be narrower.
+    Let one limit of each resource be at least as large as another. Choices depend on widths alone
+    (but for ``per-limit``, of which the following does not hold), so ``paper`` with the larger
+    ones begins with the same steps and narrows no group. ``greedy`` finds the same network, or one
+    that exceeds the smaller limits in some resource (where usage never falls with a width); it may
+    use less of another resource, and a group may be narrower.
 
     Args:
         widening: the network at its start; it is left at the returned widths.

@@ -321,8 +321,8 @@ class Allocate:
         stride: channels of a step. With null, ``greedy`` steps from one plateau of the device's
             latency to the next, as the latency model found them, and ``paper`` adds 10 channels.
         choice: the group that is widened is the one of greatest predicted ``importance``, the
-            paper's rule, or of most importance added ``per-ms``, ``per-param`` or ``per-limit`` (for
-            what a step takes of all that the limits leave).
+            paper's rule, or of most importance added ``per-ms``, ``per-param`` or ``per-limit``,
+            which is for what a step takes of that which every limit leaves.
         max_width: widest multiple of a group's base width.
         rounds: how often the winner may be measured and the latency model rescaled.
     """

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import pytest
 from hypothesis import assume, given, settings
@@ -18,13 +18,13 @@ from engine.allocation import allocate
 from engine.codec import canonical, decode
 from engine.errors import UserError
 from engine.limits import Usage
-from engine.recipe import Allocate
+from engine.recipe import Allocate, Choice
 from engine.results import Allocation, ImportancePredictor
 
 Cost = Callable[[Mapping[str, int]], Usage]
 Mode = Literal["paper", "greedy"]
-Choice = Literal["importance", "per-ms", "per-param"]
-CHOICES: tuple[Choice, ...] = ("importance", "per-ms", "per-param")
+CHOICES: tuple[Choice, ...] = get_args(Choice)
+WITHOUT_LIMITS: tuple[Choice, ...] = tuple(c for c in CHOICES if c != "per-limit")
 
 UNLIMITED = 10**15
 
@@ -190,7 +190,7 @@ def at_least(limit: Usage) -> st.SearchStrategy[Usage]:
 
 
 def trials(
-    problem: Problem, widths: Mapping[str, int], mode: Mode, choice: Choice = "importance"
+    problem: Problem, widths: Mapping[str, int], limit: Usage, mode: Mode, choice: Choice
 ) -> list[tuple[str, dict[str, int]]]:
     """(group, widths after its next step) of all groups below their cap, the best first."""
     order = list(problem.start)
@@ -205,12 +205,20 @@ def trials(
         score = problem.predictors[group].a * widths[group] ** problem.predictors[group].b
         if choice != "importance":
             score *= wider - widths[group]
-            added = (
-                after.latency_ms - before.latency_ms
-                if choice == "per-ms"
-                else after.params - before.params
-            )
-            score = score / added if added else math.inf
+            resources = {"per-ms": "latency_ms", "per-param": "params"}
+            if choice in resources:
+                name = resources[choice]
+                price = getattr(after, name) - getattr(before, name)
+            else:
+                price = 0.0
+                for name in ("latency_ms", "params", "memory_bytes"):
+                    most = getattr(limit, name)
+                    if most is None or getattr(after, name) == getattr(before, name):
+                        continue
+                    left = most - getattr(before, name)
+                    added = getattr(after, name) - getattr(before, name)
+                    price += added / left if left else math.inf
+            score = score / price if price else math.inf
         ranked.append((-score, order.index(group), group, trial))
     return [(group, trial) for _, _, group, trial in sorted(ranked, key=lambda r: r[:2])]
 
@@ -223,9 +231,7 @@ def keeps(usage: Usage, limit: Usage) -> bool:
     )
 
 
-def naive(
-    problem: Problem, limit: Usage, mode: Mode, choice: Choice = "importance"
-) -> list[tuple[str, int]]:
+def naive(problem: Problem, limit: Usage, mode: Mode, choice: Choice) -> list[tuple[str, int]]:
     """The steps as (group, new width).
 
     There is no set of closed groups but for what stands between two multiples of its stride and
@@ -236,7 +242,7 @@ def naive(
     steps: list[tuple[str, int]] = []
     done: set[str] = set()
     while True:
-        for group, trial in trials(problem, widths, mode, choice):
+        for group, trial in trials(problem, widths, limit, mode, choice):
             if group in done:
                 continue
             taken = trial
@@ -314,7 +320,7 @@ def test_paper_ends_where_the_best_step_does_not_fit(data: st.DataObject) -> Non
     problem = data.draw(problems())
     limit = data.draw(limits_for(problem))
     found = problem.solve(limit, "paper")
-    for best, trial in trials(problem, found.widths, "paper")[:1]:
+    for best, trial in trials(problem, found.widths, limit, "paper", "importance")[:1]:
         assert not problem.cost(trial).within(limit)
         assert found.closed[best] != "width cap"
 
@@ -368,11 +374,11 @@ def test_greedy_with_larger_limits_is_the_same_or_exceeds_the_smaller_limits(
     more than the smaller run, which is within L. So the larger run is never smaller or equal in
     every resource unless it is the same; with a single limit it uses strictly more of that
     resource. It may use less of the *other* resource, and a single group may be narrower
-    (see the example below).
+    (see the example below). ``per-limit`` looks at the limits, so its runs agree in nothing.
     """
     problem = data.draw(problems())
     limit = data.draw(limits_for(problem))
-    choice = data.draw(st.sampled_from(CHOICES))
+    choice = data.draw(st.sampled_from(WITHOUT_LIMITS))
     small = problem.solve(limit, choice=choice)
     larger = data.draw(at_least(limit))
     large = problem.solve(larger, choice=choice)
@@ -609,8 +615,32 @@ def test_a_choice_by_cost_prefers_what_is_cheap() -> None:
         return Usage(latency_ms=(a + 4 * b) / 100 + 1, params=1000 + 100 * a + b)
 
     problem = two_groups(cost=cost, predictors={"a": predictor(2, -1), "b": predictor(3, -1)})
-    first = {c: problem.solve(FREE, choice=c).steps[0].group for c in CHOICES}
-    assert first == {"importance": "b", "per-ms": "a", "per-param": "b"}
+    chosen: dict[Choice, str] = {"importance": "b", "per-ms": "a", "per-param": "b"}
+    for choice, group in chosen.items():
+        assert problem.solve(FREE, choice=choice).steps[0].group == group
+    # A first step adds 4 channels, worth 8 in a and 12 in b, for 0.04 ms and 400 parameters in a
+    # and 0.16 ms and 4 parameters in b. Of 1 ms and 1,000 parameters: 8/0.44 and 12/0.164.
+    few_params = Usage(latency_ms=2, params=2000)
+    assert problem.solve(few_params, choice="per-limit").steps[0].group == "b"
+    # Of 0.2 ms and 10⁶ parameters: 8/0.2004 and 12/0.800004.
+    little_time = Usage(latency_ms=1.2, params=1_001_000)
+    assert problem.solve(little_time, choice="per-limit").steps[0].group == "a"
+
+
+def test_the_choice_by_limits_comes_near_the_best_of_a_linear_program() -> None:
+    """Of 4a + 3b under 2a + b ≤ 100 and a + 2b ≤ 100 the best is 33⅓ of each, not 50 of a."""
+
+    def cost(widths: Mapping[str, int]) -> Usage:
+        a, b = widths["a"] - 100, widths["b"] - 100
+        return Usage(latency_ms=1 + (2 * a + b) / 100, params=100 + a + 2 * b)
+
+    worth = {"a": predictor(4, -0.001), "b": predictor(3, -0.001)}
+    problem = two_groups(cost=cost, predictors=worth, stride=1, max_width=4)
+    limit = Usage(latency_ms=2, params=200)
+    assert problem.solve(limit).widths == {"a": 150, "b": 100}
+    found = problem.solve(limit, choice="per-limit")
+    value = 4 * (found.widths["a"] - 100) + 3 * (found.widths["b"] - 100)
+    assert 0.95 * 700 / 3 < value <= 700 / 3
 
 
 def test_a_free_step_is_taken_before_all_others() -> None:

@@ -40,6 +40,7 @@ PAGE = "table1.md"
 def main() -> None:
     parser = options(__doc__)
     parser.add_argument("--recipes", nargs="*", default=DEFAULT, help="names or files of recipes")
+    parser.add_argument("--name", help="of the run and its result; default: that of the recipe")
     parser.add_argument("--runs", default="runs", help="directory of the runs, or a URI")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of every network")
     parser.add_argument("--methods", default="all", help="names divided by commas; default: all")
@@ -49,7 +50,7 @@ def main() -> None:
     asked = parser.parse_args()
     for reference in asked.recipes:
         recipe, name = find_recipe(reference)
-        recipe = override(recipe, asked.set)
+        recipe, name = override(recipe, asked.set), asked.name or name
         comparison = published(compared(recipe, name, asked), asked.data_name)
         found = {
             "recipe": name,

@@ -34,7 +34,7 @@ def allocate(
 
     Each step takes the group whose predicted importance a·C^b at its present width C is the
     greatest, the first in the order of ``widening`` if several are, and widens it by its stride.
-    The last step before the cap is cut to it. With another ``settings.choice`` it takes the group
+    The last step before the cap is cut to it. With another ``settings.rule`` it takes the group
     whose step from C to C' adds most importance, a·C^b·(C' − C) if every new kernel is worth what
     one is worth now, for what the step costs: ``per-ms``, ``per-param``, or ``per-limit`` the sum,
     over the limits, of the share that it takes of what is left. The last is the rule of greedy
@@ -92,9 +92,9 @@ def allocate(
 
     def worth(group: str) -> float:
         importance = predictors[group](widths[group])
-        if settings.choice == "importance" or wider(group) <= widths[group]:
+        if settings.rule == "importance" or wider(group) <= widths[group]:
             return importance
-        price = _price(settings.choice, usage, widening.after(group, wider(group)), limit)
+        price = _price(settings.rule, usage, widening.after(group, wider(group)), limit)
         gain = importance * (wider(group) - widths[group])
         return gain / price if price > 0 else math.inf
 

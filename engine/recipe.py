@@ -322,7 +322,8 @@ class Allocate:
             latency to the next, as the latency model found them, and ``paper`` adds 10 channels.
         choice: the group that is widened is the one of greatest predicted ``importance``, the
             paper's rule, or of most importance added ``per-ms``, ``per-param`` or ``per-limit``,
-            which is for what a step takes of that which every limit leaves.
+            which is for what a step takes of that which every limit leaves. With null,
+            ``greedy`` goes by ``per-limit`` and ``paper`` by ``importance``.
         max_width: widest multiple of a group's base width.
         rounds: how often the winner may be measured and the latency model rescaled.
     """
@@ -331,14 +332,14 @@ class Allocate:
 
     mode: Literal["greedy", "paper"] = "greedy"
     stride: int | None = None
-    choice: Choice = "importance"
+    choice: Choice | None = None
     max_width: float = 4.0
     rounds: int = 3
 
     def __post_init__(self) -> None:
         _require(self.stride is None or self.stride >= 1, "stride must be at least 1", self.stride)
         _require(
-            self.mode == "greedy" or self.choice == "importance",
+            self.mode == "greedy" or self.rule == "importance",
             "choice must be importance with mode paper, which is the printed loop",
             self.choice,
         )
@@ -346,6 +347,11 @@ class Allocate:
             1 <= self.max_width <= _MOST, f"max_width must lie in 1 to {_MOST}", self.max_width
         )
         _require(self.rounds >= 1, "rounds must be at least 1", self.rounds)
+
+    @property
+    def rule(self) -> Choice:
+        """The choice that holds."""
+        return self.choice or ("importance" if self.mode == "paper" else "per-limit")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -84,7 +84,7 @@ def cifar10_vgg11_tight_small() -> Recipe:
     The latency of a CPU core follows the MACs, unlike that of the paper's GPU: 1.065× would leave
     room for nothing, so the limit of latency is ours.
     """
-    return _small(_SMALL_TIGHT)
+    return _small(_SMALL_TIGHT, budget=4)
 
 
 def cifar10_vgg11_loose_small() -> Recipe:
@@ -92,7 +92,7 @@ def cifar10_vgg11_loose_small() -> Recipe:
 
     As `cifar10_vgg11_tight_small`, the limit of latency is ours.
     """
-    return _small(_SMALL_LOOSE)
+    return _small(_SMALL_LOOSE, budget=6)
 
 
 def imagenet_resnet18_tight() -> Recipe:
@@ -155,13 +155,21 @@ def _fast(recipe: Recipe, training: Training) -> Recipe:
     )
 
 
-def _small(limits: Limits) -> Recipe:
+def _small(limits: Limits, budget: float) -> Recipe:
+    """The α search compares what could be an answer; s is what its largest resolution asks for."""
     return Recipe(
         model="vgg11",
         width=0.125,
         data=Data(source="cifar10", resolution=32, validation_share=0.1, train_images=8_000),
         limits=limits,
-        alpha=Alpha(trials=6, batch=3, repeats=2, training=_SMALL.for_epochs(3)),
+        alpha=Alpha(
+            candidates="limits",
+            budget=budget,
+            trials=6,
+            batch=3,
+            repeats=2,
+            training=_SMALL.for_epochs(3),
+        ),
         sample=Sample(networks=12, block=12, training=_SMALL.for_epochs(3)),
         train=_SMALL,
     )

@@ -234,6 +234,9 @@ def test_the_response_surface_finds_the_least_loss() -> None:
         for answer in [method.propose(asked)]
     }
     assert losses["response"] <= min(losses.values()) + 0.001
+    # What spends every limit by its price beats what knows one price or none.
+    rules = ("hacscale-paper", "hacscale-importance", "hacscale-per-ms", "hacscale-per-param")
+    assert losses["hacscale-per-limit"] < min(losses[name] for name in rules) - 0.02
     blind = ("uniform", "flat", "resolution", "random-0", "inverse-width")
     assert losses["response"] < min(losses[name] for name in blind) - 0.002
 

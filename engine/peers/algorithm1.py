@@ -19,11 +19,14 @@ class ImportanceWidths:
     """The resolution of the α search and the widths of Algorithm 1 over Eq. 6.
 
     Source: HACScale (Kong et al. 2022); mode ``paper`` is the printed loop.
+
+    Attributes:
+        mode, choice: see `allocated`.
     """
 
     name: str
     mode: Mode = "greedy"
-    choice: Choice = "importance"
+    choice: Choice | None = None
     limits: tuple[Resource, ...] = BOTH
     rests_on: tuple[Trainings, ...] = ("alpha", "samples")
 
@@ -88,7 +91,7 @@ def allocated(
     resolution: int,
     *,
     mode: Mode = "greedy",
-    choice: Choice = "importance",
+    choice: Choice | None = None,
     predictors: Mapping[str, ImportancePredictor] | None = None,
 ) -> NetworkSpec:
     """Returns what Algorithm 1 makes of the base network at a resolution.
@@ -96,18 +99,19 @@ def allocated(
     Args:
         question: its limits are kept.
         resolution: of the network.
-        mode, choice: as in `engine.recipe.Allocate`, whose other settings are the recipe's.
+        mode, choice: as in `engine.recipe.Allocate`; without a choice all settings are the
+            recipe's.
         predictors: worth of a channel by group; None for Eq. 6.
 
     Raises:
         UserError: the base widths break a limit at that resolution.
     """
     budgets = question.budgets(resolution)
-    budgets = replace(
-        budgets,
+    if choice is not None:
         # The grid of plateaus is the greedy mode's; the printed loop has a stride of its own.
-        settings=replace(budgets.settings, mode=mode, choice=choice, stride=None),
-        predictors=dict(budgets.predictors if predictors is None else predictors),
-    )
+        settings = replace(budgets.settings, mode=mode, choice=choice, stride=None)
+        budgets = replace(budgets, settings=settings)
+    if predictors is not None:
+        budgets = replace(budgets, predictors=dict(predictors))
     allocation = budgets.allocate(question.limit)
     return question.base.at(resolution).with_widths(allocation.widths)

@@ -1,7 +1,7 @@
 """All methods by name, in the order of a comparison."""
 
 from engine.errors import UserError, nearest
-from engine.peers.algorithm1 import ImportanceWidths, InverseWidth, ResponseSurfaceWidths
+from engine.peers.algorithm1 import CHOICES, ImportanceWidths, InverseWidth, ResponseSurfaceWidths
 from engine.peers.cheap import CheapImportance
 from engine.peers.contract import Method
 from engine.peers.depth import FAST_COMPOUND, Compound, DepthOnly
@@ -32,9 +32,8 @@ METHODS: tuple[Method, ...] = (
     LeGR(),
     RandomWidths(),
     InverseWidth(),
-    ImportanceWidths(name="hacscale-paper", mode="paper"),
-    ImportanceWidths(name="hacscale-per-ms", choice="per-ms"),
-    ImportanceWidths(name="hacscale-per-param", choice="per-param"),
+    ImportanceWidths(name="hacscale-paper", mode="paper", choice="importance"),
+    *(ImportanceWidths(name=f"hacscale-{choice}", choice=choice) for choice in CHOICES),
     CheapImportance(source="slimmable"),
     CheapImportance(source="initial"),
     ResponseSurfaceWidths(),

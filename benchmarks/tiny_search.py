@@ -14,7 +14,7 @@ from typing import Any
 from engine.cli import main
 from engine.store import RunStore
 
-STAGES = ("baseline", "profile", "alpha", "sample", "fit", "allocate", "train", "measure")
+STAGES = ("baseline", "profile", "alpha", "sample", "fit", "allocate", "choose", "train", "measure")
 
 PATIENCE_S = 900.0
 """For a search on a machine that has other things to do."""

@@ -9,6 +9,8 @@ from rich.console import Console
 from cluster.opened import opened_search
 from cluster.parents import release_all
 from cluster.search import Search
+from cluster.stages.allocate import allocate_stage
+from cluster.stages.choose import choose_stage
 from cluster.stages.dimensions import dimensions_stage
 from cluster.stages.groundwork import groundwork
 from cluster.stages.propose import Proposing
@@ -48,7 +50,8 @@ def compare_run(
     """
     with opened_search(location, address, console) as search:
         store, known = search.store, groundwork(search)
-        proposals, refusals = Proposing(search, known).all(methods)
+        answer = choose_stage(search, known, allocate_stage(search, known))
+        proposals, refusals = Proposing(search, known).all(answer, methods)
         dimensions = dimensions_stage(search, known)
         release_all(store)
         tasks = [[_task(search, p.spec, k) for k in range(seeds)] for p in proposals]

@@ -10,6 +10,7 @@ from cluster.progress import Progress
 from cluster.search import Search
 from cluster.session import session
 from cluster.stages.allocate import allocate_stage, budgets_of
+from cluster.stages.choose import choose_stage
 from cluster.stages.groundwork import groundwork
 from cluster.stages.measure import measure_stage
 from cluster.stages.train import train_stage
@@ -96,32 +97,33 @@ def _run_stages(search: Search) -> RunRecord:
     known = groundwork(search)
     baseline, limit, alpha, fit = known.baseline, known.limit, known.alpha, known.fit
     found = allocate_stage(search, known)
-    chosen = found.rounds[found.chosen]
     if not store.read_only:
         budgets = budgets_of(search, known, alpha.resolution)
-        store.folder.write(FILE, canonical(budgets.corrected(chosen)))
-    trained = train_stage(search, found.spec)
-    latency = measure_stage(search, found.spec, baseline)
+        store.folder.write(FILE, canonical(budgets.corrected(found.rounds[found.chosen])))
+    choice = choose_stage(search, known, found)
+    answer = choice.winner
+    trained = train_stage(search, answer.spec)
+    latency = measure_stage(search, answer.spec, baseline)
     result = Result(
         alpha=alpha.alpha,
-        resolution=alpha.resolution,
-        widths=found.spec.width_of,
-        params=found.params,
-        macs=found.macs,
+        resolution=answer.spec.resolution,
+        widths=answer.spec.width_of,
+        params=answer.params,
+        macs=answer.macs,
         latency_ms=LatencyFigures(
             limit=limit.latency_ms,
-            predicted=chosen.predicted_ms,
-            chosen=chosen.latency.ms,
+            predicted=answer.predicted_ms,
+            chosen=answer.latency.ms,
             measured=latency.ms,
             noise_floor=latency.noise_floor,
-            rounds=len(found.rounds),
+            rounds=answer.rounds,
             verdict=latency_verdict(latency, limit.latency_ms),
         ),
         memory=MemoryFigures(
             limit=limit.params,
-            used=found.params,
+            used=answer.params,
             bytes_limit=limit.memory_bytes,
-            bytes_used=found.memory_bytes,
+            bytes_used=answer.memory_bytes,
         ),
         accuracy=AccuracyFigures(
             baseline_test=baseline.trained.test_accuracy,
@@ -134,6 +136,7 @@ def _run_stages(search: Search) -> RunRecord:
             )
             for name, p in fit.predictors.items()
         },
+        method=answer.method,
         stop_reason=found.allocation.stop_reason,
         seed=recipe.seed,
         recipe_key=digest(recipe),
@@ -148,6 +151,7 @@ def _run_stages(search: Search) -> RunRecord:
         sample=known.sample,
         fit=fit,
         allocate=found,
+        choose=choice,
         trained=trained,
         latency=latency,
         result=result,

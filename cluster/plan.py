@@ -49,7 +49,7 @@ _EPOCHS = 3
 
 _FLOAT_BYTES = 4
 
-TRIAL_STAGES = ("alpha", "sample")
+TRIAL_STAGES = ("alpha", "sample", "choose")
 """Those of many trainings; the others train one network over several workers."""
 
 STAGES = ("baseline", *TRIAL_STAGES, "train")
@@ -138,7 +138,7 @@ def make_plan(recipe: Recipe) -> Plan:
     shares: dict[str, float] = {}
     if resources.gpus_per_trial == "auto":
         data = ray.put(planned.data)
-        for stage in TRIAL_STAGES:
+        for stage in (name for name in TRIAL_STAGES if name in planned.trainings):
             largest = planned.largest(stage)
             shares[stage] = share_of(measure_packing(largest, data, resources.cpus_per_trial)[0])
     return planned.plan(per_mac, ray.cluster_resources(), shares)
@@ -184,11 +184,14 @@ class Planned:
             # They take turns at the steps of one training: it costs what the middle one does.
             by_cost = sorted(sampled, key=lambda spec: self.graph.cost(spec).macs)
             sampled, training = [by_cost[len(by_cost) // 2]], task.training
+        rivals = len(self.recipe.choose.rivals)
+        tried = (rivals + 1) * self.recipe.choose.repeats
         return {
             "baseline": ([self.base], self.recipe.train),
             # One network that several α come to is trained once.
             "alpha": (list(dict.fromkeys(candidates)) * alpha.repeats, alpha.training),
             "sample": (sampled, training),
+            **({"choose": ([expected] * tried, sample.training)} if rivals else {}),
             "train": ([expected], self.recipe.train),
         }
 
@@ -215,7 +218,8 @@ class Planned:
             total: what Ray gives out of the whole cluster, by kind.
             shares: of a GPU for one training, of the stages it was measured for.
         """
-        stages = tuple(self._stage(name, per_mac, total, shares.get(name)) for name in STAGES)
+        names = [name for name in STAGES if name in self.trainings]
+        stages = tuple(self._stage(name, per_mac, total, shares.get(name)) for name in names)
         return Plan(
             stages=stages,
             seconds_per_gmac=per_mac * 1e9,
@@ -270,7 +274,7 @@ class Planned:
         if settings.candidates == "compute":
             return spec
         start = self.base.at(spec.resolution)
-        return widest_within(self.graph, start, self.recipe.most_width, self._fits)
+        return widest_within(self.graph, start, self.recipe.allocate.max_width, self._fits)
 
     def _fits(self, spec: NetworkSpec) -> bool:
         """Whether a network keeps the limits, but for that of latency."""

@@ -12,6 +12,7 @@ from cluster.session import Session
 from cluster.stage_runner import StageRunner
 from cluster.trainer import Trainer
 from cluster.trainings import Trainings
+from engine.peers.methods import rivals
 from engine.recipe import Recipe
 from engine.store import RunStore
 from trainables.objective import make_objective
@@ -83,6 +84,7 @@ class Search:
         make_objective(self.trainings.final_task(self.base.spec))
         # Its latency is not known yet; any limit of it is above zero.
         self.recipe.limits.resolve(self.costs.usage(self.base.spec, latency_ms=0.0))
+        rivals(self.recipe.choose.rivals)
         _ = self.base.resolutions  # raises if the network cannot take one of them
 
     def _start_ray(self) -> None:

@@ -56,6 +56,13 @@ class Trainings:
             for repeat in range(settings.repeats)
         ]
 
+    def choose_tasks(self, spec: NetworkSpec) -> list[TrainingTask]:
+        """The trainings of one network that may be the answer, one for each repeat."""
+        return [
+            replace(self.short_task(spec), seed=self.recipe.seed + repeat)
+            for repeat in range(self.recipe.choose.repeats)
+        ]
+
     def sample_tasks(self, resolution: int) -> list[TrainingTask]:
         """The trainings of all networks that the recipe wants sampled, or the one for all."""
         settings = self.recipe.sample

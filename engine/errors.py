@@ -15,6 +15,14 @@ class StorageError(UserError):
     """Where the run is kept cannot be read or written; no fault of the work that was to be kept."""
 
 
+class Waiting(UserError):
+    """The device is elsewhere and has not measured yet what is asked."""
+
+
+class Inapplicable(UserError):
+    """A method of scaling has no network for these limits."""
+
+
 class Unfinished(UserError):
     """A stage of a run is read that is not complete.
 

@@ -161,7 +161,7 @@ def export_run(record: RunRecord, location: Path | str, out: Path) -> ExportSpec
     _prepare(out)
     store = RunStore(location, read_only=True)
     info = store.info()
-    facts, spec = record.data, record.allocate.spec
+    facts, spec = record.data, record.choose.winner.spec
     taken = Input(
         channels=facts.channels,
         resolution=spec.resolution,
@@ -232,7 +232,7 @@ def _provenance(record: RunRecord, info: RunInfo) -> Provenance:
 
 def _trained(record: RunRecord, store: RunStore) -> fx.GraphModule:
     """The result's network with its trained weights, in evaluation mode."""
-    spec, path = record.allocate.spec, store.folder.path(record.trained.weights)
+    spec, path = record.choose.winner.spec, store.folder.path(record.trained.weights)
     network = load_graph(spec.model, spec.resolution).build(spec, seed=0)
     remedy = f"`hacscale resume {store.location}` trains the network again"
     data = store.folder.read(record.trained.weights)

@@ -214,12 +214,12 @@ def winning(result: AlphaResult) -> AlphaCandidate:
 
 
 def _allocation(record: RunRecord) -> ReportFigure:
-    allocation, figures = record.allocate.allocation, record.result.latency_ms
+    allocation = record.allocate.allocation
     limit, steps = allocation.limit, allocation.steps
     usages = [allocation.start, *(s.usage for s in steps)]
     latency = [100 * u.latency_ms / limit.latency_ms for u in usages]
     params = [100 * u.params / limit.params for u in usages]
-    measured = 100 * figures.measured / figures.limit
+    measured = 100 * record.allocate.latency.ms / limit.latency_ms
     drawing, ax = canvas("Share of each limit used (%)")
     x = range(len(usages))
     # Without a step there is no line to see, only the two points of the start.

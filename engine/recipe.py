@@ -355,6 +355,27 @@ class Allocate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Choose:
+    """Which network is the answer.
+
+    Attributes:
+        rivals: methods of scaling (docs/compare.md) that keep all limits. Their networks are
+            trained like those of the sample stage, beside that of Algorithm 1, and the best on the
+            validation split is the answer. With none, Algorithm 1's is, as in the paper.
+        repeats: trainings of each network, of which the mean counts.
+    """
+
+    __pydantic_config__ = STRICT
+
+    rivals: tuple[str, ...] = ("uniform-alpha", "response")
+    repeats: int = 2
+
+    def __post_init__(self) -> None:
+        _require(self.repeats >= 1, "repeats must be at least 1", self.repeats)
+        _require(len(set(self.rivals)) == len(self.rivals), "rivals must differ", list(self.rivals))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Cluster:
     """Resources. They change how fast a run is, not what it finds, and are in no row's identity.
 
@@ -442,6 +463,7 @@ class Recipe:
     alpha: Alpha = field(default_factory=Alpha)
     sample: Sample = field(default_factory=Sample)
     allocate: Allocate = field(default_factory=Allocate)
+    choose: Choose = field(default_factory=Choose)
     train: Training = FAST
     cluster: Cluster = field(default_factory=Cluster)
 
@@ -466,11 +488,6 @@ class Recipe:
                 f"{name} needs augment none, mixup 0 and label_smoothing 0 with a loss of your own",
                 (training.augment, training.mixup, training.label_smoothing),
             )
-
-    @property
-    def most_width(self) -> float:
-        """The largest width multiplier that is both profiled and may be allocated."""
-        return min(self.profile.max_width, self.allocate.max_width)
 
     def _trainings(self) -> tuple[tuple[str, Training], ...]:
         return (

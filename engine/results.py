@@ -373,6 +373,56 @@ class AllocateResult:
         return self.rounds[self.chosen].latency
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A network that keeps the limits and may be the answer.
+
+    Attributes:
+        method: what made it.
+        memory_bytes: of its weights and its activations at their peak (`engine.memory`).
+        predicted_ms: by the latency model that chose its widths.
+        latency: as measured, untrained.
+        rounds: networks that were measured until the latency limit held.
+        accuracies, losses: on the validation split after the short training, by repeat; empty
+            where it is the only candidate.
+    """
+
+    __pydantic_config__ = STRICT
+
+    method: str
+    spec: NetworkSpec
+    macs: int
+    params: int
+    memory_bytes: int
+    predicted_ms: float
+    latency: Latency
+    rounds: int
+    accuracies: tuple[float, ...] = ()
+    losses: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChooseResult:
+    """The answer of a run, and what else it could have been.
+
+    Attributes:
+        candidates: that of Algorithm 1 first.
+        chosen: index of the answer.
+        left_out: why a rival has no network, by its name.
+    """
+
+    __pydantic_config__ = STRICT
+
+    candidates: tuple[Candidate, ...]
+    chosen: int
+    left_out: dict[str, str]
+
+    @property
+    def winner(self) -> Candidate:
+        """The answer."""
+        return self.candidates[self.chosen]
+
+
 LatencyVerdict = Literal["within", "within noise", "over"]
 """Whether a measured latency keeps its limit, or exceeds it by no more than the noise floor."""
 
@@ -459,6 +509,7 @@ class Result:
     memory: MemoryFigures
     accuracy: AccuracyFigures
     predictors: dict[str, PredictorFigures]
+    method: str
     stop_reason: str
     seed: int
     recipe_key: str
@@ -511,6 +562,7 @@ class RunRecord:
     sample: SampleResult
     fit: FitResult
     allocate: AllocateResult
+    choose: ChooseResult
     trained: Trained
     latency: Latency
     result: Result

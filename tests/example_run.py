@@ -15,6 +15,8 @@ from engine.results import (
     AlphaCandidate,
     AlphaResult,
     BaselineResult,
+    Candidate,
+    ChooseResult,
     DataFacts,
     FitResult,
     ImportancePredictor,
@@ -260,6 +262,36 @@ def example_run(
             ),
             chosen=1,
         ),
+        choose=ChooseResult(
+            candidates=(
+                Candidate(
+                    method="algorithm-1",
+                    spec=final,
+                    macs=macs(widths, resolution),
+                    params=end.params,
+                    memory_bytes=4 * end.params + 2_097_152,
+                    predicted_ms=end.latency_ms,
+                    latency=measured,
+                    rounds=2,
+                    accuracies=(0.731, 0.737),
+                    losses=(0.91, 0.9),
+                ),
+                Candidate(
+                    method="uniform-alpha",
+                    spec=spec.at(resolution),
+                    macs=macs(base, resolution),
+                    params=params(base),
+                    memory_bytes=4 * params(base) + 2_097_152,
+                    predicted_ms=usage(base, resolution).latency_ms,
+                    latency=latency(usage(base, resolution).latency_ms),
+                    rounds=1,
+                    accuracies=(0.712, 0.72),
+                    losses=(0.98, 0.97),
+                ),
+            ),
+            chosen=0,
+            left_out={"response": "no sampled network has a loss"},
+        ),
         trained=trained,
         latency=measured,
         result=Result(
@@ -292,6 +324,7 @@ def example_run(
                 g: PredictorFigures(a=p.a, b=p.b, r2=p.r2, flag=p.flag)
                 for g, p in predictors.items()
             },
+            method="algorithm-1",
             stop_reason=stop,
             seed=0,
             recipe_key="0123456789abcdef",

@@ -91,9 +91,15 @@ def test_a_frontier_holds_the_answers_to_its_own_limits(budgets: Budgets) -> Non
     assert all(a.allocation.usage.within(limit) for a, limit in zip(found, limits, strict=True))
     used = [answer.allocation.usage.latency_ms for answer in found]
     assert used == sorted(used)
-    # More latency than that of the last changes nothing.
-    last = replace(limits[-1], latency_ms=2 * limits[-1].latency_ms)
-    assert budgets.allocate(last).widths == found[-1].allocation.widths
+
+
+def test_more_latency_than_the_last_of_a_frontier_changes_nothing(budgets: Budgets) -> None:
+    """Where the choice does not look at the limits."""
+    by_importance = replace(budgets, settings=Allocate(choice="importance"))
+    found = by_importance.frontier(Limits(latency="1x", params="2x"), points=8)
+    limit = found[-1].allocation.limit
+    last = replace(limit, latency_ms=2 * limit.latency_ms)
+    assert by_importance.allocate(last).widths == found[-1].allocation.widths
 
 
 def test_budgets_are_corrected_by_the_chosen_round(budgets: Budgets) -> None:

@@ -523,7 +523,17 @@ def test_status_knows_which_stages_the_present_recipe_has_reached(
         cells = [line.split("│") for line in out.splitlines() if "│" in line]
         return [[stage.strip(), state.strip()] for _, stage, state, _ in cells]
 
-    later = ["baseline", "profile", "alpha", "sample", "fit", "allocate", "train", "measure"]
+    later = [
+        "baseline",
+        "profile",
+        "alpha",
+        "sample",
+        "fit",
+        "allocate",
+        "choose",
+        "train",
+        "measure",
+    ]
     assert states() == [["data", "complete"], *([stage, "to do"] for stage in later)]
 
     def refuse(*_: object, **__: object) -> None:
@@ -548,7 +558,7 @@ def test_status_of_a_finished_run(shell: Shell, runs: Path, driver: SimpleNamesp
         store.ledger.add(one)
     driver.read_run = lambda directory: example_run()
     _, out, _ = shell("status", "mine", "--runs-dir", runs)
-    assert (out.count("complete"), out.count("to do")) == (9, 0)
+    assert (out.count("complete"), out.count("to do")) == (10, 0)
     assert "trainings: 2 done, 1 stopped, 1 failed, 0 begun" in out
     assert f"failed {row(4, 'failed').task.id}: the loss is not finite" in out
 

@@ -98,4 +98,5 @@ def test_trainings_of_a_method_are_not_taken_for_those_of_the_search(searched: P
     cost = {e.proposal.method: e.proposal.search_trials for e in first.entries}["hacscale"]
     recipe = RunStore(searched).info().recipe
     most = recipe.alpha.trials * recipe.alpha.repeats + recipe.sample.networks
+    most += (len(recipe.choose.rivals) + 1) * recipe.choose.repeats
     assert cost <= most

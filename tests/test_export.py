@@ -136,7 +136,7 @@ def finished_run(
         record,
         name=directory.name,
         data=facts,
-        allocate=replace(record.allocate, spec=spec),
+        choose=replace(record.choose, candidates=(replace(record.choose.winner, spec=spec),)),
         trained=replace(record.trained, weights=f"weights/{row}.safetensors"),
     )
 
@@ -326,7 +326,7 @@ def test_spec_and_headers_say_what_a_user_needs(
     assert spec.provenance.exported_with["onnxruntime"] == onnxruntime.__version__
     with safe_open(out / "weights.safetensors", "pt") as file:
         metadata = file.metadata()
-    assert json.loads(metadata["widths"]) == record.allocate.spec.width_of
+    assert json.loads(metadata["widths"]) == record.choose.winner.spec.width_of
     assert json.loads(metadata["input"])["mean"] == list(record.data.mean)
     properties = {p.key: p.value for p in onnx.load(out / "model.onnx").metadata_props}
     assert metadata == {"format": "pt", **properties}
@@ -452,7 +452,7 @@ def test_a_missing_package_is_named(
 def test_nothing_is_written_if_logits_differ(
     error: float, tmp_path: Path, vgg: tuple[RunRecord, Path], monkeypatch: pytest.MonkeyPatch
 ):
-    network = network_of(vgg[0].allocate.spec)
+    network = network_of(vgg[0].choose.winner.spec)
     monkeypatch.setattr(export, "to_onnx", lambda *_: b"")
     monkeypatch.setattr(export, "from_onnx", lambda _: lambda images: network(images) + error)
     (tmp_path / "out").mkdir()

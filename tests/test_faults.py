@@ -29,7 +29,10 @@ from engine.store import RunStore
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow]
 
-STAGES = ("data", "baseline", "profile", "alpha", "sample", "fit", "allocate", "train", "measure")
+STAGES = (
+    *("data", "baseline", "profile", "alpha", "sample", "fit", "allocate"),
+    *("propose-uniform-alpha", "propose-response", "choose", "train", "measure"),
+)
 
 RECIPE = quick_recipe()
 
@@ -248,7 +251,7 @@ DAMAGES: tuple[Callable[[bytes], bytes], ...] = (
     lambda data: data[: len(data) // 2],
     lambda data: b"\x80\x04\x95garbage\xff" * 9,
 )
-NEED_ROWS = ("baseline-*", "alpha-*", "sample-*", "train-*")
+NEED_ROWS = ("baseline-*", "alpha-*", "sample-*", "choose-*", "train-*")
 
 
 def test_any_damaged_file_is_done_again_and_no_more(whole: Whole, tmp_path: Path) -> None:
@@ -387,4 +390,4 @@ def test_the_runs_of_a_place_are_listed_with_their_state(
     assert lines[-1] == f"  hacscale resume {tmp_path / 'halted'}"
     main(["runs", "--runs-dir", str(tmp_path)])
     (line,) = (s for s in capsys.readouterr().out.splitlines() if s.startswith("finished"))
-    assert line.split()[1:4] == ["complete", "10", "0"]
+    assert line.split()[1:4] == ["complete", "13", "0"]

@@ -86,8 +86,8 @@ def test_gpus_are_shared_as_measured_and_held_in_shares() -> None:
     alone = stages(planned.plan(PER_MAC, total, {}))
     plan = planned.plan(PER_MAC, total, {"alpha": share_of(2), "sample": share_of(3)})
     shared = stages(plan)
-    assert [alone[s].per_gpu for s in STAGES] == [1, 1, 1, 1]
-    assert [shared[s].per_gpu for s in STAGES] == [1, 2, 3, 1]
+    assert [alone[s].per_gpu for s in STAGES] == [1, 1, 1, 1, 1]
+    assert [shared[s].per_gpu for s in STAGES] == [1, 2, 3, 1, 1]
     assert (alone["sample"].at_once, shared["sample"].at_once) == (2, 5)  # 6 fit
     assert (alone["alpha"].at_once, shared["alpha"].at_once) == (2, 4)
     assert shared["sample"].gpu_hours == pytest.approx(alone["sample"].gpu_hours / 3, rel=1e-3)

@@ -16,7 +16,7 @@ from engine.cli import main
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
-STAGES = ("baseline", "profile", "alpha", "sample", "fit", "allocate", "train", "measure")
+STAGES = ("baseline", "profile", "alpha", "sample", "fit", "allocate", "choose", "train", "measure")
 
 # A network of 37,000 parameters, 200 images and a device without noise: every stage in seconds,
 # and nothing in the result that a repetition could change.
@@ -25,6 +25,7 @@ TINY = [
     "train.epochs=3", "alpha.training.epochs=2", "sample.training.epochs=2",
     "alpha.trials=4", "alpha.batch=4", "alpha.repeats=1",
     "sample.networks=4", "sample.block=4", "profile.networks=8", "profile.held_out=2",
+    "choose.repeats=1",
 ]  # fmt: skip
 
 

@@ -35,7 +35,7 @@ def alpha_stage(
 
     @cache
     def using_limits(resolution: int) -> NetworkSpec:
-        return widest_within(graph, base.at(resolution), recipe.most_width, fits)
+        return widest_within(graph, base.at(resolution), recipe.allocate.max_width, fits)
 
     def candidate(alpha: float) -> NetworkSpec:
         spec = scale_for_alpha(graph, base, alpha, settings.budget, settings.round_to, most)

@@ -5,16 +5,16 @@ from dataclasses import replace
 
 from cluster.parents import release
 from cluster.search import Search
-from cluster.stages.allocate import allocate_stage, budgets_of
+from cluster.stages.allocate import budgets_of
 from cluster.stages.groundwork import Groundwork
 from cluster.stages.profile import latency_model
 from engine.closed_loop import is_full, share_used
 from engine.comparison import BASE, OURS, Proposal
-from engine.errors import UserError
+from engine.errors import Inapplicable, StorageError, UserError, Waiting
 from engine.limits import Usage
 from engine.peers.contract import BOTH, Method, Question, Resource, Trainings
 from engine.response import Observation
-from engine.results import Latency
+from engine.results import ChooseResult, Latency
 from engine.rows import Row, TrainingTask
 from engine.spec import NetworkSpec
 
@@ -41,44 +41,55 @@ class Proposing:
             ),
         }
 
-    def all(self, methods: Iterable[Method]) -> tuple[list[Proposal], dict[str, str]]:
-        """Returns the base network, the run's result and what the methods answer.
+    def all(
+        self, answer: ChooseResult, methods: Iterable[Method]
+    ) -> tuple[list[Proposal], dict[str, str]]:
+        """Returns the base network, the run's answer and what the methods answer.
 
         A method that does not apply to the network is left out, with its reason by its name.
         """
-        search, known = self._search, self._known
-        found = allocate_stage(search, known)
+        search, known, winner = self._search, self._known, answer.winner
+        tried = [
+            t
+            for c in answer.candidates
+            if c.accuracies
+            for t in search.trainings.choose_tasks(c.spec)
+        ]
         proposals = [
             self._proposal(BASE, known.baseline.spec, known.baseline.latency, 1),
             self._proposal(
                 OURS,
-                found.spec,
-                found.rounds[found.chosen].latency,
-                len(found.rounds),
+                winner.spec,
+                winner.latency,
+                winner.rounds,
                 rests_on=("alpha", "samples"),
+                trained=search.trainer.rows(tried),
             ),
         ]
         refusals: dict[str, str] = {}
         for method in methods:
             try:
-                proposals.append(self._asked(method))
-            except UserError as error:
+                proposals.append(self.asked(method))
+            except Inapplicable as error:
                 refusals[method.name] = str(error)
                 search.progress.end(f"left out: {error}")
         return proposals, refusals
 
-    def _asked(self, method: Method) -> Proposal:
+    def asked(self, method: Method) -> Proposal:
         """Measures what a method answers and asks again, with a limit that is corrected by it.
 
         Of the networks that keep the latency limit as measured, the slowest is taken: it uses most
         of what all methods are given. A method that need not keep it is asked once.
+
+        Raises:
+            Inapplicable: the method has no network for these limits.
         """
 
         def run() -> Proposal:
             limit, seen = known.limit, list[tuple[NetworkSpec, Latency]]()
             trained: dict[str, Row] = {}
             for _ in range(_ROUNDS if "latency" in method.limits else 1):
-                spec = method.propose(self._question(limit, method.name, trained))
+                spec = _answer(method, self._question(limit, method.name, trained))
                 if any(spec == earlier for earlier, _ in seen):
                     break
                 latency = self._measure(spec)
@@ -129,7 +140,7 @@ class Proposing:
             base=search.base.spec,
             limit=limit,
             stated_limit=known.limit,
-            usage=self._usage,
+            usage=self.usage,
             budgets=lambda resolution: budgets_of(search, known, resolution),
             observations=self._observations(),
             short=search.trainings.short_task,
@@ -144,7 +155,7 @@ class Proposing:
             seed=search.recipe.seed,
         )
 
-    def _usage(self, spec: NetworkSpec) -> Usage:
+    def usage(self, spec: NetworkSpec) -> Usage:
         """Predicted where the latency model holds, measured elsewhere."""
         costs = self._search.costs
         try:
@@ -198,6 +209,15 @@ class Proposing:
             search_seconds=sum(epoch.seconds for row in rows for epoch in row.history),
             search_trials=len(rows),
         )
+
+
+def _answer(method: Method, question: Question) -> NetworkSpec:
+    try:
+        return method.propose(question)
+    except (StorageError, Waiting):
+        raise  # no fault of the method
+    except UserError as error:
+        raise Inapplicable(str(error)) from error
 
 
 def _miss(latency: Latency, limit: Usage) -> tuple[bool, float]:

@@ -11,7 +11,8 @@ from engine.errors import Unfinished
 from engine.store import RunStore
 
 STAGES = (
-    "data", "baseline", "profile", "alpha", "sample", "fit", "allocate", "train", "measure",
+    "data", "baseline", "profile", "alpha", "sample", "fit", "allocate", "choose", "train",
+    "measure",
 )  # fmt: skip
 
 

@@ -1,9 +1,11 @@
 """All methods by name, in the order of a comparison."""
 
+from collections.abc import Sequence
+
 from engine.errors import UserError, nearest
 from engine.peers.algorithm1 import CHOICES, ImportanceWidths, InverseWidth, ResponseSurfaceWidths
 from engine.peers.cheap import CheapImportance
-from engine.peers.contract import Method
+from engine.peers.contract import BOTH, Method
 from engine.peers.depth import FAST_COMPOUND, Compound, DepthOnly
 from engine.peers.flat import Flat
 from engine.peers.grid import CompoundGrid
@@ -21,6 +23,7 @@ METHODS: tuple[Method, ...] = (
     Uniform(),
     Uniform(name="uniform-latency", limits=("latency",)),
     Uniform(name="uniform-params", limits=("params",)),
+    Uniform(name="uniform-alpha", searched=True, rests_on=("alpha",)),
     Flat(),
     ResolutionOnly(),
     DepthOnly(),
@@ -54,13 +57,38 @@ def chosen(names: str) -> tuple[Method, ...]:
     Raises:
         UserError: a name that is none.
     """
-    by_name = {method.name: method for method in METHODS}
     if names == "all":
         return METHODS
     wanted = [name.strip() for name in names.split(",") if name.strip()]
-    for name in wanted:
-        if name not in by_name:
-            raise UserError(f"unknown method {name!r}{nearest(name, by_name)}")
     if not wanted:
         raise UserError("--methods names no method; give all, or names divided by commas")
-    return tuple(by_name[name] for name in dict.fromkeys(wanted))
+    return named(tuple(dict.fromkeys(wanted)))
+
+
+def rivals(names: Sequence[str]) -> tuple[Method, ...]:
+    """Returns the methods whose networks may be the answer of a run (`engine.recipe.Choose`).
+
+    Raises:
+        UserError: no such method, or one that need not keep all limits.
+    """
+    methods = named(names)
+    for method in methods:
+        if set(method.limits) != set(BOTH):
+            raise UserError(
+                f"choose.rivals: what {method.name} makes need not keep all limits and so cannot "
+                "be the answer; leave it out"
+            )
+    return methods
+
+
+def named(names: Sequence[str]) -> tuple[Method, ...]:
+    """Returns the methods of these names.
+
+    Raises:
+        UserError: a name that is none.
+    """
+    by_name = {method.name: method for method in METHODS}
+    for name in names:
+        if name not in by_name:
+            raise UserError(f"unknown method {name!r}{nearest(name, by_name)}")
+    return tuple(by_name[name] for name in names)

@@ -1,0 +1,121 @@
+"""The choose stage: the best of several networks that keep the limits, by short trainings."""
+
+from dataclasses import replace
+from statistics import fmean
+
+from cluster.search import Search
+from cluster.stages.groundwork import Groundwork
+from cluster.stages.propose import Proposing
+from engine.comparison import Proposal
+from engine.errors import Inapplicable
+from engine.peers.methods import rivals
+from engine.results import AllocateResult, Candidate, ChooseResult
+from engine.rows import Row
+
+ALGORITHM_1 = "algorithm-1"
+
+
+def choose_stage(search: Search, known: Groundwork, found: AllocateResult) -> ChooseResult:
+    """Trains the network of Algorithm 1 and those of its rivals for a while, and takes the best.
+
+    The highest mean of the last validation accuracies counts, then the lower mean loss, then which
+    comes first. A rival that has no network for these limits is left out.
+
+    Deviation: HACScale takes what Algorithm 1 gives. Importance is of single channels, at one
+    resolution, after a short training: whether the widths that it leads to are better than uniform
+    ones is tested here and not assumed.
+    """
+    settings, trainings = search.recipe.choose, search.trainings
+    methods = rivals(settings.rivals)
+
+    def run() -> ChooseResult:
+        proposing = Proposing(search, known)
+        candidates, left_out = [_of_algorithm_1(search, found)], dict[str, str]()
+        for method in methods:
+            try:
+                proposal = proposing.asked(method)
+            except Inapplicable as error:
+                left_out[method.name] = str(error)
+                search.progress.end(f"left out: {error}")
+            else:
+                candidates.append(_candidate(search, proposing, proposal))
+        search.progress.begin("choose")
+        if len(candidates) == 1:
+            return ChooseResult(candidates=tuple(candidates), chosen=0, left_out=left_out)
+        tasks = [trainings.choose_tasks(candidate.spec) for candidate in candidates]
+        rows = search.trainer.train("choose", [task for of_one in tasks for task in of_one])
+        done = {row.task.id: row for row in rows if row.status == "done"}
+        judged = tuple(
+            _judged(candidate, [done[task.id] for task in of_one if task.id in done])
+            for candidate, of_one in zip(candidates, tasks, strict=True)
+        )
+        return ChooseResult(
+            candidates=judged,
+            chosen=max(range(len(judged)), key=lambda index: _merit(judged[index])),
+            left_out=left_out,
+        )
+
+    uses = (
+        settings,
+        methods,
+        found,
+        known.limit,
+        known.alpha,
+        known.fit,
+        known.sample,
+        known.profile.model,
+        trainings.choose_tasks(found.spec),
+    )
+    return search.stage("choose", ChooseResult, uses, run, _sentence)
+
+
+def _of_algorithm_1(search: Search, found: AllocateResult) -> Candidate:
+    return Candidate(
+        method=ALGORITHM_1,
+        spec=found.spec,
+        macs=found.macs,
+        params=found.params,
+        memory_bytes=found.memory_bytes,
+        predicted_ms=found.rounds[found.chosen].predicted_ms,
+        latency=found.latency,
+        rounds=len(found.rounds),
+    )
+
+
+def _candidate(search: Search, proposing: Proposing, proposal: Proposal) -> Candidate:
+    return Candidate(
+        method=proposal.method,
+        spec=proposal.spec,
+        macs=proposal.macs,
+        params=proposal.params,
+        memory_bytes=search.costs.memory_bytes(proposal.spec),
+        predicted_ms=proposing.usage(proposal.spec).latency_ms,
+        latency=proposal.latency,
+        rounds=proposal.rounds,
+    )
+
+
+def _judged(candidate: Candidate, rows: list[Row]) -> Candidate:
+    return replace(
+        candidate,
+        accuracies=tuple(row.last.val_accuracy for row in rows),
+        losses=tuple(row.last.val_loss for row in rows),
+    )
+
+
+def _merit(candidate: Candidate) -> tuple[float, float]:
+    if not candidate.accuracies:
+        return -1.0, 0.0  # all its trainings failed
+    return fmean(candidate.accuracies), -fmean(candidate.losses)
+
+
+def _sentence(out: ChooseResult) -> str:
+    winner = out.winner
+    if not winner.accuracies:
+        return f"{winner.method}, which has no rival"
+    others = ", ".join(
+        f"{one.method} {fmean(one.accuracies):.1%}"
+        for one in out.candidates
+        if one is not winner and one.accuracies
+    )
+    return f"{winner.method}, {fmean(winner.accuracies):.1%} on the validation split ({others})"

@@ -1,0 +1,156 @@
+"""Which network is the answer of a run: the best of those that keep the limits, by validation."""
+
+import re
+from pathlib import Path
+from statistics import fmean
+
+import pytest
+from quick_run import drive, epochs_trained, quick_recipe, without_ray
+from rich.console import Console
+
+from cluster.compare import compare_run
+from cluster.driver import read_run
+from engine.errors import UserError
+from engine.peers.methods import rivals
+from engine.recipe import Choose, override
+from engine.results import RunRecord
+from engine.rows import Row
+from engine.store import RunStore
+
+LIMITS = ["limits.latency=2x", "limits.params=1.6x"]
+
+
+def searched(location: Path, *more: str) -> RunRecord:
+    drive(location, override(quick_recipe(), [*LIMITS, *more]))
+    return read_run(location)
+
+
+def rows(location: Path) -> list[Row]:
+    return list(RunStore(location, read_only=True).ledger.rows())
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RunRecord]:
+    location = tmp_path_factory.mktemp("runs") / "quick"
+    return location, searched(location, "choose.repeats=3")
+
+
+def test_the_answer_has_the_best_mean_of_the_short_trainings(
+    found: tuple[Path, RunRecord],
+) -> None:
+    """Read from the ledger, whose made-up accuracies any network may win."""
+    location, record = found
+    choice, short = record.choose, record.recipe
+    assert '"epochs": 2' in short
+    means = []
+    for candidate in choice.candidates:
+        of_one = [
+            row
+            for row in rows(location)
+            if row.task.spec == candidate.spec
+            and not (row.task.importance or row.task.test)
+            and row.task.training.epochs == 2
+        ]
+        accuracies = {row.task.seed: row.last.val_accuracy for row in of_one}
+        assert sorted(accuracies) == [0, 1, 2]
+        assert sorted(candidate.accuracies) == sorted(accuracies.values())
+        means.append(fmean(accuracies.values()))
+    assert [c.method for c in choice.candidates] == ["algorithm-1", "uniform-alpha", "response"]
+    assert choice.chosen == means.index(max(means))
+
+
+def test_the_answer_is_what_is_trained_measured_and_told(found: tuple[Path, RunRecord]) -> None:
+    location, record = found
+    answer, result = record.choose.winner, record.result
+    (final,) = [row for row in rows(location) if row.task.id == record.trained.row]
+    assert final.task.spec == answer.spec
+    assert result.method == answer.method
+    assert (result.widths, result.resolution) == (answer.spec.width_of, answer.spec.resolution)
+    assert (result.params, result.macs) == (answer.params, answer.macs)
+    assert result.latency_ms.measured == answer.latency.ms  # the device has no noise
+
+
+def test_every_candidate_keeps_the_limits(found: tuple[Path, RunRecord]) -> None:
+    limit = found[1].allocate.allocation.limit
+    for candidate in found[1].choose.candidates:
+        assert candidate.latency.ms <= limit.latency_ms
+        assert candidate.params <= limit.params
+
+
+def test_the_uniform_rival_is_the_widest_at_the_resolution_of_the_search(
+    found: tuple[Path, RunRecord],
+) -> None:
+    record = found[1]
+    uniform = next(c for c in record.choose.candidates if c.method == "uniform-alpha")
+    assert uniform.spec.resolution == record.alpha.resolution
+    base = record.baseline.spec.width_of
+    ratios = [width / base[group] for group, width in uniform.spec.widths]
+    # Whole channels of the narrowest group, which has four.
+    assert max(ratios) - min(ratios) <= 1 / 4
+    limit = record.allocate.allocation.limit
+    used = (uniform.latency.ms / limit.latency_ms, uniform.params / limit.params)
+    assert max(used) > 0.9
+
+
+def test_without_rivals_the_answer_is_that_of_algorithm_1(tmp_path: Path) -> None:
+    record = searched(tmp_path / "quick", "choose.rivals=[]")
+    (only,) = record.choose.candidates
+    assert only.spec == record.allocate.spec
+    assert record.result.method == "algorithm-1"
+    assert only.accuracies == ()
+    trained = {row.task.spec for row in rows(tmp_path / "quick") if row.task.seed or row.task.test}
+    assert trained == {record.baseline.spec, only.spec}
+
+
+def test_another_choice_repeats_no_training(found: tuple[Path, RunRecord]) -> None:
+    location, record = found
+    before = epochs_trained(RunStore(location))
+    again = searched(location, "choose.repeats=3", "choose.rivals=[uniform-alpha]")
+    assert again.choose.candidates == record.choose.candidates[:2]
+    added = epochs_trained(RunStore(location)) - before
+    assert {task for task, _ in added} <= {again.trained.row}
+    searched(location, "choose.repeats=3")
+
+
+def test_a_rival_without_a_network_is_left_out_and_named(tmp_path: Path) -> None:
+    """A response surface needs four losses."""
+    record = searched(
+        tmp_path / "quick", "sample.networks=3", "sample.block=3", "sample.training.epochs=1"
+    )
+    assert [c.method for c in record.choose.candidates] == ["algorithm-1", "uniform-alpha"]
+    assert list(record.choose.left_out) == ["response"]
+
+
+def test_the_trainings_of_the_choice_are_a_cost_of_the_answer(
+    found: tuple[Path, RunRecord],
+) -> None:
+    location, record = found
+    with without_ray():
+        done = compare_run(location, rivals(["uniform-alpha"]), 1, console=Console(quiet=True))
+    ours = next(e.proposal for e in done.entries if e.proposal.method == "hacscale")
+    uniform = next(e.proposal for e in done.entries if e.proposal.method == "uniform-alpha")
+    assert ours.spec == record.choose.winner.spec
+    tried = len({c.spec for c in record.choose.candidates}) * 3
+    assert ours.search_trials == uniform.search_trials + len(record.sample.samples) + tried
+
+
+@pytest.mark.parametrize(
+    ("rival", "message"),
+    [
+        ("unifrom-alpha", "unknown method 'unifrom-alpha'.*uniform-alpha"),
+        ("uniform-latency", "uniform-latency makes need not keep all limits"),
+    ],
+)
+def test_what_cannot_be_the_answer_is_refused_before_anything_is_done(
+    rival: str, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=message):
+        searched(tmp_path / "quick", f"choose.rivals=[{rival}]")
+    assert not (tmp_path / "quick" / "run.json").exists()
+
+
+def test_settings_that_make_no_sense_are_refused() -> None:
+    with pytest.raises(ValueError, match="repeats must be at least 1"):
+        Choose(repeats=0)
+    with pytest.raises(ValueError, match=re.escape("rivals must differ, not ['flat', 'flat']")):
+        Choose(rivals=("flat", "flat"))

@@ -101,9 +101,22 @@ def form_of(recipe: Recipe) -> str:
         if differs
     ]
     limits = f"Limits: latency {recipe.limits.latency}, parameters {recipe.limits.params}."
-    if not less:
-        return f"The paper's width, images and epochs. {limits}"
-    return f"Reduced form: {', '.join(less)}. {limits}"
+    form = f"Reduced form: {', '.join(less)}." if less else "The paper's width, images and epochs."
+    return f"{form} {limits} {way_of(recipe)}"
+
+
+def way_of(recipe: Recipe) -> str:
+    """How the answer is found, where recipes differ, for people."""
+    compared = (
+        f"networks of {recipe.alpha.budget:g} times the base's multiply-accumulates"
+        if recipe.alpha.candidates == "compute"
+        else "uniform networks that use up the limits"
+    )
+    rivals = " and ".join(f"`{name}`" for name in recipe.choose.rivals)
+    answer = f"Algorithm 1 widens by {recipe.allocate.rule}" + (
+        f", and short trainings choose between its network and those of {rivals}" if rivals else ""
+    )
+    return f"The α search compares {compared}; {answer}."
 
 
 def draw(name: str, comparison: Comparison, out: Path) -> None:

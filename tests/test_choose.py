@@ -1,6 +1,8 @@
 """Which network is the answer of a run: the best of those that keep the limits, by validation."""
 
 import re
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
@@ -10,10 +12,11 @@ from rich.console import Console
 
 from cluster.compare import compare_run
 from cluster.driver import read_run
+from cluster.stages.choose import merit
 from engine.errors import UserError
 from engine.peers.methods import rivals
 from engine.recipe import Choose, override
-from engine.results import RunRecord
+from engine.results import Candidate, Latency, RunRecord
 from engine.rows import Row
 from engine.store import RunStore
 
@@ -90,6 +93,24 @@ def test_the_uniform_rival_is_the_widest_at_the_resolution_of_the_search(
     limit = record.allocate.allocation.limit
     used = (uniform.latency.ms / limit.latency_ms, uniform.params / limit.params)
     assert max(used) > 0.9
+
+
+def test_a_network_over_the_limit_is_the_answer_only_if_all_are(
+    found: tuple[Path, RunRecord],
+) -> None:
+    choice = found[1].choose
+    limit = found[1].allocate.allocation.limit.latency_ms
+    slow = Latency.constant(1.2 * limit)
+
+    def best(candidates: Sequence[Candidate]) -> str:
+        return max(candidates, key=lambda one: merit(one, limit)).method
+
+    others = [c for c in choice.candidates if c is not choice.winner]
+    slowed = replace(choice.winner, latency=slow)
+    assert best([slowed, *others]) == max(others, key=lambda c: fmean(c.accuracies)).method
+    assert best([slowed, *(replace(c, latency=slow) for c in others)]) == slowed.method
+    failed = replace(choice.winner, accuracies=(), losses=())
+    assert best([failed, *(replace(c, latency=slow) for c in others)]) != failed.method
 
 
 def test_without_rivals_the_answer_is_that_of_algorithm_1(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from statistics import fmean
 from cluster.search import Search
 from cluster.stages.groundwork import Groundwork
 from cluster.stages.propose import Proposing
+from engine.closed_loop import latency_verdict
 from engine.comparison import Proposal
 from engine.errors import Inapplicable
 from engine.peers.methods import rivals
@@ -19,7 +20,8 @@ def choose_stage(search: Search, known: Groundwork, found: AllocateResult) -> Ch
     """Trains the network of Algorithm 1 and those of its rivals for a while, and takes the best.
 
     The highest mean of the last validation accuracies counts, then the lower mean loss, then which
-    comes first. A rival that has no network for these limits is left out.
+    comes first. What exceeds the latency limit by more than the noise of its measurement is the
+    answer only if all do. A rival that has no network for these limits is left out.
 
     Deviation: HACScale takes what Algorithm 1 gives. Importance is of single channels, at one
     resolution, after a short training: whether the widths that it leads to are better than uniform
@@ -51,7 +53,7 @@ def choose_stage(search: Search, known: Groundwork, found: AllocateResult) -> Ch
         )
         return ChooseResult(
             candidates=judged,
-            chosen=max(range(len(judged)), key=lambda index: _merit(judged[index])),
+            chosen=max(range(len(judged)), key=lambda i: merit(judged[i], known.limit.latency_ms)),
             left_out=left_out,
         )
 
@@ -103,10 +105,12 @@ def _judged(candidate: Candidate, rows: list[Row]) -> Candidate:
     )
 
 
-def _merit(candidate: Candidate) -> tuple[float, float]:
-    if not candidate.accuracies:
-        return -1.0, 0.0  # all its trainings failed
-    return fmean(candidate.accuracies), -fmean(candidate.losses)
+def merit(candidate: Candidate, limit_ms: float) -> tuple[bool, bool, float, float]:
+    """What candidates are compared by, the better the greater."""
+    if not candidate.accuracies:  # all its trainings failed
+        return False, False, 0.0, 0.0
+    keeps = latency_verdict(candidate.latency, limit_ms) != "over"
+    return True, keeps, fmean(candidate.accuracies), -fmean(candidate.losses)
 
 
 def _sentence(out: ChooseResult) -> str:

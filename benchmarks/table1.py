@@ -28,6 +28,7 @@ from engine.drawing import vector
 from engine.peers.methods import chosen
 from engine.recipe import Recipe, override
 from engine.recipes import RECIPES
+from engine.results import ChooseResult
 from engine.storage import open_folder
 
 DEFAULT = ("cifar10-vgg11-tight-small", "cifar10-vgg11-loose-small")
@@ -51,12 +52,14 @@ def main() -> None:
     for reference in asked.recipes:
         recipe, name = find_recipe(reference)
         recipe, name = override(recipe, asked.set), asked.name or name
-        comparison = published(compared(recipe, name, asked), asked.data_name)
+        comparison, choice = compared(recipe, name, asked)
+        comparison = published(comparison, asked.data_name)
         found = {
             "recipe": name,
             "form": form_of(recipe),
             "n": len(comparison.seeds),
             "table": [jsonable(line) for line in lines(comparison)],
+            "choice": jsonable(choice),
             "comparison": jsonable(comparison),
         }
         write_results(PREFIX + name, found, asked.out)
@@ -64,17 +67,19 @@ def main() -> None:
     write_pages(asked.out)
 
 
-def compared(recipe: Recipe, name: str, asked: argparse.Namespace) -> Comparison:
-    """Runs a search and its comparison, as far as they are not done."""
+def compared(
+    recipe: Recipe, name: str, asked: argparse.Namespace
+) -> tuple[Comparison, ChooseResult]:
+    """Runs a search and its comparison, as far as they are not done; also how it was decided."""
     from cluster import run_search
     from cluster.compare import compare_run
     from engine.comparison_view import render_comparison
 
     location, console = (open_folder(asked.runs) / name).location, Console()
-    run_search(recipe, location, name, asked.address, console)
+    record = run_search(recipe, location, name, asked.address, console)
     done = compare_run(location, chosen(asked.methods), asked.seeds, asked.address, console)
     console.print(render_comparison(done))
-    return done
+    return done, record.choose
 
 
 def published(comparison: Comparison, data_name: str | None) -> Comparison:
@@ -136,6 +141,7 @@ class Found:
 
     recipe: str
     form: str
+    choice: ChooseResult | None
     comparison: Comparison
     versions: dict[str, str]
 
@@ -143,9 +149,11 @@ class Found:
     def read(cls, path: Path) -> "Found":
         tree: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         kept = json.dumps(tree["comparison"]).encode()
+        choice = tree.get("choice")  # results of before there was one have none
         return cls(
             recipe=tree["recipe"],
             form=tree["form"],
+            choice=choice and decode(ChooseResult, json.dumps(choice), str(path)),
             comparison=decode(Comparison, kept, str(path)),
             versions=tree["versions"],
         )
@@ -162,6 +170,7 @@ def write_pages(out: Path) -> None:
         section(
             one.recipe,
             one.form,
+            one.choice,
             one.comparison,
             setting(one),
             [name for name in FIGURES if (out / "figures" / f"{one.recipe}-{name}.svg").exists()],

@@ -1,11 +1,13 @@
 """The Markdown of table1.py: every sentence follows from the numbers of one comparison."""
 
 from collections.abc import Collection, Sequence
+from statistics import fmean
 
 from engine.comparison import BASE, OURS, Comparison, Line, lines
 from engine.comparison_table import ComparisonTable, table_of
 from engine.comparison_words import notes, verdict
 from engine.display import percent, points
+from engine.results import ChooseResult
 
 RESOLUTION = "resolution"
 README_PAGE = "../README.md"
@@ -26,7 +28,12 @@ FIGURES = {
 
 
 def section(
-    recipe: str, form: str, comparison: Comparison, setting: str, drawn: Collection[str]
+    recipe: str,
+    form: str,
+    choice: ChooseResult | None,
+    comparison: Comparison,
+    setting: str,
+    drawn: Collection[str],
 ) -> str:
     """The part of docs/table1.md that is of one recipe; ``drawn`` are its figures."""
     pictures = [
@@ -40,6 +47,7 @@ def section(
             f"{form} {comparison.data}. Latency on {setting}.",
             markdown(table_of(comparison)),
             outcome(comparison),
+            *decided(choice),
             *notes(comparison),
             *pictures,
         ]
@@ -81,6 +89,22 @@ def outcome(comparison: Comparison) -> str:
     """Who wins, what is a tie, and how much of the gain is resolution."""
     table = lines(comparison)
     return " ".join((_winner(table), f"{verdict(comparison)}.", _resolution(table)))
+
+
+def decided(choice: ChooseResult | None) -> list[str]:
+    """How the run chose its answer, if it had a choice."""
+    if choice is None or len(choice.candidates) == 1:
+        return []
+    tried = [
+        f"`{one.method}` {percent(fmean(one.accuracies))} ({one.spec.resolution} px)"
+        for one in choice.candidates
+        if one.accuracies
+    ]
+    repeats = max(len(one.accuracies) for one in choice.candidates)
+    return [
+        f"How hacscale decided, on the validation split, mean of {repeats} short trainings: "
+        f"{', '.join(tried)}. The answer is that of `{choice.winner.method}`."
+    ]
 
 
 def brief(comparison: Comparison) -> str:

@@ -48,17 +48,25 @@ class Trainer:
         )
 
     def train(self, stage: str, tasks: Sequence[TrainingTask]) -> list[Row]:
-        """Trains what has no row yet, and returns the rows of all, each once.
+        """As `train_any`.
 
         Raises:
             UserError: more of them failed than the recipe allows.
+        """
+        rows = self.train_any(stage, tasks)
+        self.check_failures(stage, rows)
+        return rows
+
+    def train_any(self, stage: str, tasks: Sequence[TrainingTask]) -> list[Row]:
+        """Trains what has no row yet, and returns the rows of all, each once; any may have failed.
+
+        Raises:
             KeyboardInterrupt: stopped in order.
         """
         self.trials.run_tasks(stage, tasks)
         rows = self.rows(tasks)
         if len(rows) < len({task.id for task in tasks}):
             raise KeyboardInterrupt  # stopped while no training ran
-        self.check_failures(stage, rows)
         return rows
 
     def train_final(self, task: TrainingTask) -> Trained:

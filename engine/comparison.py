@@ -31,6 +31,7 @@ class Proposal:
         limits: those that the method keeps.
         rounds: networks that were measured until the latency limit held.
         search_seconds, search_trials: trainings that the answer rests on, over all workers.
+        trained: rows of those that the method trained itself.
     """
 
     __pydantic_config__ = STRICT
@@ -44,6 +45,7 @@ class Proposal:
     rounds: int
     search_seconds: float
     search_trials: int
+    trained: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,6 +215,7 @@ class Line:
     keeps_params: bool
     search_seconds: float
     search_trials: int
+    trained: tuple[str, ...] = ()
 
 
 def lines(comparison: Comparison) -> tuple[Line, ...]:

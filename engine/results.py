@@ -385,6 +385,8 @@ class Candidate:
         rounds: networks that were measured until the latency limit held.
         accuracies, losses: on the validation split after the short training, by repeat; empty
             where it is the only candidate.
+        trained: rows of the trainings that it was judged by, and of those that its method needed
+            beyond what the search knew.
     """
 
     __pydantic_config__ = STRICT
@@ -399,6 +401,7 @@ class Candidate:
     rounds: int
     accuracies: tuple[float, ...] = ()
     losses: tuple[float, ...] = ()
+    trained: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,9 +12,11 @@ from xml.etree import ElementTree
 
 import pytest
 from example_comparison import whole_comparison
+from example_run import example_run
 
 from engine.comparison import Comparison
 from engine.recipe import Device, Profile
+from engine.results import ChooseResult
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 SYNTHETIC = ["--runtime", "synthetic", "--networks", "vgg11"]
@@ -115,9 +117,9 @@ def test_table_1_is_written_from_result_files(tmp_path: Path, monkeypatch: pytes
     made = replace(whole_comparison(), data="Parquet files of /a/place/x: 60 images, 2 epochs")
     asked: list[str] = []
 
-    def compared(recipe, name: str, arguments) -> Comparison:
+    def compared(recipe, name: str, arguments) -> tuple[Comparison, ChooseResult]:
         asked.append(f"{name} {recipe.data.source} {arguments.seeds}")
-        return made
+        return made, example_run().choose
 
     monkeypatch.setattr(table1, "compared", compared)
     out = tmp_path / "docs"
@@ -137,6 +139,12 @@ def test_table_1_is_written_from_result_files(tmp_path: Path, monkeypatch: pytes
     page, readme = (out / "table1.md").read_text(), (tmp_path / "README.md").read_text()
     assert "Reduced form: widths × 0.25, 400 training images, 16 epochs in place of 300." in page
     assert "Parquet files of PATH: 60 images" in page
+    # (73.1 + 73.7) / 2 and (71.2 + 72) / 2
+    assert "mean of 2 short trainings: `algorithm-1` 73.4\N{NO-BREAK SPACE}% (" in page
+    assert (
+        "`uniform-alpha` 71.6\N{NO-BREAK SPACE}% (" in page
+        and "The answer is that of `algorithm-1`." in page
+    )
     assert "Power and GFLOP/J were not measured: the system shows no RAPL counter." in page
     rows = re.findall(r"^\| (?:\*\*)?`(\S+?)`", page, re.MULTILINE)
     assert rows == [row["method"] for row in found["table"]]

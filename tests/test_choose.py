@@ -13,13 +13,15 @@ from rich.console import Console
 from cluster.compare import compare_run
 from cluster.driver import read_run
 from cluster.stages.choose import merit
+from cluster.trainer import Trainer
 from engine.errors import UserError
 from engine.peers.methods import rivals
 from engine.recipe import Choose, override
 from engine.results import Candidate, Latency, RunRecord
-from engine.rows import Row
+from engine.rows import Row, TrainingTask
 from engine.store import RunStore
 
+DEEPER = ("depth", "efficientnet", "fast-compound", "efficientnet-grid")
 LIMITS = ["limits.latency=2x", "limits.params=1.6x"]
 
 
@@ -133,6 +135,39 @@ def test_another_choice_repeats_no_training(found: tuple[Path, RunRecord]) -> No
     searched(location, "choose.repeats=3")
 
 
+def test_rivals_are_asked_again_when_the_allocation_may_do_less(tmp_path: Path) -> None:
+    wide = searched(tmp_path / "quick", "allocate.max_width=4")
+    narrow = searched(tmp_path / "quick", "allocate.max_width=1.25")
+    base = wide.baseline.spec.width_of
+
+    def widest(record: RunRecord) -> float:
+        return max(w / base[g] for c in record.choose.candidates for g, w in c.spec.widths)
+
+    assert widest(narrow) <= 1.25 < widest(wide)
+
+
+def test_a_cluster_that_fails_is_no_fault_of_a_rival(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`hacscale-joint` trains while it is asked; the error ends the run, which then goes on."""
+    train = Trainer.train_any
+
+    def failing(self: Trainer, stage: str, tasks: Sequence[TrainingTask]) -> list[Row]:
+        if stage == "propose-hacscale-joint":
+            raise UserError("no worker is left")
+        return train(self, stage, tasks)
+
+    location, joint = tmp_path / "quick", "choose.rivals=[hacscale-joint]"
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="no worker is left"):
+        patch.setattr(Trainer, "train_any", failing)
+        searched(location, joint)
+    record = searched(location, joint)
+    assert [c.method for c in record.choose.candidates] == ["algorithm-1", "hacscale-joint"]
+    assert not record.choose.left_out
+    mine = record.choose.candidates[1].trained
+    assert len(mine) > len(record.choose.candidates[1].accuracies)
+
+
 def test_a_rival_without_a_network_is_left_out_and_named(tmp_path: Path) -> None:
     """A response surface needs four losses."""
     record = searched(
@@ -151,8 +186,21 @@ def test_the_trainings_of_the_choice_are_a_cost_of_the_answer(
     ours = next(e.proposal for e in done.entries if e.proposal.method == "hacscale")
     uniform = next(e.proposal for e in done.entries if e.proposal.method == "uniform-alpha")
     assert ours.spec == record.choose.winner.spec
-    tried = len({c.spec for c in record.choose.candidates}) * 3
-    assert ours.search_trials == uniform.search_trials + len(record.sample.samples) + tried
+    tried = {row for c in record.choose.candidates for row in c.trained}
+    assert len(tried) == 3 * len({c.spec for c in record.choose.candidates})
+    assert ours.search_trials == uniform.search_trials + len(record.sample.samples) + len(tried)
+
+
+def test_a_training_of_two_purposes_is_one_cost(tmp_path: Path) -> None:
+    """The winner of this α search is the network of `uniform-alpha`, trained alike."""
+    location = tmp_path / "quick"
+    record = searched(location, "alpha.candidates=limits", "alpha.repeats=2", "choose.repeats=2")
+    with without_ray():
+        done = compare_run(location, (), 1, console=Console(quiet=True))
+    ours = next(e.proposal for e in done.entries if e.proposal.method == "hacscale")
+    uniform = record.choose.candidates[1]
+    assert uniform.spec in [c.spec for c in record.alpha.candidates]
+    assert ours.search_trials == sum(not row.task.test for row in rows(location))
 
 
 @pytest.mark.parametrize(
@@ -160,6 +208,7 @@ def test_the_trainings_of_the_choice_are_a_cost_of_the_answer(
     [
         ("unifrom-alpha", "unknown method 'unifrom-alpha'.*uniform-alpha"),
         ("uniform-latency", "uniform-latency makes need not keep all limits"),
+        *((name, f"{name} changes the depth") for name in DEEPER),
     ],
 )
 def test_what_cannot_be_the_answer_is_refused_before_anything_is_done(

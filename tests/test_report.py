@@ -360,6 +360,23 @@ def test_tables_have_scoped_headers(page: Page) -> None:
     assert len(page.named("h1")) == len(page.named("main")) == 1
 
 
+def test_the_report_says_which_network_was_chosen(record: RunRecord, page: Page) -> None:
+    assert page.row("algorithm-1, chosen")[4:] == ["2", "73.4 %", "0.905"]
+    assert page.row("uniform-alpha")[4:] == ["2", "71.6 %", "0.975"]
+    assert "response was left out: no sampled network has a loss." in page.text
+    assert "has beaten" not in page.text
+
+    rival = changed(changed(record, "choose", chosen=1), "result", method="uniform-alpha")
+    other = Page(render_report(rival))
+    assert other.row("uniform-alpha, chosen") and other.row("algorithm-1")
+    assert "which that of uniform-alpha has beaten" in " ".join(other.text.split())
+    for group, before in record.baseline.spec.widths:  # the reason is that of other widths
+        assert other.row(group, str(before))[4] == ""
+
+    alone = changed(record, "choose", candidates=record.choose.candidates[:1], left_out={})
+    assert "Candidates for the result" not in Page(render_report(alone)).text
+
+
 def test_foreign_text_is_escaped_everywhere() -> None:
     record = example_run(NASTY, failures=("row <i>1</i>: loss is NaN & more",))
     predictors = dict(record.fit.predictors)

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from statistics import fmean
 
+from cluster.parents import release_all
 from cluster.search import Search
 from cluster.stages.groundwork import Groundwork
 from cluster.stages.propose import Proposing
@@ -27,7 +28,8 @@ def choose_stage(search: Search, known: Groundwork, found: AllocateResult) -> Ch
     resolution, after a short training: whether the widths that it leads to are better than uniform
     ones is tested here and not assumed.
     """
-    settings, trainings = search.recipe.choose, search.trainings
+    recipe, trainings = search.recipe, search.trainings
+    settings = recipe.choose
     methods = rivals(settings.rivals)
 
     def run() -> ChooseResult:
@@ -41,6 +43,7 @@ def choose_stage(search: Search, known: Groundwork, found: AllocateResult) -> Ch
                 search.progress.end(f"left out: {error}")
             else:
                 candidates.append(_candidate(search, proposing, proposal))
+        release_all(search.store)
         search.progress.begin("choose")
         if len(candidates) == 1:
             return ChooseResult(candidates=tuple(candidates), chosen=0, left_out=left_out)
@@ -67,6 +70,11 @@ def choose_stage(search: Search, known: Groundwork, found: AllocateResult) -> Ch
         known.sample,
         known.profile.model,
         trainings.choose_tasks(found.spec),
+        recipe.allocate,
+        recipe.alpha.round_to,
+        recipe.profile.min_width,
+        recipe.device,
+        search.measuring.repeats,
     )
     return search.stage("choose", ChooseResult, uses, run, _sentence)
 
@@ -94,6 +102,7 @@ def _candidate(search: Search, proposing: Proposing, proposal: Proposal) -> Cand
         predicted_ms=proposing.usage(proposal.spec).latency_ms,
         latency=proposal.latency,
         rounds=proposal.rounds,
+        trained=proposal.trained,
     )
 
 
@@ -102,6 +111,7 @@ def _judged(candidate: Candidate, rows: list[Row]) -> Candidate:
         candidate,
         accuracies=tuple(row.last.val_accuracy for row in rows),
         losses=tuple(row.last.val_loss for row in rows),
+        trained=(*candidate.trained, *(row.task.id for row in rows)),
     )
 
 

@@ -1,6 +1,7 @@
 """The propose stages: what methods of scaling make of the network of a run, measured."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 from cluster.parents import release
@@ -10,7 +11,7 @@ from cluster.stages.groundwork import Groundwork
 from cluster.stages.profile import latency_model
 from engine.closed_loop import is_full, share_used
 from engine.comparison import BASE, OURS, Proposal
-from engine.errors import Inapplicable, StorageError, UserError, Waiting
+from engine.errors import Inapplicable, UserError
 from engine.limits import Usage
 from engine.peers.contract import BOTH, Method, Question, Resource, Trainings
 from engine.response import Observation
@@ -49,12 +50,8 @@ class Proposing:
         A method that does not apply to the network is left out, with its reason by its name.
         """
         search, known, winner = self._search, self._known, answer.winner
-        tried = [
-            t
-            for c in answer.candidates
-            if c.accuracies
-            for t in search.trainings.choose_tasks(c.spec)
-        ]
+        ids = [task for candidate in answer.candidates for task in candidate.trained]
+        rows = [row for row in map(search.store.ledger.find, ids) if row is not None]
         proposals = [
             self._proposal(BASE, known.baseline.spec, known.baseline.latency, 1),
             self._proposal(
@@ -63,7 +60,7 @@ class Proposing:
                 winner.latency,
                 winner.rounds,
                 rests_on=("alpha", "samples"),
-                trained=search.trainer.rows(tried),
+                trained=rows,
             ),
         ]
         refusals: dict[str, str] = {}
@@ -109,7 +106,7 @@ class Proposing:
                 trained=list(trained.values()),
             )
 
-        known, search = self._known, self._search
+        known, search, recipe = self._known, self._search, self._search.recipe
         uses = (
             method,
             known.limit,
@@ -117,7 +114,14 @@ class Proposing:
             known.fit,
             known.sample,
             known.profile.model,
+            known.baseline.latency.ms,
             search.base.spec,
+            recipe.allocate,
+            recipe.alpha.round_to,
+            recipe.profile.min_width,
+            recipe.sample.training,
+            recipe.device,
+            search.measuring.repeats,
         )
         return search.stage(
             f"propose-{method.name}",
@@ -131,7 +135,8 @@ class Proposing:
         search, known = self._search, self._known
 
         def train(tasks: Sequence[TrainingTask]) -> list[Row]:
-            rows = search.trainer.train(f"propose-{method}", tasks)
+            with _no_fault_of_the_method():
+                rows = search.trainer.train_any(f"propose-{method}", tasks)
             trained.update({row.task.id: row for row in rows})
             return [row for row in rows if row.status == "done"]
 
@@ -162,7 +167,8 @@ class Proposing:
             self._model.check(spec)
         except UserError:
             if spec not in self._measured:
-                self._measured[spec] = self._measure(spec).ms
+                with _no_fault_of_the_method():
+                    self._measured[spec] = self._measure(spec).ms
             return costs.usage(spec, self._measured[spec])
         return costs.usage(spec, self._model.predict(costs.of(spec)))
 
@@ -196,7 +202,8 @@ class Proposing:
         rests_on: Sequence[Trainings] = (),
         trained: Sequence[Row] = (),
     ) -> Proposal:
-        rows = [row for kind in rests_on for row in self._rows[kind]] + list(trained)
+        known = {row.task.id: row for kind in rests_on for row in self._rows[kind]}
+        rows = (known | {row.task.id: row for row in trained}).values()
         usage = self._search.costs.usage(spec, latency.ms)
         return Proposal(
             method=method,
@@ -208,14 +215,37 @@ class Proposing:
             rounds=rounds,
             search_seconds=sum(epoch.seconds for row in rows for epoch in row.history),
             search_trials=len(rows),
+            trained=tuple(row.task.id for row in trained),
         )
 
 
+class _Passing(Exception):
+    """Carries an error of the cluster, the device or the store through a method."""
+
+    def __init__(self, error: UserError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+@contextmanager
+def _no_fault_of_the_method() -> Generator[None]:
+    try:
+        yield
+    except UserError as error:
+        raise _Passing(error) from error
+
+
 def _answer(method: Method, question: Question) -> NetworkSpec:
+    """Returns what a method answers.
+
+    Raises:
+        Inapplicable: it has no network for these limits.
+        UserError: what it was to be trained or measured on failed.
+    """
     try:
         return method.propose(question)
-    except (StorageError, Waiting):
-        raise  # no fault of the method
+    except _Passing as passing:
+        raise passing.error from passing
     except UserError as error:
         raise Inapplicable(str(error)) from error
 

@@ -14,7 +14,7 @@ from engine.recipe import Recipe
 from engine.storage import open_folder
 from engine.store import RunStore
 
-_FORGIVING = ("alpha", "sample")
+_FORGIVING = ("alpha", "sample", "choose")
 """Stages that may be complete although some of their trainings failed."""
 
 

@@ -59,7 +59,10 @@ def _sample(arguments: argparse.Namespace, console: Console) -> None:
         "in brackets the 95 % bootstrap interval of the group's own b, * where b is pooled"
     )
     command = f"hacscale resume {shlex.quote(location)}"
-    console.print(f"the network with these widths is trained by:\n  {command}", soft_wrap=True)
+    console.print(
+        f"these widths stand for the choice of the result, and it is trained, by:\n  {command}",
+        soft_wrap=True,
+    )
 
 
 def _exponent(predictor: ImportancePredictor) -> str:

@@ -69,10 +69,15 @@ def rivals(names: Sequence[str]) -> tuple[Method, ...]:
     """Returns the methods whose networks may be the answer of a run (`engine.recipe.Choose`).
 
     Raises:
-        UserError: no such method, or one that need not keep all limits.
+        UserError: no such method, one that need not keep all limits, or one that changes the depth.
     """
     methods = named(names)
     for method in methods:
+        if isinstance(method, DepthOnly | Compound | CompoundGrid):
+            raise UserError(
+                f"choose.rivals: {method.name} changes the depth, and the answer of a run has the "
+                "layers of its base network; leave it out"
+            )
         if set(method.limits) != set(BOTH):
             raise UserError(
                 f"choose.rivals: what {method.name} makes need not keep all limits and so cannot "

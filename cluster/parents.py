@@ -31,7 +31,9 @@ def lost_parents(store: RunStore, tasks: Iterable[TrainingTask]) -> list[Trainin
 
 def release(store: RunStore, rows: Iterable[Row]) -> None:
     """Removes weights that were kept for trainings to start from, and that none will."""
-    store.weights.delete(*(weights_name(row.task.id) for row in rows if row.task.keep_weights))
+    kept = [weights_name(row.task.id) for row in rows if row.task.keep_weights]
+    if kept:
+        store.weights.delete(*kept)
 
 
 def release_all(store: RunStore) -> None:

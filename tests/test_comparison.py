@@ -288,6 +288,7 @@ def test_a_comparison_goes_on_where_it_stopped_and_counts_each_search_alone(tmp_
     table = {line.method: line for line in lines(done)}
     known = read_run(tmp_path)
     searched = known.sample.networks + sum(len(c.accuracies) for c in known.alpha.candidates)
+    searched += len({row for c in known.choose.candidates for row in c.trained})
     assert table["hacscale"].search_trials == searched
     assert table["hacscale"].search_seconds == 2.0 * searched
     assert table["doubtful"].search_trials == 1 and table["base"].search_trials == 0

@@ -6,7 +6,7 @@ from statistics import fmean
 from cluster.parents import release_all
 from cluster.search import Search
 from cluster.stages.groundwork import Groundwork
-from cluster.stages.propose import Proposing
+from cluster.stages.propose import Proposing, inputs_of_question
 from engine.closed_loop import latency_verdict
 from engine.comparison import Proposal
 from engine.errors import Inapplicable
@@ -28,8 +28,7 @@ def choose_stage(search: Search, known: Groundwork, found: AllocateResult) -> Ch
     resolution, after a short training: whether the widths that it leads to are better than uniform
     ones is tested here and not assumed.
     """
-    recipe, trainings = search.recipe, search.trainings
-    settings = recipe.choose
+    settings, trainings = search.recipe.choose, search.trainings
     methods = rivals(settings.rivals)
 
     def run() -> ChooseResult:
@@ -47,12 +46,12 @@ def choose_stage(search: Search, known: Groundwork, found: AllocateResult) -> Ch
         search.progress.begin("choose")
         if len(candidates) == 1:
             return ChooseResult(candidates=tuple(candidates), chosen=0, left_out=left_out)
-        tasks = [trainings.choose_tasks(candidate.spec) for candidate in candidates]
-        rows = search.trainer.train("choose", [task for of_one in tasks for task in of_one])
+        trials = [trainings.choose_tasks(candidate.spec) for candidate in candidates]
+        rows = search.trainer.train("choose", [task for of_one in trials for task in of_one])
         done = {row.task.id: row for row in rows if row.status == "done"}
         judged = tuple(
             _judged(candidate, [done[task.id] for task in of_one if task.id in done])
-            for candidate, of_one in zip(candidates, tasks, strict=True)
+            for candidate, of_one in zip(candidates, trials, strict=True)
         )
         return ChooseResult(
             candidates=judged,
@@ -60,22 +59,8 @@ def choose_stage(search: Search, known: Groundwork, found: AllocateResult) -> Ch
             left_out=left_out,
         )
 
-    uses = (
-        settings,
-        methods,
-        found,
-        known.limit,
-        known.alpha,
-        known.fit,
-        known.sample,
-        known.profile.model,
-        trainings.choose_tasks(found.spec),
-        recipe.allocate,
-        recipe.alpha.round_to,
-        recipe.profile.min_width,
-        recipe.device,
-        search.measuring.repeats,
-    )
+    tasks = trainings.choose_tasks(found.spec)
+    uses = (settings, methods, found, tasks, *inputs_of_question(search, known))
     return search.stage("choose", ChooseResult, uses, run, _sentence)
 
 

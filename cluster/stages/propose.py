@@ -23,6 +23,27 @@ _ROUNDS = 3
 """Networks that one method may have measured until the latency limit holds."""
 
 
+def inputs_of_question(search: Search, known: Groundwork) -> tuple[object, ...]:
+    """Returns all that the answer of a method depends on, but for the method."""
+    recipe = search.recipe
+    return (
+        known.limit,
+        known.alpha,
+        known.fit,
+        known.sample,
+        known.profile.model,
+        known.baseline.latency.ms,
+        search.base.spec,
+        recipe.seed,
+        recipe.allocate,
+        recipe.alpha.round_to,
+        recipe.profile.min_width,
+        recipe.sample.training,
+        recipe.device,
+        search.measuring.repeats,
+    )
+
+
 class Proposing:
     """Asks methods of scaling what they make of the network of a run."""
 
@@ -106,23 +127,8 @@ class Proposing:
                 trained=list(trained.values()),
             )
 
-        known, search, recipe = self._known, self._search, self._search.recipe
-        uses = (
-            method,
-            known.limit,
-            known.alpha,
-            known.fit,
-            known.sample,
-            known.profile.model,
-            known.baseline.latency.ms,
-            search.base.spec,
-            recipe.allocate,
-            recipe.alpha.round_to,
-            recipe.profile.min_width,
-            recipe.sample.training,
-            recipe.device,
-            search.measuring.repeats,
-        )
+        known, search = self._known, self._search
+        uses = (method, *inputs_of_question(search, known))
         return search.stage(
             f"propose-{method.name}",
             Proposal,

@@ -35,7 +35,7 @@ def inputs_of_question(search: Search, known: Groundwork) -> tuple[object, ...]:
         known.baseline.latency.ms,
         search.base.spec,
         recipe.seed,
-        recipe.allocate,
+        replace(recipe.allocate, rounds=1),  # those of Algorithm 1's own loop
         recipe.alpha.round_to,
         recipe.profile.min_width,
         recipe.sample.training,

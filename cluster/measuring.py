@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from cluster.device import measure
 from engine.codec import decode, pretty
-from engine.errors import UserError, Waiting
+from engine.errors import UserError
 from engine.exchange import SCRIPT, Request, load_plan, make_plan, read_result, script_source
 from engine.folder import Folder
 from engine.graph import load_graph
@@ -56,8 +56,8 @@ class Measuring:
             specs, reference, per_layer: as for `engine.measure.time_networks`.
 
         Raises:
-            UserError: the device cannot be measured.
-            Waiting: it is elsewhere, and the files that are to go there have been written.
+            UserError: the device cannot be measured; or it is elsewhere, and the files that are to
+                go there have been written.
         """
         calls, rounds = self.repeats
         rounds *= 1 if per_layer else CARE
@@ -83,7 +83,7 @@ class Measuring:
         folder.write(_PLAN, pretty(make_plan(graph, request)))
         folder.write(SCRIPT, script_source())
         run = self.store.location
-        raise Waiting(
+        raise UserError(
             f"{len(specs)} networks wait for the device: copy {folder.path(_PLAN)} and {SCRIPT} "
             f"there, run `python {SCRIPT} {_PLAN} result.csv` there, then here `hacscale profile "
             f"{run} --import result.csv` and `hacscale resume {run}`"

@@ -33,6 +33,7 @@ from cluster.trainings import Trainings
 from cluster.trials import trial_slots
 from engine.errors import UserError
 from engine.graph import NetworkGraph
+from engine.limits import Usage
 from engine.recipe import Recipe
 from engine.rows import TrainingTask
 from engine.scaling import scale_for_alpha, widest_within
@@ -278,9 +279,14 @@ class Planned:
 
     def _fits(self, spec: NetworkSpec) -> bool:
         """Whether a network keeps the limits, but for that of latency."""
-        costs, latency = Costs(recipe=self.recipe), 0.0
-        limit = self.recipe.limits.resolve(costs.usage(self.base, latency))
-        return costs.usage(spec, latency).within(limit)
+        return self._usage(spec).within(self._limit)
+
+    @cached_property
+    def _limit(self) -> Usage:
+        return self.recipe.limits.resolve(self._usage(self.base))
+
+    def _usage(self, spec: NetworkSpec) -> Usage:
+        return Costs(recipe=self.recipe).usage(spec, latency_ms=0.0)
 
 
 def _calibration_data(data: ImageData, batch_size: int) -> ImageData:

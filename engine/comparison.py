@@ -215,7 +215,6 @@ class Line:
     keeps_params: bool
     search_seconds: float
     search_trials: int
-    trained: tuple[str, ...] = ()
 
 
 def lines(comparison: Comparison) -> tuple[Line, ...]:

@@ -15,10 +15,6 @@ class StorageError(UserError):
     """Where the run is kept cannot be read or written; no fault of the work that was to be kept."""
 
 
-class Waiting(UserError):
-    """The device is elsewhere and has not measured yet what is asked."""
-
-
 class Inapplicable(UserError):
     """A method of scaling has no network for these limits."""
 

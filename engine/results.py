@@ -380,7 +380,8 @@ class Candidate:
     Attributes:
         method: what made it.
         memory_bytes: of its weights and its activations at their peak (`engine.memory`).
-        predicted_ms: by the latency model that chose its widths.
+        predicted_ms: by the latency model that chose its widths; what was measured where that
+            knows no such network.
         latency: as measured, untrained.
         rounds: networks that were measured until the latency limit held.
         accuracies, losses: on the validation split after the short training, by repeat; empty

@@ -168,6 +168,13 @@ def test_a_cluster_that_fails_is_no_fault_of_a_rival(
     assert len(mine) > len(record.choose.candidates[1].accuracies)
 
 
+def test_a_rival_beyond_the_latency_model_is_known_as_measured(tmp_path: Path) -> None:
+    record = searched(tmp_path / "quick", "limits.latency=9x", "choose.rivals=[resolution]")
+    rival = record.choose.candidates[1]
+    assert rival.spec.resolution > max(c.spec.resolution for c in record.alpha.candidates)
+    assert rival.predicted_ms == rival.latency.ms
+
+
 def test_a_rival_without_a_network_is_left_out_and_named(tmp_path: Path) -> None:
     """A response surface needs four losses."""
     record = searched(

@@ -78,13 +78,14 @@ def _of_algorithm_1(search: Search, found: AllocateResult) -> Candidate:
 
 
 def _candidate(search: Search, proposing: Proposing, proposal: Proposal) -> Candidate:
+    predicted_ms = proposing.predicted_ms(proposal.spec)
     return Candidate(
         method=proposal.method,
         spec=proposal.spec,
         macs=proposal.macs,
         params=proposal.params,
         memory_bytes=search.costs.memory_bytes(proposal.spec),
-        predicted_ms=proposing.usage(proposal.spec).latency_ms,
+        predicted_ms=proposal.latency.ms if predicted_ms is None else predicted_ms,
         latency=proposal.latency,
         rounds=proposal.rounds,
         trained=proposal.trained,

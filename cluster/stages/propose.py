@@ -151,7 +151,7 @@ class Proposing:
             base=search.base.spec,
             limit=limit,
             stated_limit=known.limit,
-            usage=self.usage,
+            usage=self._usage,
             budgets=lambda resolution: budgets_of(search, known, resolution),
             observations=self._observations(),
             short=search.trainings.short_task,
@@ -166,17 +166,23 @@ class Proposing:
             seed=search.recipe.seed,
         )
 
-    def usage(self, spec: NetworkSpec) -> Usage:
-        """Predicted where the latency model holds, measured elsewhere."""
-        costs = self._search.costs
+    def predicted_ms(self, spec: NetworkSpec) -> float | None:
+        """Latency by the model of the run, None where that does not hold."""
         try:
             self._model.check(spec)
         except UserError:
+            return None
+        return self._model.predict(self._search.costs.of(spec))
+
+    def _usage(self, spec: NetworkSpec) -> Usage:
+        """Predicted where the latency model holds, measured elsewhere."""
+        ms = self.predicted_ms(spec)
+        if ms is None:
             if spec not in self._measured:
                 with _no_fault_of_the_method():
                     self._measured[spec] = self._measure(spec).ms
-            return costs.usage(spec, self._measured[spec])
-        return costs.usage(spec, self._model.predict(costs.of(spec)))
+            ms = self._measured[spec]
+        return self._search.costs.usage(spec, ms)
 
     def _measure(self, spec: NetworkSpec) -> Latency:
         return self._search.measuring.latencies("compare", [spec], self._known.baseline)[0]

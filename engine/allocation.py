@@ -12,6 +12,9 @@ from engine.results import Allocation, ImportancePredictor, Reason, Step
 PAPER_STRIDE = 10
 """Channels of a step in the paper's implementation of Algorithm 1."""
 
+_ROUNDING_MS = 1e-9
+"""Sums of latencies that differ by less are the same: the step takes no time."""
+
 _REACHED: dict[Reason, str] = {
     "latency": "latency limit",
     "params": "parameter limit",
@@ -90,13 +93,15 @@ def allocate(
         aligned = width if settings.mode == "paper" else width // stride * stride
         return min(aligned + stride, caps[group])
 
-    def worth(group: str) -> float:
+    def worth(group: str) -> tuple[bool, float]:
+        """Whether a step costs nothing and yet adds something, and what it is worth."""
         importance = predictors[group](widths[group])
         if settings.rule == "importance" or wider(group) <= widths[group]:
-            return importance
+            return False, importance
         price = _price(settings.rule, usage, widening.after(group, wider(group)), limit)
         gain = importance * (wider(group) - widths[group])
-        return gain / price if price > 0 else math.inf
+        free = price <= 0
+        return free and gain > 0, gain if free else gain / price
 
     steps: list[Step] = []
     closed: dict[str, Reason] = {}
@@ -141,6 +146,7 @@ def allocate(
 def _price(choice: Choice, before: Usage, after: Usage, limit: Usage) -> float:
     """What a step costs."""
     ms, params = after.latency_ms - before.latency_ms, after.params - before.params
+    ms = ms if abs(ms) > _ROUNDING_MS else 0.0
     match choice:
         case "per-ms":
             return ms

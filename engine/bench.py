@@ -277,7 +277,7 @@ class Subjects(Generic[K]):
         """Warms up a network and times it: ``calls`` forwards or more, see `VISIT_SECONDS`."""
         subject = self.warmed(network)
         began = time.perf_counter()
-        subject.warm(1)
+        subject.read(1, False)  # until it is through: to launch it on a GPU takes no time
         enough = int(VISIT_SECONDS / max(time.perf_counter() - began, 1e-9))
         return subject.read(max(calls, min(enough, MOST_CALLS)), layers)
 
@@ -287,7 +287,7 @@ class Subjects(Generic[K]):
         if subject is None:
             subject, params = self._make(network)
             subject.warm(WARM_UP)
-            if params <= self._room:
+            if params <= self._room and (not self._settle or _gpu_has_room()):
                 self._room -= params
                 self._kept[network] = subject
         else:
@@ -295,6 +295,12 @@ class Subjects(Generic[K]):
         if self._settle:
             settle(subject)
         return subject
+
+
+def _gpu_has_room() -> bool:
+    """Whether half of the GPU's memory is free: a kept CUDA graph keeps its activations too."""
+    free, total = torch.cuda.mem_get_info()
+    return free > total / 2
 
 
 def settle(subject: Subject) -> None:

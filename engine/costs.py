@@ -40,6 +40,18 @@ class LayerCost:
     inputs: int = 1
 
     @property
+    def uses(self) -> int:
+        """How often every weight is used for one image: once at each position of its window."""
+        if self.kind == "conv_transpose":  # whose window lies on the output
+            return self.hin * self.win
+        return self.hout * self.wout
+
+    @property
+    def weights(self) -> int:
+        """Weights of a convolution or linear layer without bias, 0 of other ops."""
+        return self.macs // self.uses
+
+    @property
     def in_size(self) -> int:
         """Input activations of one image."""
         return self.cin * self.hin * self.win * self.inputs

@@ -43,3 +43,9 @@ def nearest(word: str, known: Iterable[str]) -> str:
     names = sorted(known)
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(names)}"
+
+
+def require(holds: bool, rule: str, value: object) -> None:
+    """Raises a ValueError unless ``holds``, as a dataclass does for a field out of its range."""
+    if not holds:
+        raise ValueError(f"{rule}, not {value!r}")

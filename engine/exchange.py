@@ -19,7 +19,7 @@ from engine import bench
 from engine.bench import REFERENCE, Reading, Visit
 from engine.codec import STRICT, decode, digest, pretty
 from engine.errors import UserError
-from engine.graph import NetworkGraph
+from engine.graph import NetworkGraph, graph_of
 from engine.local_folder import write_atomic
 from engine.measure import Measurement, summarise
 from engine.model_source import model_source, plain_network
@@ -184,7 +184,7 @@ def plan_of(data: bytes, what: str) -> str:
 
 
 def _planned(graph: NetworkGraph, spec: NetworkSpec, batch: int) -> PlannedNetwork:
-    module = graph.build(spec, seed=0).eval()
+    module = graph_of(graph, spec).build(spec, seed=0).eval()
     source = model_source(
         plain_network(module),
         classes=spec.model.classes,

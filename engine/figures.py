@@ -313,7 +313,7 @@ def _training(record: RunRecord) -> ReportFigure:
         ),
         (
             "training-loss",
-            "Validation loss (cross-entropy)",
+            "Validation loss",
             [[e.val_loss for e in history] for _, history, _ in series],
         ),
     ):

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.graph import NetworkGraph
+from engine.ops import WRITERS
 from engine.spec import NetworkSpec
 
 
@@ -33,7 +34,7 @@ def filter_norms(
     norms = {group: torch.zeros(width, dtype=torch.float64) for group, width in spec.widths}
     skeleton = graph.skeleton(spec)
     for op in graph.traced.ops:
-        if op.kind not in ("conv", "conv_transpose", "linear") or op.repeated:
+        if op.kind not in WRITERS or op.repeated:
             continue
         written = _by_kernel(skeleton.get_submodule(op.module), state[f"{op.module}.weight"])
         ahead = 0

@@ -7,7 +7,7 @@ from torch import fx
 
 from engine.channels import Channels, ChannelVariables, Refusal
 from engine.layout import Value, whole
-from engine.ops import Kind, Op
+from engine.ops import WRITERS, Kind, Op
 from engine.shapes import Shape, first_tensor
 
 Values = Value | tuple[Value, ...]
@@ -103,7 +103,7 @@ class Following:
         index = value.op
         while index >= 0:
             op = self.ops[index]
-            if op.kind in ("conv", "conv_transpose", "linear"):
+            if op.kind in WRITERS:
                 return index, op.module
             if op.kind == "cat":
                 return index, op.name

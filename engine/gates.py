@@ -12,10 +12,9 @@ from engine.channels import Segment
 from engine.errors import UserError
 from engine.graph import NetworkGraph, SizedOp
 from engine.layers import BATCH_NORMS
+from engine.ops import WRITERS
 from engine.spec import NetworkSpec
 from engine.weights import kernels, roles
-
-_WRITERS = ("conv", "conv_transpose", "linear")
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +203,7 @@ def _gated(graph: NetworkGraph, resolution: int) -> list[SizedOp]:
             gated = isinstance(getattr(_layer(graph, sized), "weight", None), nn.Parameter)
         else:
             # In front of a norm a gate has no effect: the norm takes the scale away.
-            gated = op.kind in _WRITERS and not (kinds and set(kinds) == {"norm"})
+            gated = op.kind in WRITERS and not (kinds and set(kinds) == {"norm"})
         if gated:
             found.setdefault(op.module, sized)
     return list(found.values())

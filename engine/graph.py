@@ -16,7 +16,7 @@ from engine.formula import Count, LayerFormula, NetworkFormula
 from engine.groups import WidthGroup, select
 from engine.names import parse_name
 from engine.networks import make_network
-from engine.ops import Op
+from engine.ops import WRITERS, Op
 from engine.shapes import BaseRun, MetaRun, NodeFailed, Shape, shapes_of, storages_of
 from engine.spec import ModelRef, NetworkSpec
 from engine.tracing import Traced, trace
@@ -65,7 +65,7 @@ class NetworkGraph:
         writers: dict[int, list[str]] = {}
         names: dict[int, str] = {}
         for op in self.traced.ops:
-            if op.kind not in ("conv", "conv_transpose", "linear") or op.repeated:
+            if op.kind not in WRITERS or op.repeated:
                 continue
             written = (segment.var for segment in variables.resolve(op.cout))
             free = list(dict.fromkeys(var for var in written if not variables.fixed(var)))
@@ -93,7 +93,7 @@ class NetworkGraph:
         variables = self.traced.variables
         found: dict[str, str] = {}
         for op in self.traced.ops:
-            if op.kind in ("conv", "conv_transpose", "linear"):
+            if op.kind in WRITERS:
                 written = [segment.var for segment in variables.resolve(op.cout)]
                 kept = [var for var in written if var not in self._name_of]
                 part = ", a part" if len(kept) < len(written) else ""
@@ -352,3 +352,8 @@ def load_graph(ref: ModelRef, resolution: int) -> NetworkGraph:
     wider = {g.name: g.base + g.multiple * (1 + k % 13) for k, g in enumerate(graph.groups)}
     graph.verify(graph.spec(resolution).with_widths(wider))
     return graph
+
+
+def graph_of(graph: NetworkGraph, spec: NetworkSpec) -> NetworkGraph:
+    """Returns the graph of a network: ``graph``, or its own where it has another depth."""
+    return graph if spec.model == graph.ref else load_graph(spec.model, spec.resolution)

@@ -74,7 +74,11 @@ class Ledger:
             self.refresh()
         text = self._texts.pop(task_id, None)
         if text is not None:
-            self._rows[task_id] = decode(Row, text, f"the row of {task_id}")
+            try:
+                self._rows[task_id] = decode(Row, text, f"the row of {task_id}")
+            except UserError as error:
+                # Whole, but of another version of the program: as if it were missing.
+                log.warning("%s; its task is to be done again", error)
         return self._rows.get(task_id)
 
     def ids(self) -> set[str]:

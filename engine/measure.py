@@ -28,7 +28,7 @@ from engine.bench import (
 from engine.codec import STRICT
 from engine.environment import check_present, environment
 from engine.errors import UserError
-from engine.graph import NetworkGraph, load_graph
+from engine.graph import NetworkGraph, graph_of
 from engine.power import measure_energy, power_meter
 from engine.profile_key import ProfileKey
 from engine.recipe import Device
@@ -197,7 +197,7 @@ def time_networks(
     networks = [*specs, reference]  # -1 is REFERENCE
 
     def make(spec: NetworkSpec) -> tuple[Subject, int]:
-        module = _graph_of(graph, spec).build(spec, seed=0).eval()
+        module = graph_of(graph, spec).build(spec, seed=0).eval()
         shape = (device.batch, spec.model.channels, spec.resolution, spec.resolution)
         images = torch.empty(shape).normal_(generator=torch.Generator().manual_seed(0))
         params = sum(parameter.numel() for parameter in module.parameters())
@@ -351,11 +351,6 @@ def _with_energy(
     return found
 
 
-def _graph_of(graph: NetworkGraph, spec: NetworkSpec) -> NetworkGraph:
-    """A network of another depth, that is compared, has a graph of its own."""
-    return graph if spec.model == graph.ref else load_graph(spec.model, spec.resolution)
-
-
 def _synthetic(
     graph: NetworkGraph,
     spec: NetworkSpec,
@@ -364,8 +359,7 @@ def _synthetic(
     per_layer: bool,
 ) -> Timing:
     layers = {
-        c.name: synthetic.layer_ms(c, device.batch)
-        for c in _graph_of(graph, spec).cost(spec).layers
+        c.name: synthetic.layer_ms(c, device.batch) for c in graph_of(graph, spec).cost(spec).layers
     }
     ms = sum(layers.values())
     return Timing(

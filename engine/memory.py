@@ -27,23 +27,16 @@ class ActivationMemory:
     grows, because no tensor becomes smaller.
     """
 
-    def __init__(
-        self,
-        layers: Sequence[LayerFormula],
-        input_elements: int,
-        batch: int,
-        bytes_per_element: int = FLOAT_BYTES,
-    ) -> None:
+    def __init__(self, layers: Sequence[LayerFormula], input_elements: int, batch: int) -> None:
         """Finds when every tensor is made and freed.
 
         Args:
             layers: of the network, in execution order.
             input_elements: of one image that goes into the network.
             batch: images in a forward.
-            bytes_per_element: of the data type of all activations.
         """
         self._input = input_elements
-        self._scale = batch * bytes_per_element
+        self._scale = batch * FLOAT_BYTES
         last: dict[int, int] = {}
         for index, layer in enumerate(layers):
             reads = [layers[i].storage for i in layer.inputs if i >= 0]
@@ -71,26 +64,20 @@ class ActivationMemory:
         return (self._input + int(live.max())) * self._scale
 
 
-def activation_memory(
-    formula: NetworkFormula, batch: int, bytes_per_element: int = FLOAT_BYTES
-) -> ActivationMemory:
+def activation_memory(formula: NetworkFormula, batch: int) -> ActivationMemory:
     """Returns the activation memory of a network."""
     spec = formula.base
-    return ActivationMemory(
-        formula.layers, spec.model.channels * spec.resolution**2, batch, bytes_per_element
-    )
+    return ActivationMemory(formula.layers, spec.model.channels * spec.resolution**2, batch)
 
 
-def memory_bytes(
-    formula: NetworkFormula, spec: NetworkSpec, batch: int, bytes_per_element: int = FLOAT_BYTES
-) -> int:
+def memory_bytes(formula: NetworkFormula, spec: NetworkSpec, batch: int) -> int:
     """Returns the bytes of the parameters and of the activations at their peak.
 
     Running statistics of norms are no parameters and are not counted: they fold into weights.
     """
     cost = formula.cost(spec.width_of)
-    peak = activation_memory(formula, batch, bytes_per_element).peak_bytes(sizes_of(cost.layers))
-    return cost.params * bytes_per_element + peak
+    peak = activation_memory(formula, batch).peak_bytes(sizes_of(cost.layers))
+    return FLOAT_BYTES * cost.params + peak
 
 
 def sizes_of(layers: Sequence[LayerCost]) -> NDArray[np.int64]:

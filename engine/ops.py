@@ -20,6 +20,9 @@ Kind = Literal[
     "reshape",
 ]
 
+WRITERS = ("conv", "conv_transpose", "linear")
+"""Kinds whose kernels write the channels that come after them."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Op:

@@ -98,7 +98,10 @@ def power_meter(accelerator: str, system: Path = SYSTEM) -> tuple[PowerMeter | N
         return jetson, ""
     if accelerator == "cuda":
         return _nvml_meter()
-    domains = sorted((system / "class/powercap").glob("intel-rapl:?"))
+    try:
+        domains = _packages(system / "class/powercap")
+    except OSError as error:
+        return None, f"RAPL does not answer: {error}"
     if not domains:
         return None, "the system shows no RAPL counter and no INA sensor"
     try:
@@ -107,6 +110,12 @@ def power_meter(accelerator: str, system: Path = SYSTEM) -> tuple[PowerMeter | N
         return None, f"{error.filename} may be read by root only"
     except (OSError, ValueError) as error:
         return None, f"RAPL does not answer: {error}"
+
+
+def _packages(powercap: Path) -> list[Path]:
+    """RAPL's domains of whole CPU packages; ``psys``, all of the machine, has them in it."""
+    domains = sorted(powercap.glob("intel-rapl:?"))
+    return [domain for domain in domains if (domain / "name").read_text().startswith("package")]
 
 
 class RaplMeter:
@@ -223,7 +232,10 @@ def gpu_state() -> dict[str, str]:
     nvml, why = _nvml()
     if nvml is None:
         return {"gpu clocks": f"not read: {why}"}
-    handle = _gpu(nvml)
+    try:
+        handle = _gpu(nvml)
+    except nvml.NVMLError as error:
+        return {"gpu clocks": f"not read: {error}"}
     readings = {
         "gpu clock": lambda: f"{nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM)} MHz",
         "gpu memory clock": (

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from engine.codec import STRICT, decode, jsonable
-from engine.errors import UserError, nearest
+from engine.errors import UserError, nearest, require
 from engine.limits import Limits
 from engine.plain_yaml import load_yaml
 from engine.rows import Cheap
@@ -20,13 +20,8 @@ _MOST = 100
 """No multiplier of widths or compute is larger; what is would fit in no memory."""
 
 
-def _require(holds: bool, rule: str, value: object) -> None:
-    if not holds:
-        raise ValueError(f"{rule}, not {value!r}")
-
-
 def _require_seed(seed: int) -> None:
-    _require(0 <= seed < 2**32, "seed must lie in 0 to 2**32 - 1", seed)
+    require(0 <= seed < 2**32, "seed must lie in 0 to 2**32 - 1", seed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,18 +50,18 @@ class Data:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _require(self.resolution >= 1, "resolution must be at least 1", self.resolution)
-        _require(
+        require(self.resolution >= 1, "resolution must be at least 1", self.resolution)
+        require(
             self.stored_resolution is None or self.stored_resolution >= self.resolution,
             f"stored_resolution must be at least resolution ({self.resolution})",
             self.stored_resolution,
         )
-        _require(
+        require(
             0 < self.validation_share < 1,
             "validation_share must lie between 0 and 1",
             self.validation_share,
         )
-        _require(
+        require(
             self.train_images is None or self.train_images >= 2,
             "train_images must be at least 2",
             self.train_images,
@@ -97,12 +92,12 @@ class Task:
     def __post_init__(self) -> None:
         for name, built_in in (("loss", "cross-entropy"), ("metric", "accuracy")):
             value = getattr(self, name)
-            _require(
+            require(
                 value == built_in or ":" in value,
                 f"{name} must be {built_in} or package.module:function",
                 value,
             )
-        _require(self.outputs >= 1, "outputs must be at least 1", self.outputs)
+        require(self.outputs >= 1, "outputs must be at least 1", self.outputs)
 
     @property
     def is_classification(self) -> bool:
@@ -136,29 +131,29 @@ class Device:
     place: str = "here"
 
     def __post_init__(self) -> None:
-        _require(self.threads >= 1, "threads must be at least 1", self.threads)
-        _require(self.batch >= 1, "batch must be at least 1", self.batch)
-        _require(
+        require(self.threads >= 1, "threads must be at least 1", self.threads)
+        require(self.batch >= 1, "batch must be at least 1", self.batch)
+        require(
             self.runtime != "cuda-graph" or self.accelerator == "cuda",
             "runtime cuda-graph needs accelerator cuda",
             self.accelerator,
         )
-        _require(
+        require(
             self.runtime not in ("onnxruntime", "synthetic") or self.accelerator == "cpu",
             f"runtime {self.runtime} needs accelerator cpu",
             self.accelerator,
         )
-        _require(
+        require(
             self.runtime not in ("onnxruntime", "synthetic") or self.layout == "contiguous",
             f"runtime {self.runtime} chooses its layout itself: layout must be contiguous",
             self.layout,
         )
-        _require(
+        require(
             self.place in ("here", "offline") or bool(self.node_resource),
             "place must be here, offline or node:RESOURCE",
             self.place,
         )
-        _require(
+        require(
             self.place != "offline" or self.runtime == "eager",
             "a device that is offline is measured with runtime eager: it needs PyTorch alone",
             self.runtime,
@@ -203,14 +198,12 @@ class Profile:
     file: str = ""
 
     def __post_init__(self) -> None:
-        _require(self.networks >= 4, "networks must be at least 4", self.networks)
-        _require(self.held_out >= 2, "held_out must be at least 2", self.held_out)
-        _require(self.calls >= 3, "calls must be at least 3", self.calls)
-        _require(self.rounds >= 2, "rounds must be at least 2", self.rounds)
-        _require(0 < self.min_width <= 1, "min_width must lie in (0, 1]", self.min_width)
-        _require(
-            1 <= self.max_width <= _MOST, f"max_width must lie in 1 to {_MOST}", self.max_width
-        )
+        require(self.networks >= 4, "networks must be at least 4", self.networks)
+        require(self.held_out >= 2, "held_out must be at least 2", self.held_out)
+        require(self.calls >= 3, "calls must be at least 3", self.calls)
+        require(self.rounds >= 2, "rounds must be at least 2", self.rounds)
+        require(0 < self.min_width <= 1, "min_width must lie in (0, 1]", self.min_width)
+        require(1 <= self.max_width <= _MOST, f"max_width must lie in 1 to {_MOST}", self.max_width)
         _require_seed(self.seed)
 
 
@@ -250,16 +243,16 @@ class Alpha:
     training: Training = field(default_factory=lambda: FAST.for_epochs(6))
 
     def __post_init__(self) -> None:
-        _require(1 < self.budget <= _MOST, f"budget must lie in (1, {_MOST}]", self.budget)
-        _require(
+        require(1 < self.budget <= _MOST, f"budget must lie in (1, {_MOST}]", self.budget)
+        require(
             0 < self.low < self.high < 1,
             "the bounds of α must satisfy 0 < low < high < 1",
             (self.low, self.high),
         )
-        _require(self.trials >= 1, "trials must be at least 1", self.trials)
-        _require(self.batch >= 1, "batch must be at least 1", self.batch)
-        _require(self.repeats >= 1, "repeats must be at least 1", self.repeats)
-        _require(self.round_to >= 1, "round_to must be at least 1", self.round_to)
+        require(self.trials >= 1, "trials must be at least 1", self.trials)
+        require(self.batch >= 1, "batch must be at least 1", self.batch)
+        require(self.repeats >= 1, "repeats must be at least 1", self.repeats)
+        require(self.round_to >= 1, "round_to must be at least 1", self.round_to)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -292,19 +285,19 @@ class Sample:
     training: Training = field(default_factory=lambda: FAST.for_epochs(6))
 
     def __post_init__(self) -> None:
-        _require(self.networks >= 3, "networks must be at least 3", self.networks)
-        _require(self.block >= 2, "block must be at least 2", self.block)
-        _require(
+        require(self.networks >= 3, "networks must be at least 3", self.networks)
+        require(self.block >= 2, "block must be at least 2", self.block)
+        require(
             self.stop_at_b_ci is None or self.stop_at_b_ci > 0,
             "stop_at_b_ci must be above zero",
             self.stop_at_b_ci,
         )
-        _require(
+        require(
             self.stop_at_b_ci is None or self.source == "trained",
             "stop_at_b_ci must be null unless source is trained: there is one task and no blocks",
             self.stop_at_b_ci,
         )
-        _require(
+        require(
             0 < self.min_width < self.max_width <= _MOST,
             f"the width multipliers must satisfy 0 < min_width < max_width <= {_MOST}",
             (self.min_width, self.max_width),
@@ -337,16 +330,14 @@ class Allocate:
     rounds: int = 3
 
     def __post_init__(self) -> None:
-        _require(self.stride is None or self.stride >= 1, "stride must be at least 1", self.stride)
-        _require(
+        require(self.stride is None or self.stride >= 1, "stride must be at least 1", self.stride)
+        require(
             self.mode == "greedy" or self.rule == "importance",
             "choice must be importance with mode paper, which is the printed loop",
             self.choice,
         )
-        _require(
-            1 <= self.max_width <= _MOST, f"max_width must lie in 1 to {_MOST}", self.max_width
-        )
-        _require(self.rounds >= 1, "rounds must be at least 1", self.rounds)
+        require(1 <= self.max_width <= _MOST, f"max_width must lie in 1 to {_MOST}", self.max_width)
+        require(self.rounds >= 1, "rounds must be at least 1", self.rounds)
 
     @property
     def rule(self) -> Choice:
@@ -371,8 +362,8 @@ class Choose:
     repeats: int = 2
 
     def __post_init__(self) -> None:
-        _require(self.repeats >= 1, "repeats must be at least 1", self.repeats)
-        _require(len(set(self.rivals)) == len(self.rivals), "rivals must differ", list(self.rivals))
+        require(self.repeats >= 1, "repeats must be at least 1", self.repeats)
+        require(len(set(self.rivals)) == len(self.rivals), "rivals must differ", list(self.rivals))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -404,25 +395,25 @@ class Cluster:
 
     def __post_init__(self) -> None:
         gpus = self.gpus_per_trial
-        _require(self.cpus_per_trial >= 1, "cpus_per_trial must be at least 1", self.cpus_per_trial)
-        _require(
+        require(self.cpus_per_trial >= 1, "cpus_per_trial must be at least 1", self.cpus_per_trial)
+        require(
             gpus == "auto" or 0 <= gpus <= 1 or gpus == int(gpus) > 0,
             "gpus_per_trial must be auto, a share of a GPU, in [0, 1], or a whole number",
             gpus,
         )
-        _require(self.final_workers >= 1, "final_workers must be at least 1", self.final_workers)
-        _require(
+        require(self.final_workers >= 1, "final_workers must be at least 1", self.final_workers)
+        require(
             self.final_workers_min is None or 1 <= self.final_workers_min <= self.final_workers,
             "final_workers_min must lie in 1 to final_workers",
             self.final_workers_min,
         )
-        _require(
+        require(
             self.checkpoint_minutes > 0,
             "checkpoint_minutes must be above zero",
             self.checkpoint_minutes,
         )
-        _require(self.retries >= 0, "retries must not be negative", self.retries)
-        _require(
+        require(self.retries >= 0, "retries must not be negative", self.retries)
+        require(
             0 <= self.max_failure_share < 1,
             "max_failure_share must be in [0, 1)",
             self.max_failure_share,
@@ -468,21 +459,21 @@ class Recipe:
     cluster: Cluster = field(default_factory=Cluster)
 
     def __post_init__(self) -> None:
-        _require(0 < self.width <= _MOST, f"width must lie in (0, {_MOST}]", self.width)
+        require(0 < self.width <= _MOST, f"width must lie in (0, {_MOST}]", self.width)
         _require_seed(self.seed)
-        _require(
+        require(
             self.profile.max_width >= self.allocate.max_width,
             "profile.max_width must reach allocate.max_width: a latency model is not extrapolated",
             (self.profile.max_width, self.allocate.max_width),
         )
-        _require(
+        require(
             self.train.batch_size >= self.cluster.final_workers,
             "train.batch_size must be at least cluster.final_workers, who share each batch",
             (self.train.batch_size, self.cluster.final_workers),
         )
 
         for name, training in self._trainings():
-            _require(
+            require(
                 self.task.loss == "cross-entropy"
                 or (training.augment, training.mixup, training.label_smoothing) == ("none", 0, 0),
                 f"{name} needs augment none, mixup 0 and label_smoothing 0 with a loss of your own",

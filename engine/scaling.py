@@ -183,5 +183,6 @@ def deepened(
     model = replace(base.model, name=str(replace(name, depth=name.depth * depth)))
     if model == base.model:
         return multiplied(graph, base.at(resolution), width)
-    scale = base.widths[0][1] / graph.groups[0].base
+    # Of the widest group, whose rounding weighs least.
+    scale = max((group.base, base.width_of[group.name] / group.base) for group in graph.groups)[1]
     return load_graph(model, base.resolution).spec(resolution, scale * width)

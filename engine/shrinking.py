@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from engine.codec import STRICT
+from engine.errors import require
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,10 +34,10 @@ class Pruning:
     warmup: float = 0.13
 
     def __post_init__(self) -> None:
-        _require(0 < self.share < 1, "share must lie in (0, 1)", self.share)
-        _require(self.per_epoch >= 1, "per_epoch must be at least 1", self.per_epoch)
-        _require(self.times >= 1, "times must be at least 1", self.times)
-        _require(0 <= self.warmup < 1, "warmup must lie in [0, 1)", self.warmup)
+        require(0 < self.share < 1, "share must lie in (0, 1)", self.share)
+        require(self.per_epoch >= 1, "per_epoch must be at least 1", self.per_epoch)
+        require(self.times >= 1, "times must be at least 1", self.times)
+        require(0 <= self.warmup < 1, "warmup must lie in [0, 1)", self.warmup)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,8 +58,8 @@ class Sparsifying:
     threshold: float = 0.01
 
     def __post_init__(self) -> None:
-        _require(self.strength > 0, "strength must be above zero", self.strength)
-        _require(0 < self.threshold < 1, "threshold must lie in (0, 1)", self.threshold)
+        require(self.strength > 0, "strength must be above zero", self.strength)
+        require(0 < self.threshold < 1, "threshold must lie in (0, 1)", self.threshold)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,8 +75,3 @@ class Shrunk:
 
     params: int
     widths: dict[str, int]
-
-
-def _require(holds: bool, rule: str, value: object) -> None:
-    if not holds:
-        raise ValueError(f"{rule}, not {value!r}")

@@ -329,7 +329,8 @@ def _locked(directory: Path) -> Generator[None]:
     try:
         directory.mkdir(parents=True, exist_ok=True)
         lock = FileLock(directory / _LOCK)
-        lock.acquire(timeout=0)
+        # A moment, because whoever asks for the driver holds the lock meanwhile.
+        lock.acquire(timeout=1)
     except Timeout:
         raise UserError(
             f"another process drives the run {directory}; wait for it, stop it, or "

@@ -20,5 +20,5 @@ def layer_ms(cost: LayerCost, batch: int) -> float:
     lanes = -(-cost.cout // LANES) * LANES
     compute = cost.macs / cost.cout * lanes / MACS_PER_MS
     traffic = (cost.in_size + cost.out_size) / ACTIVATIONS_PER_MS
-    weights = cost.macs / (cost.hout * cost.wout) / WEIGHTS_PER_MS
+    weights = cost.weights / WEIGHTS_PER_MS
     return OP_MS + weights + batch * (compute + traffic)

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from engine.codec import STRICT
+from engine.errors import require
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,16 +53,16 @@ class Training:
     precision: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self) -> None:
-        _require(self.epochs >= 1, "epochs must be at least 1", self.epochs)
-        _require(self.batch_size >= 2, "batch_size must be at least 2", self.batch_size)
-        _require(self.lr > 0, "lr must be above zero", self.lr)
-        _require(0 <= self.momentum < 1, "momentum must be in [0, 1)", self.momentum)
-        _require(self.weight_decay >= 0, "weight_decay must not be negative", self.weight_decay)
-        _require(0 <= self.label_smoothing < 1, "label_smoothing in [0, 1)", self.label_smoothing)
-        _require(0 <= self.swa_share < 1, "swa_share must be in [0, 1)", self.swa_share)
-        _require(self.mixup >= 0, "mixup must not be negative", self.mixup)
-        _require(self.warmup_epochs >= 0, "warmup_epochs not negative", self.warmup_epochs)
-        _require(0 < self.final_lr_ratio <= 1, "final_lr_ratio in (0, 1]", self.final_lr_ratio)
+        require(self.epochs >= 1, "epochs must be at least 1", self.epochs)
+        require(self.batch_size >= 2, "batch_size must be at least 2", self.batch_size)
+        require(self.lr > 0, "lr must be above zero", self.lr)
+        require(0 <= self.momentum < 1, "momentum must be in [0, 1)", self.momentum)
+        require(self.weight_decay >= 0, "weight_decay must not be negative", self.weight_decay)
+        require(0 <= self.label_smoothing < 1, "label_smoothing in [0, 1)", self.label_smoothing)
+        require(0 <= self.swa_share < 1, "swa_share must be in [0, 1)", self.swa_share)
+        require(self.mixup >= 0, "mixup must not be negative", self.mixup)
+        require(self.warmup_epochs >= 0, "warmup_epochs not negative", self.warmup_epochs)
+        require(0 < self.final_lr_ratio <= 1, "final_lr_ratio in (0, 1]", self.final_lr_ratio)
 
     def for_epochs(self, epochs: int) -> "Training":
         """Returns the same recipe, shorter or longer; warm-up and milestones scale along."""
@@ -72,11 +73,6 @@ class Training:
             warmup_epochs=self.warmup_epochs * ratio,
             milestones=tuple(round(m * ratio) for m in self.milestones),
         )
-
-
-def _require(holds: bool, rule: str, value: object) -> None:
-    if not holds:
-        raise ValueError(f"{rule}, not {value!r}")
 
 
 FAST = Training(

@@ -53,6 +53,16 @@ def test_runtime_and_utilisation_by_hand():
     assert array.runtime(linear) == 3 * 2
 
 
+def test_a_transposed_convolution_uses_its_weights_at_every_input_pixel():
+    # 2×2 kernels from 64 to 32 channels, 8² to 16² pixels: every weight meets every input once.
+    up = replace(
+        conv(64, 32, 8, kernel=2), kind="conv_transpose", hout=16, wout=16, macs=64 * 32 * 4 * 64
+    )
+    assert up.weights == 64 * 32 * 4
+    assert Systolic(box=BOX, rows=128, columns=128).runtime(up) == 2 * 64
+    assert Pim(box=BOX).moved(up) == Pim(box=BOX).moved(conv(64, 32, 8, kernel=2))
+
+
 @settings(max_examples=60, deadline=None)
 @given(cin=st.integers(1, 40), cout=st.integers(1, 40), pixels=st.integers(1, 6), kernel=st.just(3))
 def test_cycles_are_the_sum_over_tiles(cin: int, cout: int, pixels: int, kernel: int):

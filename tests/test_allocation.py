@@ -195,13 +195,16 @@ def trials(
     """(group, widths after its next step) of all groups below their cap, the best first."""
     order = list(problem.start)
     before = problem.cost(widths)
-    ranked: list[tuple[float, int, str, dict[str, int]]] = []
+    ranked: list[tuple[bool, float, int, str, dict[str, int]]] = []
     for group in order:
         wider = problem.next_width(group, widths[group], mode)
         if wider is None:
             continue
         trial = {**widths, group: wider}
         after = problem.cost(trial)
+        if abs(after.latency_ms - before.latency_ms) < 1e-9:
+            after = replace(after, latency_ms=before.latency_ms)
+        free = False
         score = problem.predictors[group].a * widths[group] ** problem.predictors[group].b
         if choice != "importance":
             score *= wider - widths[group]
@@ -218,9 +221,10 @@ def trials(
                     left = most - getattr(before, name)
                     added = getattr(after, name) - getattr(before, name)
                     price += added / left if left else math.inf
-            score = score / price if price else math.inf
-        ranked.append((-score, order.index(group), group, trial))
-    return [(group, trial) for _, _, group, trial in sorted(ranked, key=lambda r: r[:2])]
+            free = score > 0 and price <= 0
+            score = score / price if price > 0 else score
+        ranked.append((not free, -score, order.index(group), group, trial))
+    return [(group, trial) for *_, group, trial in sorted(ranked, key=lambda r: r[:3])]
 
 
 def keeps(usage: Usage, limit: Usage) -> bool:
@@ -649,6 +653,18 @@ def test_a_free_step_is_taken_before_all_others() -> None:
 
     problem = two_groups(cost=cost, predictors={"a": predictor(9, -1), "b": predictor(1, -1)})
     assert problem.solve(FREE, choice="per-ms").steps[0].group == "b"
+
+
+def test_free_steps_go_by_importance() -> None:
+    """Rounding is no price, and a group that adds nothing goes last however little it costs."""
+
+    def cost(widths: Mapping[str, int]) -> Usage:
+        return Usage(latency_ms=1 + 1e-12 * widths["a"], params=sum(widths.values()))
+
+    problem = two_groups(cost=cost, predictors={"a": predictor(1, -1), "b": predictor(9, -1)})
+    assert problem.solve(FREE, choice="per-ms").steps[0].group == "b"
+    dead = replace(problem, predictors={"a": predictor(0, -1), "b": predictor(9, -1)})
+    assert dead.solve(FREE, choice="per-ms").steps[0].group == "b"
 
 
 def test_the_printed_loop_knows_one_choice() -> None:

@@ -1,6 +1,8 @@
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,6 +12,7 @@ from engine.exchange import Request, make_plan, read_result, script_source, writ
 from engine.graph import NetworkGraph, load_graph
 from engine.measure import summarise
 from engine.recipe import Device
+from engine.scaling import deepened
 from engine.spec import ModelRef
 
 
@@ -141,6 +144,15 @@ def test_another_purpose_network_or_device_is_another_plan(graph: NetworkGraph):
     ]
     assert len({first.digest, *(other.digest for other in others)}) == 5
     assert request_of(graph, 0.1, device=Device(batch=2)).digest == first.digest
+
+
+def test_a_deeper_network_is_planned_as_itself(graph: NetworkGraph):
+    deeper = deepened(graph, graph.spec(32, 0.05), depth=2.0, width=1.0, resolution=32)
+    plan = make_plan(graph, replace(request_of(graph), specs=(deeper,)))
+    names: dict[str, Any] = {}
+    exec(plan.networks[0].source, names)
+    built = sum(parameter.numel() for parameter in names["build"]().parameters())
+    assert built == load_graph(deeper.model, 32).cost(deeper).params
 
 
 def test_what_needs_more_than_pytorch_cannot_be_planned(graph: NetworkGraph):

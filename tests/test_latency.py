@@ -133,6 +133,25 @@ def test_an_algorithm_switch_is_found_where_there_is_one():
     assert MODEL.ops["conv 3x3"].switch is None
 
 
+def test_a_switch_at_the_smallest_of_few_sizes_is_found():
+    """The 7×7 layer of a ResNet has as many input sizes as there are resolutions."""
+    base = RESNET.spec(32, 0.25)
+    box = Box.around(RESNET, base, RESOLUTIONS, PROFILE)
+    specs, _ = profile_specs(RESNET, base, RESOLUTIONS, PROFILE)
+
+    def op_ms(cost: LayerCost) -> float:
+        slow = cost.kernel == (7, 7) and cost.hin > min(RESOLUTIONS)
+        return 0.001 + cost.macs * (9e-8 if slow else 1e-8)
+
+    def switching(timing: Timing) -> Timing:
+        layers = {c.name: op_ms(c) for c in RESNET.cost(timing.spec).layers}
+        latency = replace(timing.latency, ms=sum(layers.values()))
+        return replace(timing, layer_ms=layers, latency=latency)
+
+    model = fit(RESNET, [switching(t) for t in timed(specs, RESNET)], box, 1)
+    assert model.ops["conv 7x7"].switch == 3 * min(RESOLUTIONS) ** 2
+
+
 def test_noise_does_not_break_the_fit():
     rng = np.random.default_rng(0)
 

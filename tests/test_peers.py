@@ -287,6 +287,13 @@ def test_no_resolution_is_added_where_latency_ends_the_widths() -> None:
     assert ThenResolution(method=Uniform()).propose(asked) == Uniform().propose(asked)
 
 
+def test_joint_says_that_no_resolution_keeps_the_limits() -> None:
+    asked = question()
+    tight = replace(asked.limit, params=1)
+    with pytest.raises(UserError, match="keep the limits at no resolution"):
+        JointResolution().propose(replace(asked, limit=tight, stated_limit=tight))
+
+
 def test_joint_takes_the_resolution_whose_allocated_network_has_the_least_loss() -> None:
     """The losses of the trainings are those of the known surface."""
     asked = question(latency=2.5, params=1.5)

@@ -3,6 +3,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from engine import power
 from engine.power import JetsonMeter, NvmlMeter, RaplMeter, measure_energy, power_meter
 
 
@@ -27,6 +28,7 @@ def rapl(system: Path, *packages: int, span: int = 1_000_000) -> list[Path]:
         domain.mkdir(parents=True)
         (domain / "max_energy_range_uj").write_text(f"{span}\n")
         (domain / "energy_uj").write_text(f"{energy}\n")
+        (domain / "name").write_text(f"package-{number}\n")
         found.append(domain)
     return found
 
@@ -48,6 +50,29 @@ def test_parts_of_a_package_are_not_counted_twice(tmp_path: Path):
     part.mkdir()
     meter, _ = power_meter("cpu", tmp_path)
     assert meter is not None and meter.energy_mj() == 0
+
+
+def test_a_gpu_that_nvml_does_not_know_is_said_so(monkeypatch: pytest.MonkeyPatch):
+    class Unknown(Exception):
+        pass
+
+    def handle(uuid: str) -> None:
+        raise Unknown("not found")
+
+    nvml = SimpleNamespace(NVMLError=Unknown, nvmlDeviceGetHandleByUUID=handle)
+    monkeypatch.setattr(power, "_nvml", lambda: (nvml, ""))
+    monkeypatch.setattr(power, "_gpu", lambda nvml: nvml.nvmlDeviceGetHandleByUUID("GPU-MIG-1"))
+    assert power.gpu_state() == {"gpu clocks": "not read: not found"}
+
+
+def test_the_domain_of_the_whole_machine_is_no_package(tmp_path: Path):
+    package, machine = rapl(tmp_path, 0, 0)
+    (machine / "name").write_text("psys\n")
+    meter, _ = power_meter("cpu", tmp_path)
+    assert meter is not None
+    for domain in (package, machine):
+        (domain / "energy_uj").write_text("3000\n")
+    assert meter.energy_mj() == pytest.approx(3.0)
 
 
 def test_the_input_rail_of_a_jetson_is_integrated(tmp_path: Path):

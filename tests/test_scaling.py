@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.graph import load_graph
-from engine.scaling import feasible_resolutions, scale_for_alpha
+from engine.scaling import deepened, feasible_resolutions, scale_for_alpha
 from engine.spec import ModelRef
 
 STAGES = (1, 1, 2, 2, 2)
@@ -152,6 +152,14 @@ def test_a_coarse_multiple_falls_back_to_the_bases_resolution(vgg):
     # 41.2 px, nearest multiple of 16 is 48: 2.25 times the MACs is too far above 1.7.
     assert scale_for_alpha(vgg, base, 0.95, 1.7, 16).resolution == 32
     assert scale_for_alpha(vgg, base, 0.95, 1.85, 16).resolution == 48
+
+
+def test_a_deeper_network_is_as_wide_as_the_base_whose_narrow_layers_are_rounded():
+    graph = load_graph(ModelRef(name="mobilenet_v2", classes=10), 64)
+    base = graph.spec(64, 0.35)
+    deeper = deepened(graph, base, depth=1.5, width=1.0, resolution=64)
+    # 1,280 channels before the classifier, in both.
+    assert base.widths[-1][1] == deeper.widths[-1][1] == 448
 
 
 def test_a_largest_resolution_caps_what_alpha_asks(vgg):

@@ -271,6 +271,23 @@ def test_a_changed_digit_is_damage(tmp_path: Path) -> None:
     assert ledger.find(row().task.id) is None
 
 
+def test_a_row_of_a_part_that_another_version_wrote_counts_as_missing(
+    tmp_path: Path, monkeypatch, caplog
+) -> None:
+    ledger = Ledger(open_folder(tmp_path))
+    for seed in (1, 2):
+        ledger.add(row(seed))
+    ledger.ids()
+    newer = canonical(row(1)).replace(b'"status"', b'"field_of_tomorrow":1,"status"')
+    monkeypatch.setattr("engine.ledger.canonical", lambda r: newer if r == row(1) else canonical(r))
+    ledger.compact(at_least=1)
+    fresh = Ledger(open_folder(tmp_path), read_only=True)
+    with caplog.at_level(logging.WARNING):
+        assert list(fresh.rows()) == [row(2)]
+        assert fresh.find(row(1).task.id) is None
+    assert "field_of_tomorrow" in caplog.text
+
+
 def test_a_row_under_the_name_of_another_is_damage(tmp_path: Path, caplog) -> None:
     ledger = Ledger(open_folder(tmp_path))
     ledger.add(row(1))

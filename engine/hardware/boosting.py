@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from engine.codec import STRICT
-from engine.hardware.calibrated import Matrix, require
+from engine.errors import require
+from engine.hardware.calibrated import Matrix
 
 if TYPE_CHECKING:
     from sklearn.ensemble import HistGradientBoostingRegressor

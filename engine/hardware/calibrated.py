@@ -14,6 +14,7 @@ from engine.codec import STRICT, canonical
 from engine.costs import LayerCost, NetworkCost
 from engine.errors import UserError
 from engine.hardware.contract import Box, op_class, unknown_op
+from engine.memory import FLOAT_BYTES
 from engine.ops import Kind
 from engine.spec import NetworkSpec
 
@@ -25,8 +26,6 @@ KNOWN_KINDS: tuple[str, ...] = get_args(Kind)
 """Kinds of op that analytic models know; all but those with MACs are memory traffic to them."""
 RESOLVED_MS = 1e-4
 """Shorter op times are taken for this, so that one no clock can see has a finite weight."""
-BYTES = 4
-"""Of a float32."""
 
 Matrix = NDArray[np.float64]
 M = TypeVar("M", bound="Calibrated")
@@ -176,17 +175,6 @@ def check_known(cost: LayerCost) -> None:
         raise unknown_op(cost, KNOWN_KINDS)
 
 
-def weights(cost: LayerCost) -> int:
-    """Weights of a convolution or linear layer, 0 of other ops."""
-    return cost.macs // (cost.hout * cost.wout)
-
-
 def moved_bytes(cost: LayerCost, batch: int) -> int:
     """Bytes of float32 that an op reads and writes: weights once, activations for every image."""
-    return BYTES * (weights(cost) + batch * (cost.in_size + cost.out_size))
-
-
-def require(holds: bool, rule: str, value: object) -> None:
-    """Raises a ValueError unless ``holds``."""
-    if not holds:
-        raise ValueError(f"{rule}, not {value!r}")
+    return FLOAT_BYTES * (cost.weights + batch * (cost.in_size + cost.out_size))

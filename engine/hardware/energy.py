@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 
 from engine.codec import STRICT
 from engine.costs import LayerCost, NetworkCost
-from engine.hardware.calibrated import check_known, require, weights
+from engine.errors import require
+from engine.hardware.calibrated import check_known
 
 REFERENCE_BITS = 16
 """Width of the data whose access costs are given."""
@@ -84,7 +85,7 @@ class Energy:
             rf=kept * cost.macs,
             noc=fetched,
             buffer=fetched,
-            dram=kept * weights(cost) / self.batch,
+            dram=kept * cost.weights / self.batch,
         )
 
     def activation_accesses(self, cost: LayerCost) -> Accesses:

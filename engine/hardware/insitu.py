@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from engine.codec import STRICT
 from engine.costs import LayerCost
+from engine.errors import require
 from engine.hardware.boosting import Boosting, boost, exported
 from engine.hardware.calibrated import (
     Calibrated,
@@ -32,9 +33,7 @@ from engine.hardware.calibrated import (
     OpTime,
     calibrated,
     op_times,
-    require,
     solve,
-    weights,
 )
 from engine.hardware.contract import Box, op_class, unknown_op
 
@@ -252,7 +251,7 @@ def _sizes(cost: LayerCost, granularity: int) -> tuple[int, ...]:
     together; weights; input and output activations; the im2col matrix, which for a pooling is the
     elements its windows read; MACs with the output pixels of every row rounded up.
     """
-    pixels, count = _pixels(cost), weights(cost)
+    pixels, count = _pixels(cost), cost.weights
     return (
         cost.macs,
         cost.macs // cost.cout * _up(cost.cout, granularity),
@@ -276,7 +275,7 @@ def _bent(bends: Sequence[Bend], cost: LayerCost) -> float:
 def _beyond(cost: LayerCost, what: What, most: int) -> int:
     match what:
         case "weights":
-            amount = weights(cost)
+            amount = cost.weights
         case "inputs":
             amount = cost.in_size
         case "outputs":
@@ -381,13 +380,13 @@ def _detected(
     # The second pass looks between the neighbours of what the first one found.
     for _ in range(2):
         ranks = np.linspace(0, len(sizes) - 1, SWITCHES + 2).round().astype(int)
-        tried = [sizes[rank] for rank in ranks]
-        for s in tried[1:-1]:
+        tried = sorted({sizes[rank] for rank in ranks})
+        for s in tried[:-1]:  # nothing lies beyond the last
             switch = s if better(granularity, s) else switch
-        if switch not in tried[1:-1]:
+        if switch not in tried[:-1]:
             break
         at = tried.index(switch)
-        sizes = [s for s in sizes if tried[at - 1] <= s <= tried[at + 1]]
+        sizes = [s for s in sizes if tried[max(0, at - 1)] <= s <= tried[at + 1]]
     return granularities(switch, granularity), switch
 
 

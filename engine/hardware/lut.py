@@ -3,7 +3,7 @@
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import TYPE_CHECKING, Literal
 
@@ -11,9 +11,10 @@ import numpy as np
 
 from engine.codec import STRICT
 from engine.costs import LayerCost
-from engine.errors import UserError
-from engine.hardware.calibrated import Calibrated, Matrix, calibrated, op_times, require, solve
+from engine.errors import UserError, require
+from engine.hardware.calibrated import Calibrated, Matrix, calibrated, op_times, solve
 from engine.hardware.contract import Box, op_class, unknown_op
+from engine.ops import WRITERS
 
 if TYPE_CHECKING:  # a model is read and asked without PyTorch
     from engine.graph import NetworkGraph
@@ -124,8 +125,10 @@ def fit(graph: "NetworkGraph", timings: "Sequence[Timing]", box: Box, batch: int
 def _cost(row: "TableRow") -> LayerCost:
     """The layer of a row, with padding that keeps the size up to the stride."""
     height, width = -(-row.h // row.stride), -(-row.w // row.stride)
+    if row.op == "conv_transpose":
+        height, width = row.h * row.stride, row.w * row.stride
     weights = row.cin // row.groups * row.cout * row.kernel**2
-    return LayerCost(
+    cost = LayerCost(
         name=f"{row.op} of {row.cin} to {row.cout} channels",
         kind=row.op,
         cin=row.cin,
@@ -137,8 +140,8 @@ def _cost(row: "TableRow") -> LayerCost:
         kernel=(row.kernel, row.kernel),
         stride=row.stride,
         groups=row.groups,
-        macs=weights * height * width if row.op in ("conv", "linear") else 0,
     )
+    return replace(cost, macs=weights * cost.uses) if row.op in WRITERS else cost
 
 
 def _tables(times: Iterable[tuple[LayerCost, float]], lanes: int) -> dict[str, Table]:

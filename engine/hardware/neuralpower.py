@@ -11,14 +11,12 @@ import numpy as np
 
 from engine.codec import STRICT
 from engine.costs import LayerCost
-from engine.errors import UserError
+from engine.errors import UserError, require
 from engine.hardware.calibrated import (
     Calibrated,
     Matrix,
     calibrated,
     op_times,
-    require,
-    weights,
 )
 from engine.hardware.contract import Box, op_class, unknown_op
 
@@ -165,10 +163,10 @@ def _runtime_variables(cost: LayerCost, batch: int) -> list[float]:
     return [
         *_seven(cost, batch),
         float(batch * cost.macs),
-        float(weights(cost)),
+        float(cost.weights),
         float(batch * cost.in_size),
         float(batch * cost.out_size),
-        float(batch * (cost.in_size + cost.out_size) + weights(cost)),
+        float(batch * (cost.in_size + cost.out_size) + cost.weights),
         float(batch * pixels),
         float(cost.cin * cost.kernel[0] * cost.kernel[1]),
         float(batch * pixels * cost.cin * cost.kernel[0] * cost.kernel[1]),

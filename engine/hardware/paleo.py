@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from engine.costs import LayerCost
+from engine.errors import require
 from engine.hardware.calibrated import (
     Calibrated,
     calibrated,
     check_known,
     moved_bytes,
     op_times,
-    require,
     solve,
 )
 from engine.hardware.contract import Box

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from engine.costs import LayerCost
-from engine.hardware.calibrated import Calibrated, calibrated, check_known, require
+from engine.errors import require
+from engine.hardware.calibrated import Calibrated, calibrated, check_known
 from engine.hardware.contract import Box
 
 if TYPE_CHECKING:  # a model is read and asked without PyTorch
@@ -59,18 +60,18 @@ class Pim(Calibrated):
 
     def utilisation(self, cost: LayerCost) -> float:
         """Returns the share of the cells of these arrays that hold a weight."""
-        used = cost.macs // (cost.hout * cost.wout) * self.cells
+        used = cost.weights * self.cells
         return used / (self.arrays_of(cost) * self.rows * self.columns)
 
     def moved(self, cost: LayerCost) -> int:
         """Returns activations that move, in values of ``input_bits`` bits.
 
-        For every output pixel, the k·k·c inputs go to each array across, and the f sums come from
-        each array down.
+        For every position of the window, the k·k·c inputs go to each array across, and the f sums
+        come from each array down.
         """
         down, across = self._tiles(cost)
         window = cost.kernel[0] * cost.kernel[1] * cost.cin
-        return self.batch * cost.hout * cost.wout * (window * across + cost.cout * down)
+        return self.batch * cost.uses * (window * across + cost.cout * down)
 
     def op_ms(self, cost: LayerCost) -> float:
         """Returns the longer of computing and moving; ops without MACs are taken to be fused.
@@ -82,7 +83,7 @@ class Pim(Calibrated):
         if not cost.macs:
             return 0.0
         turns = math.ceil(self.arrays_of(cost) / self.arrays)
-        computing = self.batch * cost.hout * cost.wout * self.input_bits * turns
+        computing = self.batch * cost.uses * self.input_bits * turns
         moving = self.moved(cost) * self.input_bits / 8 / self.bytes_per_cycle
         return max(computing, moving) / (self.clock_ghz * 1e6)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from engine.costs import LayerCost
+from engine.errors import require
 from engine.hardware.calibrated import (
     Calibrated,
     OpTime,
@@ -14,7 +15,6 @@ from engine.hardware.calibrated import (
     check_known,
     moved_bytes,
     op_times,
-    require,
 )
 from engine.hardware.contract import Box
 

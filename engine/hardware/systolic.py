@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from engine.costs import LayerCost
-from engine.hardware.calibrated import Calibrated, calibrated, check_known, require
+from engine.errors import require
+from engine.hardware.calibrated import Calibrated, calibrated, check_known
 from engine.hardware.contract import Box
 
 if TYPE_CHECKING:  # a model is read and asked without PyTorch
@@ -61,7 +62,7 @@ class Systolic(Calibrated):
         """
         depth, filters = _matrix(cost)
         tiles = math.ceil(depth / self.rows) * math.ceil(filters / self.columns)
-        return cost.groups * tiles * cost.hout * cost.wout * self.batch
+        return cost.groups * tiles * cost.uses * self.batch
 
     def utilisation(self, cost: LayerCost) -> float:
         """Returns the share of the array's cells that hold a weight, on average over tiles."""
@@ -75,7 +76,7 @@ class Systolic(Calibrated):
         Rows, columns and bytes are those that a tile uses.
         """
         depth, filters = _matrix(cost)
-        pixels = cost.hout * cost.wout * self.batch
+        pixels = cost.uses * self.batch
         total = sum(
             many * wide * self._tile(rows, columns, pixels)
             for rows, many in _cut(depth, self.rows)

@@ -1,7 +1,7 @@
 """What every method of scaling is asked, and what it answers."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 from engine.budgets import Budgets
@@ -77,11 +77,12 @@ class Question:
     def keeps(self, spec: NetworkSpec, limits: Sequence[Resource] = BOTH) -> bool:
         """Whether a network keeps the limits named."""
         usage = self.usage_of(spec)
-        latency = "latency" not in limits or usage.latency_ms <= self.limit.latency_ms
-        params = "params" not in limits or usage.params <= self.limit.params
-        memory = self.limit.memory_bytes
-        kept = memory is None or (usage.memory_bytes is not None and usage.memory_bytes <= memory)
-        return latency and params and kept
+        within = replace(
+            self.limit,
+            latency_ms=self.limit.latency_ms if "latency" in limits else usage.latency_ms,
+            params=self.limit.params if "params" in limits else usage.params,
+        )
+        return usage.within(within)
 
     def widths(self, group: str) -> range:
         """Returns the valid widths of a group from its narrowest to its widest."""

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from statistics import fmean
 
+from engine.errors import UserError
 from engine.peers.algorithm1 import allocated
 from engine.peers.contract import BOTH, Question, Resource, Trainings
 from engine.peers.inherited import only
@@ -38,6 +39,8 @@ class JointResolution:
             for resolution in question.resolutions
             if all(asked.keeps(question.base.at(resolution)) for asked in (stated, question))
         ]
+        if not candidates:
+            raise UserError("the base widths keep the limits at no resolution")
         tasks = [
             replace(task, seed=task.seed + repeat)
             for task in map(question.short, candidates)

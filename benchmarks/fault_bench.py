@@ -8,7 +8,7 @@ from typing import Any
 
 from tiny_search import TinySearch
 
-TRAINING_STAGES = ("baseline", "alpha", "sample", "train")
+TRAINING_STAGES = ("baseline", "alpha", "sample", "choose", "train")
 
 
 class Bench:

@@ -1,13 +1,14 @@
 """How long a search takes on 1 to 1,000 GPUs, by simulated time.
 
 Durations are drawn from those of the rows of a finished run, or are assumed. Trials are started
-in order wherever a slot is free (what Tune does); a batch of the α search and a block of samples
-end before the next begins, as in the program.
+in order wherever a slot is free (what Tune does); a batch of the α search ends before the next
+begins, as in the program. Profile, allocation and choice are left out.
 """
 
-import heapq
 import random
 from dataclasses import dataclass
+
+from cluster.plan import makespan
 
 GPUS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000)
 
@@ -18,7 +19,7 @@ class Workload:
 
     Attributes:
         batches: α batches, each with so many trainings.
-        samples: sampled networks; blocks of ``block``, all at once if it is 0.
+        samples: sampled networks, all at once.
         alpha_seconds, sample_seconds: durations to draw from, on one GPU.
         final_seconds: baseline and result, on one GPU.
         final_workers: most GPUs that share a final training.
@@ -29,7 +30,6 @@ class Workload:
 
     batches: tuple[int, ...]
     samples: int
-    block: int
     alpha_seconds: tuple[float, ...]
     sample_seconds: tuple[float, ...]
     final_seconds: float
@@ -39,15 +39,7 @@ class Workload:
     start_seconds: float = 10.0
 
 
-def list_schedule(durations: list[float], slots: int) -> float:
-    """Returns the makespan when each starts, in order, on the slot that is free first."""
-    free = [0.0] * slots
-    for duration in durations:
-        heapq.heappush(free, heapq.heappop(free) + duration)
-    return max(free)
-
-
-def makespan(workload: Workload, gpus: int, seed: int) -> dict[str, float]:
+def simulated(workload: Workload, gpus: int, seed: int) -> dict[str, float]:
     """Returns the seconds of each part of a search, and in all."""
     rng = random.Random(seed)  # the same draws for every number of GPUs
 
@@ -55,13 +47,10 @@ def makespan(workload: Workload, gpus: int, seed: int) -> dict[str, float]:
         return [rng.choice(durations) + workload.overhead_seconds for _ in range(count)]
 
     alpha = workload.start_seconds + sum(
-        list_schedule(draw(workload.alpha_seconds, batch), gpus) for batch in workload.batches
+        makespan(draw(workload.alpha_seconds, batch), gpus) for batch in workload.batches
     )
-    block = workload.block or workload.samples
-    sample = workload.start_seconds + sum(
-        list_schedule(draw(workload.sample_seconds, min(block, workload.samples - first)), gpus)
-        for first in range(0, workload.samples, block)
-    )
+    sampled = draw(workload.sample_seconds, workload.samples)
+    sample = workload.start_seconds + makespan(sampled, gpus)
     workers = min(gpus, workload.final_workers)
     final = 2 * (workload.start_seconds + workload.final_seconds / workers**workload.scaling)
     return {"alpha": alpha, "sample": sample, "final": final, "all": alpha + sample + final}

@@ -1,7 +1,6 @@
 """The Markdown of table1.py: every sentence follows from the numbers of one comparison."""
 
 from collections.abc import Collection, Sequence
-from statistics import fmean
 
 from engine.comparison import BASE, OURS, Comparison, Line, lines
 from engine.comparison_table import ComparisonTable, table_of
@@ -96,7 +95,7 @@ def decided(choice: ChooseResult | None) -> list[str]:
     if choice is None or len(choice.candidates) == 1:
         return []
     tried = [
-        f"`{one.method}` {percent(fmean(one.accuracies))} ({one.spec.resolution} px)"
+        f"`{one.method}` {percent(one.accuracy)} ({one.spec.resolution} px)"
         for one in choice.candidates
         if one.accuracies
     ]

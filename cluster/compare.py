@@ -14,6 +14,7 @@ from cluster.stages.choose import choose_stage
 from cluster.stages.dimensions import dimensions_stage
 from cluster.stages.groundwork import groundwork
 from cluster.stages.propose import Proposing
+from cluster.stages.train import train_stage
 from engine.comparison import Comparison, Entry
 from engine.comparison_view import write_comparison
 from engine.peers.contract import Method
@@ -51,6 +52,8 @@ def compare_run(
     with opened_search(location, address, console) as search:
         store, known = search.store, groundwork(search)
         answer = choose_stage(search, known, allocate_stage(search, known))
+        # The first seed of its network, which has weights, unlike what trials train.
+        train_stage(search, answer.winner.spec)
         proposals, refusals = Proposing(search, known).all(answer, methods)
         dimensions = dimensions_stage(search, known)
         release_all(store)

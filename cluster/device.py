@@ -1,10 +1,11 @@
-"""Measurements of the device, in a worker of their own with nothing else running beside it."""
+"""Measurements of the device, by a worker of Ray while no training runs."""
 
 from collections.abc import Sequence
 
 import ray
-from ray.exceptions import RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from cluster.tasks import result_of
 from engine.errors import UserError
 from engine.graph import load_graph
 from engine.measure import Measurement, measure_here
@@ -20,10 +21,11 @@ def measure(
     rounds: int,
     per_layer: bool,
 ) -> Measurement:
-    """Times networks in a fresh worker; see `engine.measure.time_networks`.
+    """Times networks in a worker; see `engine.measure.time_networks`.
 
     A device that is a Ray node is held whole by its custom resource, so that it is measured by one
-    task at a time.
+    task at a time. The device ``here`` is the node of the driver, or another one where that has no
+    cores to give: then as good as any, and a profile of another kind of machine is refused.
 
     Raises:
         UserError: the device is not there or cannot be timed.
@@ -34,18 +36,14 @@ def measure(
             f"no node of the Ray cluster has the resource {resource!r} of device.place; start one "
             f"with `ray start --address=… --resources='{{\"{resource}\": 1}}'`"
         )
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     worker = _measure.options(
         num_cpus=device.threads,
         num_gpus=1 if device.accelerator == "cuda" else 0,
         resources={resource: 1} if resource else {},
+        scheduling_strategy="DEFAULT" if resource else here,
     )
-    task = worker.remote(list(specs), reference, device, calls, rounds, per_layer)
-    try:
-        return ray.get(task)
-    except RayTaskError as error:
-        if isinstance(error.cause, UserError):
-            raise error.cause from None  # without the traceback that Ray makes its message
-        raise
+    return result_of(worker.remote(list(specs), reference, device, calls, rounds, per_layer))
 
 
 @ray.remote(max_retries=2)

@@ -1,5 +1,7 @@
 """Runs a search from the data to the report, and reads what a run has found."""
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
@@ -33,6 +35,9 @@ from engine.results import (
 from engine.storage import open_folder
 from engine.store import RunStore
 
+_FORGIVING = ("alpha", "sample", "choose", "propose-*")
+"""Stages that may be complete although some of their trainings failed."""
+
 
 def run_search(
     recipe: Recipe,
@@ -41,6 +46,7 @@ def run_search(
     address: str | None = None,
     console: Console | None = None,
     max_hours: MaxHours | None = None,
+    retry_failed: bool = False,
 ) -> RunRecord:
     """Runs a search, or goes on with one, and writes ``result.json`` and ``report.html``.
 
@@ -53,6 +59,7 @@ def run_search(
         address: of a Ray cluster; None starts a private session on this machine.
         console: where progress is shown; None for standard output.
         max_hours: stop in order once so much has been used.
+        retry_failed: train again what failed before.
 
     Raises:
         UserError: something the user can mend.
@@ -60,12 +67,11 @@ def run_search(
     """
     store = RunStore(location)
     with (
-        store.lock(),
+        _driving(store, retry_failed),
         Progress(console or Console()) as progress,
         stopped_after(max_hours, store, recipe.cluster, progress),
         session(address, store.logs) as ray_session,
     ):
-        store.check_format()
         search = Search(recipe=recipe, store=store, session=ray_session, progress=progress)
         # A recipe that cannot be run must not take the place of the one that was.
         search.check()
@@ -74,6 +80,16 @@ def run_search(
         write_results(record, location)
         store.remove_spent_checkpoints()
         return record
+
+
+@contextmanager
+def _driving(store: RunStore, retry_failed: bool) -> Generator[None]:
+    """Locks a run whose format this version writes, before any of it is read."""
+    with store.lock():
+        store.check_format()
+        if retry_failed:
+            store.forget_failures(_FORGIVING)
+        yield
 
 
 def read_run(location: Path | str) -> RunRecord:

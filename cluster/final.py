@@ -46,7 +46,10 @@ def run_final(
     """
     weights = weights_name(task.id)
     row = store.ledger.find(task.id)
-    if row is None or (row.status == "done" and not has_weights(store.weights, weights)):
+    if row is not None and row.status == "done" and not has_weights(store.weights, weights):
+        store.ledger.discard([task.id])  # the weights to come may differ from those that are lost
+        row = None
+    if row is None:
         row = _train(task, store, data, resources, progress)
     if row.status != "done" or row.test_accuracy is None:
         raise UserError(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from cluster.progress import Progress
-from engine.errors import UserError
+from engine.errors import StorageError, UserError
 from engine.recipe import Cluster
 from engine.rows import Row
 from engine.store import RunStore
@@ -49,12 +49,12 @@ class MaxHours:
 
 def used_hours(rows: Iterable[Row], resources: Cluster, kind: Literal["gpu", "cpu"]) -> float:
     """Returns the hours that finished trainings held a resource, counted over their epochs."""
-    seconds = sum(
-        sum(epoch.seconds for epoch in row.history)
-        * held(resources, kind, final=row.task.sync_workers)
-        for row in rows
-    )
-    return seconds / 3600
+
+    def held_by(row: Row) -> float:
+        noted = row.gpus if kind == "gpu" else row.cpus
+        return held(resources, kind, final=row.task.sync_workers) if noted is None else noted
+
+    return sum(sum(epoch.seconds for epoch in row.history) * held_by(row) for row in rows) / 3600
 
 
 def held(
@@ -100,7 +100,10 @@ def stopped_after(
 
     def watch() -> None:
         while not over.wait(_POLL_SECONDS):
-            used = used_hours(ledger.rows(), resources, limit.kind)
+            try:
+                used = used_hours(ledger.rows(), resources, limit.kind)
+            except StorageError:
+                continue  # the next look finds what this one would have
             if used >= limit.hours:
                 progress.say(
                     f"! {used:.3g} {limit.kind.upper()}-hours are used, {limit.option} is "

@@ -4,6 +4,7 @@ import math
 
 import ray
 
+from cluster.tasks import result_of
 from engine.rows import TrainingTask
 from trainables.data import ImageData
 from trainables.occupancy import Occupancy, measure_occupancy
@@ -53,5 +54,5 @@ def measure_packing(
 ) -> tuple[int, Occupancy]:
     """Trains ``task`` for some seconds on one GPU and returns how many like it share one."""
     measure = ray.remote(num_cpus=cpus, num_gpus=1, max_calls=1)(measure_occupancy)
-    occupancy: Occupancy = ray.get(measure.remote(task, data))  # pyright: ignore[reportCallIssue]
+    occupancy = result_of(measure.remote(task, data))  # pyright: ignore[reportCallIssue]
     return networks_per_gpu(occupancy), occupancy

@@ -29,6 +29,7 @@ from cluster.dataset import facts_of, read_data
 from cluster.hours import MaxHours, held
 from cluster.network import BaseNetwork
 from cluster.packing import measure_packing, share_of, widest
+from cluster.tasks import result_of
 from cluster.trainings import Trainings
 from cluster.trials import trial_slots
 from engine.errors import UserError
@@ -131,8 +132,10 @@ def make_plan(recipe: Recipe) -> Plan:
     resources = recipe.cluster
     small = _calibration_data(planned.data, recipe.sample.training.batch_size)
     calibrate = _calibrate.options(num_cpus=resources.cpus_per_trial, num_gpus=resources.gpu_share)
-    seconds = ray.get(
-        calibrate.remote(planned.calibration, ray.put(small), resources.cpus_per_trial)
+    seconds = result_of(
+        calibrate.remote(
+            planned.calibration, ray.put(small), resources.cpus_per_trial, resources.uses_gpus
+        )
     )
     timed = work(planned.graph, planned.base, planned.calibration.training, small) / _EPOCHS
     per_mac = seconds / timed
@@ -296,10 +299,10 @@ def _calibration_data(data: ImageData, batch_size: int) -> ImageData:
 
 
 @ray.remote(max_retries=2)
-def _calibrate(task: TrainingTask, data: ImageData, cpus: int) -> float:
+def _calibrate(task: TrainingTask, data: ImageData, cpus: int, gpu: bool) -> float:
     """Seconds of one epoch."""
     torch.set_num_threads(cpus)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device("cuda" if gpu else "cpu")
     with tempfile.TemporaryDirectory() as folder:
         training = NetworkTraining(task, TensorData.on(data, device), RunStore(folder))
         epochs = [training.run_epoch() for _ in range(_EPOCHS)]

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 from cluster.costs import Costs
 from cluster.dataset import DataSet
@@ -13,6 +14,7 @@ from cluster.stage_runner import StageRunner
 from cluster.trainer import Trainer
 from cluster.trainings import Trainings
 from engine.peers.methods import rivals
+from engine.profiling import Profiling, read_profile
 from engine.recipe import Recipe
 from engine.store import RunStore
 from trainables.objective import make_objective
@@ -46,6 +48,14 @@ class Search:
     def costs(self) -> Costs:
         """What networks cost."""
         return Costs(recipe=self.recipe)
+
+    @cached_property
+    def profiling(self) -> Profiling:
+        """What is to be timed for its profile."""
+        base, settings = self.base, self.recipe.profile
+        return Profiling(
+            graph=base.graph, base=base.spec, resolutions=base.resolutions, settings=settings
+        )
 
     @cached_property
     def trainings(self) -> Trainings:
@@ -86,6 +96,8 @@ class Search:
         self.recipe.limits.resolve(self.costs.usage(self.base.spec, latency_ms=0.0))
         rivals(self.recipe.choose.rivals)
         _ = self.base.resolutions  # raises if the network cannot take one of them
+        if self.recipe.profile.file:
+            read_profile(Path(self.recipe.profile.file), self.profiling)
 
     def _start_ray(self) -> None:
         """Starts or joins Ray.

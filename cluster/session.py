@@ -1,7 +1,6 @@
 """The Ray session of a run: a private local one, or a cluster that is there already."""
 
 import logging
-import math
 import os
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
 import ray
 from ray.exceptions import AuthenticationError
 
-from cluster.address import check_cluster, token_error
+from cluster.address import CLIENT, check_cluster, token_error
 from cluster.code import add_to_python_path, check_directory, travelling_code
 from cluster.signals import signals_kept
 from engine.errors import UserError
@@ -79,21 +78,43 @@ class Session:
                 init(address=self._address, runtime_env={"working_dir": str(folder)})
 
     def require(self, recipe: Recipe) -> None:
-        """Checks that Ray has in all what one training or measurement of a recipe needs.
+        """Checks that Ray has what one training or measurement of a recipe needs.
 
         Raises:
             UserError: it has less, and would wait forever.
         """
         total, resources, device = ray.cluster_resources(), recipe.cluster, recipe.device
+        remedy = (
+            "lower cluster.final_workers, cluster.cpus_per_trial, cluster.gpus_per_trial or "
+            "device.threads, or set device.accelerator"
+        )
         workers = resources.final_workers_min or resources.final_workers
-        cpus = max(workers * resources.cpus_per_trial, device.threads)
-        gpus = max(workers * math.ceil(resources.gpu_share), device.accelerator == "cuda")
-        for kind, needed in (("CPU", cpus), ("GPU", gpus)):
+        of_all = {
+            "CPU": workers * resources.cpus_per_trial,
+            "GPU": workers * int(resources.uses_gpus),
+        }
+        for kind, needed in of_all.items():
             if total.get(kind, 0) < needed:
                 raise UserError(
                     f"the recipe needs {needed} {kind}s at once, but Ray has "
-                    f"{total.get(kind, 0):g}; lower cluster.final_workers, cluster.cpus_per_trial, "
-                    "cluster.gpus_per_trial or device.threads, or set device.accelerator"
+                    f"{total.get(kind, 0):g}; {remedy}"
+                )
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        training = {"CPU": resources.cpus_per_trial, "GPU": resources.gpu_share}
+        gpu = int(device.accelerator == "cuda")
+        measurement: dict[str, float] = {"CPU": device.threads, "GPU": gpu}
+        if device.node_resource:
+            measurement[device.node_resource] = 1
+        bundles: dict[str, dict[str, float]] = {"training": training}
+        # That the device's node is not there at all is said when it is to be measured.
+        if device.place != "offline" and (device.node_resource or "CPU") in total:
+            bundles["measurement"] = measurement
+        for what, bundle in bundles.items():
+            if not any(all(n.get(k, 0) >= v for k, v in bundle.items()) for n in nodes):
+                needs = ", ".join(f"{amount:g} {kind}" for kind, amount in bundle.items() if amount)
+                raise UserError(
+                    f"one {what} of the recipe needs {needs} on one node, which no node of Ray "
+                    f"has; {remedy}"
                 )
 
     def stop(self) -> None:
@@ -139,6 +160,11 @@ def session(address: str | None, logs: Path) -> Generator[Session]:
     try:
         if address is not None:
             check_cluster(address)
+            if address.startswith(CLIENT) and not ray.is_initialized():
+                raise UserError(
+                    f"{CLIENT} is for run and resume alone; give this command the HOST:PORT of the "
+                    "cluster, on a machine that reaches it"
+                )
             current.start()
         yield current
     finally:

@@ -18,12 +18,12 @@ from cluster.signals import signals_kept
 from engine.codec import canonical, decode
 from engine.errors import UserError
 from engine.recipe import Cluster
-from engine.rows import Epoch, Row, TrainingTask
+from engine.rows import NO_MEMORY, Epoch, Row, TrainingTask
 from engine.store import RunStore
 from searchers.tasks import TaskSearcher
 from trainables.checkpoint import checkpoint_name
 from trainables.data import ImageData
-from trainables.trial import NO_MEMORY, TrainingTrial
+from trainables.trial import TrainingTrial
 
 _OUT_OF_MEMORY = (
     "out of GPU memory, with no other training on the GPU; lower the stage's training.batch_size "
@@ -66,6 +66,8 @@ class TrialRunner:
             searcher = TaskSearcher(list(missing.values()))
             postponed = self._fit(stage, self._config(searcher))
             missing = {task.id: task for task in postponed}
+        if any(self.store.ledger.find(task.id) is None for task in tasks):
+            raise KeyboardInterrupt  # stopped while no training ran
 
     def run_search(
         self,
@@ -143,6 +145,7 @@ class TrialRunner:
             data=self.data,
             store=self.store,
             cpus=self.resources.cpus_per_trial,
+            gpus=self.share,
             checkpoint_seconds=self.resources.checkpoint_minutes * 60,
         )
         packed = bool(self.share) and lowered(self.share) is not None
@@ -258,6 +261,11 @@ class _Watcher(tune.Callback, tune.Stopper):
         history = self._history.pop(trial.trial_id, {})
         ledger = self._store.ledger
         row = ledger.find(task.id)
+        if row is None and (trial.last_result or {}).get("status") == "done":
+            self.user_error = (
+                f"the row that a worker wrote of {task.id} cannot be read; repeat the command"
+            )
+            return
         if row is None:
             epochs = tuple(history[number] for number in sorted(history))
             row = Row(task=task, status=status, history=epochs, error=error)

@@ -29,7 +29,7 @@ that is left out has the default below:
 model: resnet18
 data: {source: "imagefolder:flowers", resolution: 64}
 limits: {latency: 1.5x, params: 12M}
-sample: {networks: 12, training: fast}
+sample: {networks: 12}
 train: {epochs: 40, batch_size: 128, lr: 0.1}
 ```
 
@@ -129,7 +129,9 @@ def _value(value: Any) -> str:
         return f"`[{', '.join(map(str, value))}]`"
     if isinstance(value, float):
         return f"`{value:g}`"
-    return "`null`" if value is None else f"`{str(value).lower()}`"
+    if value is None or value == "":
+        return "`null`" if value is None else '`""`'
+    return f"`{str(value).lower()}`"
 
 
 def _row(key: str, *cells: str) -> str:

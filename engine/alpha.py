@@ -73,7 +73,7 @@ def rank_candidates(
             f"all {len(rows)} trainings of the α search failed, the first with: {error}; "
             "check the data and alpha.training"
         )
-    winner = max(candidates, key=lambda c: (fmean(c.accuracies), -fmean(c.losses)))
+    winner = max(candidates, key=lambda c: c.merit)
     spread = _pooled_deviation(rows_of.values())
     return AlphaResult(
         alpha=winner.alphas[0],
@@ -99,9 +99,8 @@ def _pooled_deviation(repeats: Iterable[Sequence[Row]]) -> float | None:
 
 def _tied(winner: AlphaCandidate, candidates: Sequence[AlphaCandidate], spread: float) -> int:
     """Others within two standard errors of the difference, 2·√2·standard error at equal repeats."""
-    best = fmean(winner.accuracies)
     return sum(
-        best - fmean(other.accuracies)
+        winner.accuracy - other.accuracy
         <= 2 * spread * math.sqrt(1 / len(winner.accuracies) + 1 / len(other.accuracies))
         for other in candidates
         if other is not winner

@@ -77,18 +77,18 @@ def corrected(done: Round) -> float:
 
 
 def best(rounds: tuple[Round, ...], limit_ms: float) -> int:
-    """Returns the index of the round that uses most of the limit and keeps it.
+    """Returns the index of the round that uses most of the limit and keeps it; see `miss`."""
+    return min(range(len(rounds)), key=lambda index: miss(rounds[index].latency, limit_ms))
 
-    Rounds that keep it with room for noise come first, then those that keep it, then the one that
-    exceeds it least. No round over the limit is chosen where another keeps it.
+
+def miss(latency: Latency, limit_ms: float) -> tuple[bool, bool, float]:
+    """Orders measured networks, the best first.
+
+    Those that keep the limit with room for noise, then those that keep it, then those that exceed
+    it; of each kind the one nearest to the limit.
     """
-
-    def order(index: int) -> tuple[bool, bool, float]:
-        latency = rounds[index].latency
-        with_room = latency.ms * _room(latency)
-        return latency.ms > limit_ms, with_room > limit_ms, abs(latency.ms - limit_ms)
-
-    return min(range(len(rounds)), key=order)
+    with_room = share_used(latency, limit_ms) > 1.0
+    return latency.ms > limit_ms, with_room, abs(latency.ms - limit_ms)
 
 
 def latency_verdict(latency: Latency, limit_ms: float) -> LatencyVerdict:

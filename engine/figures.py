@@ -1,7 +1,6 @@
 """The figures of a run, each small enough to be read on a phone."""
 
 import math
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -151,7 +150,7 @@ def _alpha(result: AlphaResult) -> ReportFigure:
     name = f"winner, α = {result.alpha:.2f}"
     for group, colour, label in ((others, INK, "mean"), ([winner], ACCENT, name)):
         if found := [c for c in group if c.accuracies]:
-            means = [100 * statistics.fmean(c.accuracies) for c in found]
+            means = [100 * c.accuracy for c in found]
             ax.hlines(
                 means, [min(c.alphas) for c in found], [max(c.alphas) for c in found], color=colour
             )
@@ -172,7 +171,7 @@ def _alpha(result: AlphaResult) -> ReportFigure:
     reach = [
         a + sign * spread / math.sqrt(len(c.accuracies))
         for c in shown
-        for a in (*c.accuracies, statistics.fmean(c.accuracies))
+        for a in (*c.accuracies, c.accuracy)
         for sign in (-1, 1)
     ]
     ax.set_ylim(padded([100 * a for a in reach] or [0, 100], 1))

@@ -171,9 +171,9 @@ class Profile:
     """How the latency model is made.
 
     Attributes:
-        model: its kind. ``insitu`` is the most accurate on a device that can be timed op by op;
-            docs/latency.md says what the others are for.
-        networks: random networks timed for the fit.
+        model: its kind. ``insitu`` is for a device that can be timed op by op; docs/latency.md says
+            how wrong it was there, and what the others are for.
+        networks: networks timed for the fit: the base network, corners, a sweep, random ones.
         held_out: further ones that only judge it.
         min_width, max_width: bounds of the networks' width multipliers, which are log-uniform.
         calls: timed forwards of each network in each round at the least; more fit into 30 ms.
@@ -397,8 +397,8 @@ class Cluster:
         gpus = self.gpus_per_trial
         require(self.cpus_per_trial >= 1, "cpus_per_trial must be at least 1", self.cpus_per_trial)
         require(
-            gpus == "auto" or 0 <= gpus <= 1 or gpus == int(gpus) > 0,
-            "gpus_per_trial must be auto, a share of a GPU, in [0, 1], or a whole number",
+            gpus == "auto" or 0 <= gpus <= 1,
+            "gpus_per_trial must be auto or a share of one GPU, in [0, 1]",
             gpus,
         )
         require(self.final_workers >= 1, "final_workers must be at least 1", self.final_workers)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from engine.limits import Limits
-from engine.recipe import Allocate, Alpha, Cluster, Data, Profile, Recipe, Sample
+from engine.recipe import Allocate, Alpha, Cluster, Data, Device, Profile, Recipe, Sample
 from engine.training import (
     FAST,
     FAST_GPU,
@@ -27,6 +27,7 @@ _DIGITS = Training(
 
 
 _SMALL = replace(FAST, batch_size=128, lr=0.1).for_epochs(6)
+_GPU = Device(accelerator="cuda")
 _ONE_GPU = Cluster(gpus_per_trial="auto", final_workers=1)
 
 _TIGHT = Limits(latency="1.065x", params="1.33x")
@@ -54,7 +55,8 @@ def cifar10_vgg11_tight() -> Recipe:
     """HACScale's tight limits on CIFAR-10: latency 1.065×, parameters 1.33×, 300 epochs.
 
     Printed: limits, network and training but for weight decay and augmentation (`PAPER_CIFAR`).
-    Ours: s, the bounds of α, number and range of the sampled networks, their short trainings.
+    Ours: s, the bounds of α, number and range of the sampled networks, their short trainings. The
+    device is a GPU, as in the paper, and trainings take one each or share it.
     """
     return _cifar10(_TIGHT)
 
@@ -126,8 +128,10 @@ def _cifar10(limits: Limits) -> Recipe:
     return Recipe(
         model="vgg11",
         data=Data(source="cifar10", resolution=32),
+        device=_GPU,
         limits=limits,
         train=PAPER_CIFAR,
+        cluster=_ONE_GPU,
     )
 
 
@@ -136,22 +140,23 @@ def _imagenet(limits: Limits) -> Recipe:
         model="resnet18",
         # The largest resolution of the α search is 224·√2^0.95 = 311.
         data=Data(source="imagefolder:imagenet", resolution=224, stored_resolution=320),
+        device=_GPU,
         limits=limits,
         profile=Profile(max_width=3.0),
         allocate=Allocate(max_width=3.0),
         train=PAPER_IMAGENET,
+        cluster=_ONE_GPU,
     )
 
 
 def _fast(recipe: Recipe, training: Training) -> Recipe:
-    """The recipe with short trainings, a fifth of them for every candidate, on one GPU."""
+    """The recipe with short trainings, a fifth of them for every candidate."""
     short = training.for_epochs(max(2, training.epochs // 5))
     return replace(
         recipe,
         alpha=replace(recipe.alpha, training=short),
         sample=replace(recipe.sample, training=short),
         train=training,
-        cluster=_ONE_GPU,
     )
 
 

@@ -1,6 +1,8 @@
 """What each stage of a run puts into the store: plain values, in the order of the stages."""
 
+import math
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Literal
 
 from engine.codec import STRICT
@@ -175,12 +177,37 @@ class ProfileResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AlphaCandidate:
+class Judged:
+    """What short trainings of a network came to on the validation split.
+
+    Attributes:
+        accuracies, losses: after the last epoch, by repeat; a failed repeat is absent.
+    """
+
+    __pydantic_config__ = STRICT
+
+    accuracies: tuple[float, ...] = ()
+    losses: tuple[float, ...] = ()
+
+    @property
+    def accuracy(self) -> float:
+        """Mean over repeats; NaN where all failed."""
+        return fmean(self.accuracies) if self.accuracies else math.nan
+
+    @property
+    def merit(self) -> tuple[bool, float, float]:
+        """What networks are compared by, the greater the better: accuracy, then a low loss."""
+        if not self.accuracies:
+            return False, 0.0, 0.0
+        return True, self.accuracy, -fmean(self.losses)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlphaCandidate(Judged):
     """One network of the α search, with every α that rounds to it.
 
     Attributes:
         macs_ratio: realised MACs over the base network's.
-        accuracies: validation accuracy by repeat; a failed repeat is absent.
     """
 
     __pydantic_config__ = STRICT
@@ -188,8 +215,6 @@ class AlphaCandidate:
     alphas: tuple[float, ...]
     spec: NetworkSpec
     macs_ratio: float
-    accuracies: tuple[float, ...]
-    losses: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -374,7 +399,7 @@ class AllocateResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Candidate:
+class Candidate(Judged):
     """A network that keeps the limits and may be the answer.
 
     Attributes:
@@ -384,8 +409,6 @@ class Candidate:
             knows no such network.
         latency: as measured, untrained.
         rounds: networks that were measured until the latency limit held.
-        accuracies, losses: on the validation split after the short training, by repeat; empty
-            where it is the only candidate.
         trained: rows of the trainings that it was judged by, and of those that its method needed
             beyond what the search knew.
     """
@@ -400,8 +423,6 @@ class Candidate:
     predicted_ms: float
     latency: Latency
     rounds: int
-    accuracies: tuple[float, ...] = ()
-    losses: tuple[float, ...] = ()
     trained: tuple[str, ...] = ()
 
 

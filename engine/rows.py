@@ -8,6 +8,9 @@ from engine.shrinking import Pruning, Shrunk, Sparsifying
 from engine.spec import NetworkSpec
 from engine.training import Training
 
+NO_MEMORY = "no memory"
+"""Status that a trial reports whose training ran out of GPU memory and left no row."""
+
 Cheap = Literal["slimmable", "initial"]
 """Where importance may come from without a training of every sampled network."""
 
@@ -113,6 +116,8 @@ class Row:
             asked for.
         error: one line, for a failed row.
         path: the networks that were left one after another; None unless it was shrunk.
+        cpus, gpus: cores and GPUs that it held while it trained, over all its workers; None in
+            rows that were written before this was kept.
     """
 
     __pydantic_config__ = STRICT
@@ -126,6 +131,8 @@ class Row:
     filter_norms: dict[str, tuple[float, ...]] | None = None
     error: str | None = None
     path: tuple[Shrunk, ...] | None = None
+    cpus: int | None = None
+    gpus: float | None = None
 
     @property
     def last(self) -> Epoch:

@@ -15,6 +15,7 @@ work done again. Scratch is never read for a result; it stays on a local disk.
 """
 
 import hashlib
+import logging
 import os
 import shlex
 import socket
@@ -22,6 +23,7 @@ import time
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,6 +38,8 @@ from engine.recipe import Recipe
 from engine.storage import open_folder
 
 T = TypeVar("T")
+
+log = logging.getLogger("hacscale")
 
 _LOCK = ".lock"
 
@@ -201,7 +205,8 @@ class RunStore:
     def record_epoch(self, task_id: str, epoch: int) -> None:
         """Notes in ``logs/epochs.log`` that a worker has trained one epoch of a task.
 
-        The file shows what work was done and whether any was done twice; nothing depends on it.
+        The file shows what work was done and whether any was done twice. Nothing depends on it, so
+        that a place where nothing can be written ends no training.
         """
         line = f"{time.time():.3f} {socket.gethostname()} {os.getpid()} {task_id} {epoch}\n"
         path = self.logs / "epochs.log"
@@ -210,7 +215,7 @@ class RunStore:
             with path.open("a") as file:
                 file.write(line)
         except OSError as error:
-            raise storage_error(error, path) from error
+            log.debug("an epoch of %s is not noted: %s", task_id, error)
 
     def epochs_of(self, task_id: str) -> int:
         """Returns the last epoch of a task that was noted, 0 if there is none."""
@@ -263,11 +268,12 @@ class RunStore:
         """Removes failed rows, so that they are tried again.
 
         Args:
-            stages: those that are complete in spite of failed rows; they are open again.
+            stages: those that are complete in spite of failed rows, * for any part of a name; they
+                are open again.
         """
         failed = [row.task.id for row in self.ledger.rows() if row.status == "failed"]
         if failed:
-            opened = self._committed_under(set(stages))
+            opened = self._committed_under(stages)
             self.folder.delete(*(f"{stage}/manifest.json" for stage in opened))
             self.ledger.discard(failed)
 
@@ -283,16 +289,16 @@ class RunStore:
 
     def committed_stages(self) -> list[str]:
         """Names of the stages that are complete, for some recipe."""
-        return sorted({stage.rpartition("-")[0] for stage in self._committed_under(None)})
+        return sorted({stage.rpartition("-")[0] for stage in self._committed_under(["*"])})
 
-    def _committed_under(self, names: set[str] | None) -> list[str]:
-        """Stages with their keys that are complete; those of some names, or all."""
+    def _committed_under(self, names: Iterable[str]) -> list[str]:
+        """Stages of some names, * for any part of one, with their keys that are complete."""
         found = [entry.name for entry in self.folder.entries() if entry.is_folder]
         return [
             stage
             for stage in found
             if "-" in stage
-            and (names is None or stage.rpartition("-")[0] in names)
+            and any(fnmatchcase(stage.rpartition("-")[0], name) for name in names)
             and self.folder.exists(f"{stage}/manifest.json")
         ]
 

@@ -20,7 +20,7 @@ from ray.tune.search import Searcher
 from engine.alpha import mean_accuracy
 from engine.codec import digest, jsonable
 from engine.recipe import Alpha
-from engine.rows import Row, TrainingTask
+from engine.rows import NO_MEMORY, Row, TrainingTask
 from engine.spec import NetworkSpec
 
 logger = logging.getLogger(__name__)
@@ -126,7 +126,7 @@ class AlphaSearcher(Searcher):
         its end, and after ``restore`` it suggests them again.
         """
         task = self._live.pop(trial_id, None)
-        if task is not None and result is not None and result.get("status") == "no memory":
+        if task is not None and result is not None and result.get("status") == NO_MEMORY:
             self._postponed.add(task.id)
 
     def set_max_concurrency(self, max_concurrent: int) -> bool:

@@ -113,6 +113,11 @@ def _fit(self: TrialRunner, stage: str, config: tune.TuneConfig) -> list[Trainin
     raise AssertionError
 
 
+class _Context:
+    def get_node_id(self) -> str:
+        return "0" * 56
+
+
 @contextmanager
 def without_ray() -> Generator[None]:
     """Replaces what Ray does."""
@@ -124,7 +129,8 @@ def without_ray() -> Generator[None]:
         mock.patch.object(Session, "require", lambda *_, **__: None),
         mock.patch.object(cluster.final, "_train", lambda task, store, *_: train(task, store)),
         mock.patch.object(cluster.device, "_measure", remote),
-        mock.patch.object(cluster.device, "ray", SimpleNamespace(get=lambda value: value)),
+        mock.patch.object(cluster.device, "ray", SimpleNamespace(get_runtime_context=_Context)),
+        mock.patch.object(cluster.device, "result_of", lambda value: value),
         mock.patch.object(cluster.trainer, "ray", SimpleNamespace(put=lambda value: value)),
         mock.patch.object(cluster.driver, "render_report", lambda _: "report"),
         mock.patch.object(Ledger.compact, "__defaults__", (PART,)),

@@ -24,7 +24,7 @@ from engine.codec import canonical, decode, digest
 from engine.errors import UserError
 from engine.graph import load_graph
 from engine.recipe import Alpha
-from engine.rows import Epoch, Row, TrainingTask
+from engine.rows import NO_MEMORY, Epoch, Row, TrainingTask
 from engine.spec import ModelRef, NetworkSpec
 from engine.training import FAST
 from searchers.alpha import AlphaSearcher
@@ -636,7 +636,7 @@ def test_trainings_without_memory_end_the_search_and_are_asked_again(tmp_path) -
     tasks = {i: decode(TrainingTask, json.dumps(c["task"]), "task") for i, c in first.items()}
     for trial_id, task in tasks.items():
         if trial_id == "trial-2":
-            searcher.on_trial_complete(trial_id, {"status": "no memory"})
+            searcher.on_trial_complete(trial_id, {"status": NO_MEMORY})
         else:
             assert searcher.suggest("another") is None
             world.ledger[task.id] = trained(task)

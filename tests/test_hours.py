@@ -48,6 +48,15 @@ def test_hours_are_counted_over_the_epochs_of_finished_trainings() -> None:
     assert used_hours([], GPUS, "cpu") == 0
 
 
+def test_a_row_that_says_what_it_held_is_believed() -> None:
+    """With gpus_per_trial auto the recipe does not say it, nor with workers that come and go."""
+    shared = replace(lasting(0, 3600), gpus=0.125, cpus=1)
+    two_of_four = replace(lasting(1, 3600, final=True), gpus=2.0, cpus=6)
+    resources = replace(GPUS, gpus_per_trial="auto")
+    assert used_hours([shared, two_of_four], resources, "gpu") == pytest.approx(2.125)
+    assert used_hours([shared, two_of_four], resources, "cpu") == pytest.approx(7)
+
+
 @pytest.mark.parametrize("hours", [0.0, -1.0, float("inf"), float("nan")])
 def test_a_ceiling_is_above_zero(hours: float) -> None:
     with pytest.raises(UserError, match="--max-cpu-hours must be above zero"):

@@ -275,7 +275,7 @@ def test_assignments_change_what_they_name_and_nothing_else() -> None:
         ("cluster.final_workers_min=3", "final_workers_min must lie in 1 to final_workers"),
         ("cluster.checkpoint_minutes=0", "checkpoint_minutes must be above zero"),
         ("sample.stop_at_b_ci=0", "stop_at_b_ci must be above zero"),
-        ("cluster.gpus_per_trial=1.5", "a share of a GPU"),
+        ("cluster.gpus_per_trial=2", "a share of one GPU, in [0, 1], not 2"),
         ("cluster.retries=-1", "retries must not be negative"),
         ("train.lr=0", "lr must be above zero"),
         ("data.validation_share=1", "validation_share must lie between 0 and 1"),

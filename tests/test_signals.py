@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[1]
 # Ray's processes are in the group that gets the signal, and the driver may end with them.
 DRIVER = """
 import os, signal, sys, time
+from argparse import Namespace
 from rich.console import Console
 from engine.commands.driving import orderly_stop
 
@@ -26,7 +27,8 @@ def end(*_):
     time.sleep(0.5)
     os._exit(1)
 
-with orderly_stop(sys.argv[1], Console()):
+asked = Namespace(address="auto", max_cpu_hours=1.5, max_gpu_hours=None)
+with orderly_stop(sys.argv[1], Console(), asked):
     if sys.argv[2] == "ends":
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, end)
@@ -61,7 +63,7 @@ def test_the_command_to_go_on_is_said_before_the_driver_ends(
         said = driver.stdout.read().splitlines()
     assert driver.returncode == code
     assert said[0] == "stopping; nothing is lost. Go on with:"
-    assert said[1] == f"  hacscale resume '{run}'"
+    assert said[1] == f"  hacscale resume '{run}' --address auto --max-cpu-hours 1.5"
     assert said[-1].strip().startswith(last)
 
 

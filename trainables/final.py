@@ -1,6 +1,6 @@
 """The training of the baseline and of the result, data parallel, as a Ray Train function."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import ray
 import ray.train
@@ -52,4 +52,5 @@ def train_final(config: dict[str, FinalTraining]) -> None:
         if row.status == "done":
             name = weights_name(final.task.id)
             write_weights(final.store.weights, name, training.state_dict())
-        final.store.ledger.add(row)
+        gpus = float(world) if device.type == "cuda" else 0.0
+        final.store.ledger.add(replace(row, cpus=world * final.cpus, gpus=gpus))

@@ -1,5 +1,6 @@
 """A training as a Ray Tune trial whose actor serves one trial after another."""
 
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -7,15 +8,12 @@ from ray import tune
 
 from engine.codec import canonical, decode
 from engine.errors import TrainingFailed, UserError
-from engine.rows import Epoch, Row, TrainingTask
+from engine.rows import NO_MEMORY, Epoch, Row, TrainingTask
 from engine.store import RunStore
 from engine.trained_weights import weights_name, write_weights
 from trainables.data import ImageData
 from trainables.loop import NetworkTraining
 from trainables.tensors import TensorData
-
-NO_MEMORY = "no memory"
-"""Status of a trial that ran out of GPU memory."""
 
 
 class TrainingTrial(tune.Trainable):
@@ -33,11 +31,13 @@ class TrainingTrial(tune.Trainable):
         data: ImageData,
         store: RunStore,
         cpus: int,
+        gpus: float,
         checkpoint_seconds: float,
     ) -> None:
         """Takes up the training of ``config["task"]``, where it was left if it was begun."""
         torch.set_num_threads(cpus)
         self._data, self._store = data, store
+        self._cpus, self._gpus = cpus, gpus
         self._checkpoint_seconds = checkpoint_seconds
         self._task = decode(TrainingTask, canonical(config["task"]), "the task of a trial")
         self._training: NetworkTraining | None = None
@@ -61,7 +61,8 @@ class TrainingTrial(tune.Trainable):
 
     def _step(self) -> dict[str, Any]:
         if not hasattr(self, "_tensors"):
-            device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+            # Not whatever is there: Ray shows all GPUs to a worker that booked none.
+            device = torch.device("cuda" if self._gpus else "cpu")
             self._tensors = TensorData.on(self._data, device)
         if self._training is None:
             self._training = NetworkTraining(
@@ -86,7 +87,7 @@ class TrainingTrial(tune.Trainable):
             )
         if row.status == "done" and self._task.keep_weights:
             write_weights(self._store.weights, weights_name(self._task.id), training.state_dict())
-        self._store.ledger.add(row)
+        self._store.ledger.add(replace(row, cpus=self._cpus, gpus=self._gpus))
         if not row.history:
             return {"done": True, "status": row.status, "epoch": 0}
         return _report(row.last, len(row.history), row.status)
@@ -98,12 +99,4 @@ class TrainingTrial(tune.Trainable):
 
 
 def _report(epoch: Epoch, number: int, status: str) -> dict[str, Any]:
-    return {
-        "done": status != "running",
-        "status": status,
-        "epoch": number,
-        "train_loss": epoch.train_loss,
-        "val_loss": epoch.val_loss,
-        "val_accuracy": epoch.val_accuracy,
-        "seconds": epoch.seconds,
-    }
+    return {"done": status != "running", "status": status, "epoch": number, **asdict(epoch)}

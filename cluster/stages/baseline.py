@@ -1,7 +1,6 @@
 """The baseline stage: what the base network takes and achieves, before anything is scaled."""
 
 from cluster.search import Search
-from cluster.stages.profile import profiling_of
 from engine.measure import Measurement
 from engine.results import BaselineResult
 
@@ -43,5 +42,5 @@ def _measured(search: Search) -> Measurement:
     """Measures the base network; elsewhere together with the profile, to save an exchange."""
     recipe, base = search.recipe, search.base.spec
     if recipe.device.place == "offline" and not recipe.profile.file:
-        return search.measuring("profile", profiling_of(search).specs, base, per_layer=True)
+        return search.measuring("profile", search.profiling.specs, base, per_layer=True)
     return search.measuring("baseline", [base], base, per_layer=False)

@@ -1,7 +1,6 @@
 """The choose stage: the best of several networks that keep the limits, by short trainings."""
 
 from dataclasses import replace
-from statistics import fmean
 
 from cluster.parents import release_all
 from cluster.search import Search
@@ -22,7 +21,8 @@ def choose_stage(search: Search, known: Groundwork, found: AllocateResult) -> Ch
 
     The highest mean of the last validation accuracies counts, then the lower mean loss, then which
     comes first. What exceeds the latency limit by more than the noise of its measurement is the
-    answer only if all do. A rival that has no network for these limits is left out.
+    answer only if all do whose trainings did not fail. A rival that has no network for these
+    limits is left out.
 
     Deviation: HACScale takes what Algorithm 1 gives. Importance is of single channels, at one
     resolution, after a short training: whether the widths that it leads to are better than uniform
@@ -101,12 +101,11 @@ def _judged(candidate: Candidate, rows: list[Row]) -> Candidate:
     )
 
 
-def merit(candidate: Candidate, limit_ms: float) -> tuple[bool, bool, float, float]:
-    """What candidates are compared by, the better the greater."""
-    if not candidate.accuracies:  # all its trainings failed
-        return False, False, 0.0, 0.0
+def merit(candidate: Candidate, limit_ms: float) -> tuple[bool | float, ...]:
+    """What candidates are compared by, the better the greater: limits, then `Judged.merit`."""
+    judged, *accuracy_and_loss = candidate.merit
     keeps = latency_verdict(candidate.latency, limit_ms) != "over"
-    return True, keeps, fmean(candidate.accuracies), -fmean(candidate.losses)
+    return judged, keeps, *accuracy_and_loss
 
 
 def _sentence(out: ChooseResult) -> str:
@@ -114,8 +113,8 @@ def _sentence(out: ChooseResult) -> str:
     if not winner.accuracies:
         return f"{winner.method}, which has no rival"
     others = ", ".join(
-        f"{one.method} {fmean(one.accuracies):.1%}"
+        f"{one.method} {one.accuracy:.1%}"
         for one in out.candidates
         if one is not winner and one.accuracies
     )
-    return f"{winner.method}, {fmean(winner.accuracies):.1%} on the validation split ({others})"
+    return f"{winner.method}, {winner.accuracy:.1%} on the validation split ({others})"

@@ -6,14 +6,13 @@ from pathlib import Path
 from cluster.search import Search
 from engine.hardware.contract import LatencyModel
 from engine.hardware.models import load_latency
-from engine.profiling import Profiling, read_profile
+from engine.profiling import read_profile
 from engine.results import BaselineResult, ProfileResult
 
 
 def profile_stage(search: Search, baseline: BaselineResult) -> ProfileResult:
     """Fits the latency model of this device for this network."""
-    profiling = profiling_of(search)
-    settings = profiling.settings
+    profiling, settings = search.profiling, search.recipe.profile
 
     def run() -> ProfileResult:
         if settings.file:
@@ -41,17 +40,6 @@ def profile_stage(search: Search, baseline: BaselineResult) -> ProfileResult:
             f"latency model off by {out.quality.mape:.1%} on "
             f"{len(out.quality.measured_ms)} networks it has not seen"
         ),
-    )
-
-
-def profiling_of(search: Search) -> Profiling:
-    """Returns what is to be timed for the profile of a search."""
-    base = search.base
-    return Profiling(
-        graph=base.graph,
-        base=base.spec,
-        resolutions=base.resolutions,
-        settings=search.recipe.profile,
     )
 
 

@@ -9,7 +9,7 @@ from cluster.search import Search
 from cluster.stages.allocate import budgets_of
 from cluster.stages.groundwork import Groundwork
 from cluster.stages.profile import latency_model
-from engine.closed_loop import is_full, share_used
+from engine.closed_loop import is_full, miss, share_used
 from engine.comparison import BASE, OURS, Proposal
 from engine.errors import Inapplicable, UserError
 from engine.limits import Usage
@@ -96,8 +96,8 @@ class Proposing:
     def asked(self, method: Method) -> Proposal:
         """Measures what a method answers and asks again, with a limit that is corrected by it.
 
-        Of the networks that keep the latency limit as measured, the slowest is taken: it uses most
-        of what all methods are given. A method that need not keep it is asked once.
+        The best of the networks measured is taken, as `engine.closed_loop.miss` orders them. A
+        method that need not keep the latency limit is asked once.
 
         Raises:
             Inapplicable: the method has no network for these limits.
@@ -107,7 +107,12 @@ class Proposing:
             limit, seen = known.limit, list[tuple[NetworkSpec, Latency]]()
             trained: dict[str, Row] = {}
             for _ in range(_ROUNDS if "latency" in method.limits else 1):
-                spec = _answer(method, self._question(limit, method.name, trained))
+                try:
+                    spec = _answer(method, self._question(limit, method.name, trained))
+                except Inapplicable:
+                    if not seen:
+                        raise
+                    break  # the corrected limit leaves no network: what was measured stands
                 if any(spec == earlier for earlier, _ in seen):
                     break
                 latency = self._measure(spec)
@@ -116,7 +121,7 @@ class Proposing:
                     break
                 used = share_used(latency, known.limit.latency_ms)
                 limit = replace(limit, latency_ms=limit.latency_ms / used)
-            spec, latency = min(seen, key=lambda one: _miss(one[1], known.limit))
+            spec, latency = min(seen, key=lambda one: miss(one[1], known.limit.latency_ms))
             return self._proposal(
                 method.name,
                 spec,
@@ -260,8 +265,3 @@ def _answer(method: Method, question: Question) -> NetworkSpec:
         raise passing.error from passing
     except UserError as error:
         raise Inapplicable(str(error)) from error
-
-
-def _miss(latency: Latency, limit: Usage) -> tuple[bool, float]:
-    """Orders measured networks: those that keep the limit first, then by distance to it."""
-    return latency.ms > limit.latency_ms, abs(latency.ms - limit.latency_ms)

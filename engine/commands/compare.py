@@ -68,7 +68,7 @@ def _compare(arguments: argparse.Namespace, console: Console) -> None:
 
     methods = chosen(arguments.methods)
     again = f"compare --methods {arguments.methods} --seeds {arguments.seeds}"
-    with orderly_stop(location, console, again):
+    with orderly_stop(location, console, arguments, again):
         if missing is not None:
             run_search(missing.recipe, location, missing.name, arguments.address, console)
         done = compare_run(location, methods, arguments.seeds, arguments.address, console)

@@ -1,5 +1,6 @@
 """How commands that drive a run are stopped in order."""
 
+import argparse
 import shlex
 import signal
 import sys
@@ -10,15 +11,20 @@ from rich.console import Console
 
 from engine.store import RunStore
 
+_KEPT = ("address", "max_gpu_hours", "max_cpu_hours")
+
 
 @contextmanager
-def orderly_stop(location: str, console: Console, command: str = "resume") -> Generator[None]:
+def orderly_stop(
+    location: str, console: Console, arguments: argparse.Namespace, command: str = "resume"
+) -> Generator[None]:
     """Ctrl-C, SIGTERM and SIGUSR1 stop the run, say how to go on with it, and exit with 130.
 
     Args:
         location: of the run.
         console: where that is said, at once.
-        command: of hacscale, with its options, that goes on.
+        arguments: those of `_KEPT` are given to the command that goes on.
+        command: of hacscale, with its other options, that goes on.
     """
     from cluster.signals import announced
 
@@ -26,7 +32,9 @@ def orderly_stop(location: str, console: Console, command: str = "resume") -> Ge
         if RunStore(location, read_only=True).folder.read("run.json") is None:
             console.print("stopping before the run began; repeat the command to begin it")
             return
-        again = f"hacscale {command} {shlex.quote(location)}"
+        given = [(option, getattr(arguments, option, None)) for option in _KEPT]
+        kept = [f"--{o.replace('_', '-')} {shlex.quote(str(v))}" for o, v in given if v is not None]
+        again = " ".join(("hacscale", command, shlex.quote(location), *kept))
         console.print(f"stopping; nothing is lost. Go on with:\n  {again}", soft_wrap=True)
 
     # A job of Ray begins with SIGINT blocked, what a script starts with & with SIGINT ignored.

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from engine.commands.driving import orderly_stop
-from engine.commands.options import Commands, add_run, run_directory
+from engine.commands.options import Commands, add_address, add_run, run_directory
 from engine.errors import UserError
 from engine.storage import open_folder
 
@@ -25,7 +25,7 @@ def add(commands: Commands) -> None:
         "--networks", type=int, default=8, metavar="N", help="sampled networks; default: 8"
     )
     fidelity.add_argument("--rungs", metavar="E,E,…", help="epochs to train for, as in 8,30,300")
-    fidelity.add_argument("--address", metavar="A", help="of a Ray cluster: auto, HOST:PORT")
+    add_address(fidelity)
     fidelity.set_defaults(command=_fidelity)
 
 
@@ -43,7 +43,7 @@ def _fidelity(arguments: argparse.Namespace, console: Console) -> None:
 
     again = f"fidelity --networks {arguments.networks}"
     again += f" --rungs {arguments.rungs}" if rungs else ""
-    with orderly_stop(location, console, again):
+    with orderly_stop(location, console, arguments, again):
         ladder = climb(location, arguments.networks, rungs, arguments.address, console)
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("network")

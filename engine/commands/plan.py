@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 def add(commands: Commands) -> None:
     """Adds the command."""
-    plan = commands.add_parser("plan", help="what a search is going to take; trains nothing")
+    plan = commands.add_parser(
+        "plan", help="what a search is going to take, by some seconds of training"
+    )
     add_recipe(plan)
     add_address(plan)
     plan.set_defaults(command=_plan)

@@ -14,9 +14,6 @@ from engine.recipe import Recipe
 from engine.storage import open_folder
 from engine.store import RunStore
 
-_FORGIVING = ("alpha", "sample", "choose")
-"""Stages that may be complete although some of their trainings failed."""
-
 
 def add(commands: Commands) -> None:
     """Adds the commands."""
@@ -72,11 +69,15 @@ def _drive(
     from engine.summary import render_summary
 
     hours = max_hours(arguments)
-    if arguments.retry_failed:
-        store = RunStore(location)
-        with store.lock():
-            store.forget_failures(_FORGIVING)
-    with orderly_stop(location, console):
-        record = run_search(recipe, location, recipe_name, arguments.address, console, hours)
+    with orderly_stop(location, console, arguments):
+        record = run_search(
+            recipe,
+            location,
+            recipe_name,
+            arguments.address,
+            console,
+            hours,
+            arguments.retry_failed,
+        )
     console.print(render_summary(record))
     console.print(f"report: {open_folder(location).path('report.html')}", soft_wrap=True)

@@ -37,7 +37,7 @@ def _sample(arguments: argparse.Namespace, console: Console) -> None:
     location = run_directory(arguments)
     from cluster.sampling import add_samples
 
-    with orderly_stop(location, console):
+    with orderly_stop(location, console, arguments):
         done = add_samples(location, int(found[1]), arguments.address, console)
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("width group", overflow="fold")

@@ -8,8 +8,6 @@ calibration of ``gpus_per_trial: auto`` would pack.
 Writes docs/results/packing.json.
 """
 
-import argparse
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -17,13 +15,14 @@ from typing import Any
 
 import ray
 import torch
-from record import write_results
+from record import options, run, write_results
 from rich.console import Console
 
 from cluster.packing import measure_packing, share_of, widest
 from cluster.progress import Progress
 from cluster.session import session
 from cluster.trials import TrialRunner
+from engine.errors import UserError
 from engine.graph import load_graph
 from engine.recipe import Cluster, override
 from engine.recipes import RECIPES
@@ -37,14 +36,14 @@ PACKINGS = (1, 2, 4, 8)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = options(__doc__)
     parser.add_argument("--networks", type=int, default=32)
     parser.add_argument("--recipe", default="cifar10-vgg11-tight-small")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE")
-    options = parser.parse_args()
+    chosen = parser.parse_args()
     if not torch.cuda.is_available():
-        sys.exit("packing.py measures GPUs, and PyTorch finds none here; run it where one is")
-    recipe = override(RECIPES[options.recipe](), options.set)
+        raise UserError("this measures GPUs, and PyTorch finds none here; run it where one is")
+    recipe = override(RECIPES[chosen.recipe](), chosen.set)
     data = load_data(recipe.data)
     graph = load_graph(
         ModelRef(name=recipe.model, classes=data.classes, channels=data.channels),
@@ -59,7 +58,7 @@ def main() -> None:
             seed=recipe.seed,
             importance=True,
         )
-        for index in range(options.networks)
+        for index in range(chosen.networks)
     ]
     scratch = Path(tempfile.mkdtemp())
     found: dict[str, Any] = {}
@@ -99,8 +98,9 @@ def main() -> None:
             "by_packing": found,
             "speed_up": {k: row["networks_per_hour"] / alone for k, row in found.items()},
         },
+        chosen.out,
     )
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -19,6 +19,7 @@ from engine.peers.methods import rivals
 from engine.recipe import Choose, override
 from engine.results import Candidate, Latency, RunRecord
 from engine.rows import Row, TrainingTask
+from engine.spec import ModelRef, NetworkSpec
 from engine.store import RunStore
 
 DEEPER = ("depth", "efficientnet", "fast-compound", "efficientnet-grid")
@@ -80,6 +81,31 @@ def test_every_candidate_keeps_the_limits(found: tuple[Path, RunRecord]) -> None
     for candidate in found[1].choose.candidates:
         assert candidate.latency.ms <= limit.latency_ms
         assert candidate.params <= limit.params
+
+
+def test_a_network_over_the_limit_by_less_than_the_noise_may_be_the_answer() -> None:
+    """Of a limit of 100 ms; within its noise 104 ms may be 99."""
+
+    def candidate(ms: float, noise: float, accuracy: float) -> Candidate:
+        return Candidate(
+            method="m",
+            spec=NetworkSpec(
+                model=ModelRef(name="vgg11", classes=10), resolution=32, widths=(("a", 1),)
+            ),
+            macs=1,
+            params=1,
+            memory_bytes=1,
+            predicted_ms=ms,
+            latency=Latency.constant(ms, noise),
+            rounds=1,
+            accuracies=(accuracy,),
+            losses=(1.0,),
+        )
+
+    within, told_over = candidate(99, 0.05, 0.5), candidate(104, 0.01, 0.9)
+    not_told, failed = candidate(104, 0.05, 0.6), replace(within, accuracies=(), losses=())
+    ranked = sorted((failed, within, not_told, told_over), key=lambda c: merit(c, 100.0))
+    assert ranked == [failed, told_over, within, not_told]
 
 
 def test_the_uniform_rival_is_the_widest_at_the_resolution_of_the_search(

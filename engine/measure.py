@@ -63,7 +63,10 @@ class Timing:
     reference_ms: float
 
     def rescaled(self, factor: float) -> "Timing":
-        """Returns the timing as if the device were slower by ``factor``."""
+        """Returns the timing as if the device were slower by ``factor``.
+
+        Wall clock, CPU time and energy stay those of the session.
+        """
         layer_ms = self.layer_ms
         return replace(
             self,
@@ -89,7 +92,7 @@ class Measurement:
     timings: tuple[Timing, ...]
 
     def relative_to(self, reference_ms: float) -> "Measurement":
-        """Returns all times as if the reference took ``reference_ms``.
+        """Returns the latencies as if the reference took ``reference_ms``; see `Timing.rescaled`.
 
         Two sessions on one machine compare as ratios to it.
         """

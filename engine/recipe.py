@@ -435,7 +435,8 @@ class Recipe:
     """Everything that decides the result of a run.
 
     Attributes:
-        model: ``vgg11`` … ``vgg19``, a torchvision ResNet, or ``package.module:factory``.
+        model: ``vgg11`` … ``vgg19``, a network of torchvision (docs/networks.md), or
+            ``package.module:factory``.
         width: multiplier on all widths of ``model`` that makes the base network.
         seed: of initialisation, data order, augmentation and everything that is drawn.
         train: the training of the baseline and of the result.

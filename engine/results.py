@@ -460,7 +460,7 @@ class LatencyFigures:
         predicted: by the latency model of the round that chose the result.
         chosen: measured when the result was chosen; the loop is closed on this figure.
         measured: measured once more, after the choice.
-        noise_floor: of ``measured``: spread over its rounds, relative.
+        noise_floor: of ``measured``, relative: about two standard errors (`engine.measure`).
         rounds: networks that the closed loop measured.
         verdict: of ``measured``.
     """

@@ -139,7 +139,7 @@ def _resolution(
     largest: int | None,
 ) -> int:
     exact = base.resolution * math.sqrt(budget**alpha)
-    resolution = max(base.resolution, math.floor(exact / round_to + 0.5) * round_to)
+    resolution = rounded_resolution(exact, round_to, base.resolution)
     most = ROUNDING_ROOM * budget * graph.cost(base).macs
     while resolution > base.resolution and (
         (largest is not None and resolution > largest)
@@ -160,6 +160,11 @@ def _match_macs(graph: NetworkGraph, base: NetworkSpec, target: float, most: flo
             high = middle
     steps = (multiplied(graph, base, low), multiplied(graph, base, high))
     return min(steps, key=lambda spec: abs(graph.cost(spec).macs - target))
+
+
+def rounded_resolution(exact: float, round_to: int, least: int) -> int:
+    """Returns the nearest multiple of ``round_to`` (half a step goes up), at least ``least``."""
+    return max(least, math.floor(exact / round_to + 0.5) * round_to)
 
 
 def multiplied(graph: NetworkGraph, base: NetworkSpec, multiplier: float) -> NetworkSpec:

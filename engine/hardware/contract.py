@@ -142,7 +142,10 @@ class Box:
 
 
 def op_class(cost: LayerCost) -> str:
-    """Returns which ops share coefficients: the kind, convolutions by kernel and grouping."""
+    """Returns which ops share coefficients: the kind, convolutions by kernel and grouping.
+
+    All transposed convolutions are one class, whatever their kernel.
+    """
     if cost.kind != "conv":
         return cost.kind
     grouped = " grouped" if cost.groups > 1 else ""

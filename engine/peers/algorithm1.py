@@ -60,9 +60,10 @@ class ResponseSurfaceWidths:
     """The least loss that the sampled networks predict, over widths and resolution.
 
     `engine.response` fits a surface of their validation loss with importance as the prior. At
-    every resolution that they were trained at and that leaves room, Algorithm 1 widens by the
-    surface's marginal gains, by what a step costs in latency and by what it costs in parameters;
-    of all these networks the one with the least predicted loss is the answer.
+    every resolution that they were trained at and that leaves room (that of the α search alone if
+    the surface gains nothing by resolution), Algorithm 1 widens by the surface's marginal gains
+    with each of its rules (`engine.recipe.Choice`); of all these networks the one with the least
+    predicted loss is the answer.
     """
 
     name: str = "response"

@@ -10,7 +10,7 @@ from engine.graph import NetworkGraph
 from engine.limits import Usage
 from engine.response import Observation
 from engine.rows import Cheap, Row, TrainingTask
-from engine.scaling import largest, multiplied
+from engine.scaling import largest, multiplied, rounded_resolution
 from engine.spec import NetworkSpec
 
 Resource = Literal["latency", "params"]
@@ -100,8 +100,7 @@ class Question:
 
     def rounded(self, resolution: float) -> int:
         """Returns the nearest multiple of ``round_to`` that is not below the base resolution."""
-        multiple = int(resolution / self.round_to + 0.5) * self.round_to
-        return max(self.base.resolution, multiple)
+        return rounded_resolution(resolution, self.round_to, self.base.resolution)
 
     def largest(
         self,

@@ -18,7 +18,7 @@ from typing import Any
 
 from record import options, run, where, write_block, write_results
 from rich.console import Console
-from table1_words import FIGURES, README_PAGE, essence, section
+from table1_words import FIGURES, README_PAGE, beside, essence, section
 
 from engine.codec import decode, jsonable
 from engine.commands.options import find_recipe
@@ -28,10 +28,10 @@ from engine.drawing import vector
 from engine.peers.methods import chosen
 from engine.recipe import Recipe, override
 from engine.recipes import RECIPES
-from engine.results import ChooseResult
+from engine.results import AlphaResult, ChooseResult, RunRecord
 from engine.storage import open_folder
 
-DEFAULT = ("cifar10-vgg11-tight-small", "cifar10-vgg11-loose-small")
+DEFAULT = ("cifar10-vgg11-loose-small", "cifar10-vgg11-tight-small")
 PAPER = RECIPES["cifar10-vgg11-tight"]()
 """What a reduced form is a reduction of."""
 PREFIX = "table1-"
@@ -52,14 +52,15 @@ def main() -> None:
     for reference in asked.recipes:
         recipe, name = find_recipe(reference)
         recipe, name = override(recipe, asked.set), asked.name or name
-        comparison, choice = compared(recipe, name, asked)
+        comparison, record = compared(recipe, name, asked)
         comparison = published(comparison, asked.data_name)
         found = {
             "recipe": name,
             "form": form_of(recipe),
             "n": len(comparison.seeds),
             "table": [jsonable(line) for line in lines(comparison)],
-            "choice": jsonable(choice),
+            "alpha": jsonable(record.alpha),
+            "choice": jsonable(record.choose),
             "comparison": jsonable(comparison),
         }
         write_results(PREFIX + name, found, asked.out)
@@ -67,10 +68,8 @@ def main() -> None:
     write_pages(asked.out)
 
 
-def compared(
-    recipe: Recipe, name: str, asked: argparse.Namespace
-) -> tuple[Comparison, ChooseResult]:
-    """Runs a search and its comparison, as far as they are not done; also how it was decided."""
+def compared(recipe: Recipe, name: str, asked: argparse.Namespace) -> tuple[Comparison, RunRecord]:
+    """Runs a search and its comparison, as far as they are not done."""
     from cluster import run_search
     from cluster.compare import compare_run
     from engine.comparison_view import render_comparison
@@ -79,7 +78,7 @@ def compared(
     record = run_search(recipe, location, name, asked.address, console)
     done = compare_run(location, chosen(asked.methods), asked.seeds, asked.address, console)
     console.print(render_comparison(done))
-    return done, record.choose
+    return done, record
 
 
 def published(comparison: Comparison, data_name: str | None) -> Comparison:
@@ -141,6 +140,7 @@ class Found:
 
     recipe: str
     form: str
+    alpha: AlphaResult | None
     choice: ChooseResult | None
     comparison: Comparison
     versions: dict[str, str]
@@ -149,10 +149,11 @@ class Found:
     def read(cls, path: Path) -> "Found":
         tree: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         kept = json.dumps(tree["comparison"]).encode()
-        choice = tree.get("choice")  # results of before there was one have none
+        alpha, choice = tree.get("alpha"), tree.get("choice")  # earlier results have none
         return cls(
             recipe=tree["recipe"],
             form=tree["form"],
+            alpha=alpha and decode(AlphaResult, json.dumps(alpha), str(path)),
             choice=choice and decode(ChooseResult, json.dumps(choice), str(path)),
             comparison=decode(Comparison, kept, str(path)),
             versions=tree["versions"],
@@ -170,6 +171,7 @@ def write_pages(out: Path) -> None:
         section(
             one.recipe,
             one.form,
+            one.alpha,
             one.choice,
             one.comparison,
             setting(one),
@@ -178,13 +180,13 @@ def write_pages(out: Path) -> None:
         for one in found
     ]
     write_block(PAGE, "table1", "\n\n".join(sections), out)
-    first = found[0]
-    write_block(
-        README_PAGE,
-        "table1",
+    first, *others = [one for one in found if one.recipe in DEFAULT] or found[:1]
+    parts = [
         essence(first.recipe, first.form, first.comparison, setting(first)),
-        out,
-    )
+        *(beside(one.recipe, one.comparison) for one in others),
+        "[All methods, figures and what each row means](docs/table1.md).",
+    ]
+    write_block(README_PAGE, "table1", "\n\n".join(parts), out)
 
 
 def setting(found: Found) -> str:

@@ -6,7 +6,7 @@ from engine.comparison import BASE, OURS, Comparison, Line, lines
 from engine.comparison_table import ComparisonTable, table_of
 from engine.comparison_words import notes, verdict
 from engine.display import percent, points
-from engine.results import ChooseResult
+from engine.results import AlphaResult, ChooseResult, Judged
 
 RESOLUTION = "resolution"
 README_PAGE = "../README.md"
@@ -29,6 +29,7 @@ FIGURES = {
 def section(
     recipe: str,
     form: str,
+    alpha: AlphaResult | None,
     choice: ChooseResult | None,
     comparison: Comparison,
     setting: str,
@@ -46,7 +47,7 @@ def section(
             f"{form} {comparison.data}. Latency on {setting}.",
             markdown(table_of(comparison)),
             outcome(comparison),
-            *decided(choice),
+            *decided(alpha, choice),
             *notes(comparison),
             *pictures,
         ]
@@ -67,11 +68,16 @@ def essence(recipe: str, form: str, comparison: Comparison, setting: str) -> str
         [
             markdown(few),
             f"*`{recipe}`: {form} {comparison.data}; mean ± standard deviation over "
-            f"{len(comparison.seeds)} seeds. Latency on {setting}.* {brief(comparison)} "
-            "[All methods, figures and what each row means](docs/table1.md).",
+            f"{len(comparison.seeds)} seeds. Latency on {setting}. Search: trainings that the "
+            f"answer rests on, and their time over all workers.* {brief(comparison)}",
             f"![{FIGURES['accuracy-latency']}](docs/figures/{recipe}-accuracy-latency.svg)",
         ]
     )
+
+
+def beside(recipe: str, comparison: Comparison) -> str:
+    """What another table came to, in the README."""
+    return f"`{recipe}`: {brief(comparison)}"
 
 
 def markdown(table: ComparisonTable) -> str:
@@ -90,20 +96,26 @@ def outcome(comparison: Comparison) -> str:
     return " ".join((_winner(table), f"{verdict(comparison)}.", _resolution(table)))
 
 
-def decided(choice: ChooseResult | None) -> list[str]:
-    """How the run chose its answer, if it had a choice."""
-    if choice is None or len(choice.candidates) == 1:
-        return []
-    tried = [
-        f"`{one.method}` {percent(one.accuracy)} ({one.spec.resolution} px)"
-        for one in choice.candidates
-        if one.accuracies
-    ]
-    repeats = max(len(one.accuracies) for one in choice.candidates)
-    return [
-        f"How hacscale decided, on the validation split, mean of {repeats} short trainings: "
-        f"{', '.join(tried)}. The answer is that of `{choice.winner.method}`."
-    ]
+def decided(alpha: AlphaResult | None, choice: ChooseResult | None) -> list[str]:
+    """How the run chose its resolution and its answer, as far as its result file says."""
+    said: list[str] = []
+    if alpha is not None:
+        tried = [f"{one.spec.resolution} px {_judged(one)}" for one in alpha.candidates]
+        tied = "" if alpha.tied is None else f"; {alpha.tied} of the others cannot be told from it"
+        said.append(f"Resolution: {', '.join(tried)}. The best is {alpha.resolution} px{tied}.")
+    if choice is not None and len(choice.candidates) > 1:
+        tried = [
+            f"`{one.method}` {_judged(one)} at {one.spec.resolution} px"
+            for one in choice.candidates
+            if one.accuracies
+        ]
+        said.append(f"Widths: {', '.join(tried)}. The answer is that of `{choice.winner.method}`.")
+    how = "How hacscale decided, by accuracy on the validation split (each short training):"
+    return [" ".join((how, *said))] if said else []
+
+
+def _judged(one: Judged) -> str:
+    return f"{percent(one.accuracy)} ({', '.join(f'{100 * a:.1f}' for a in one.accuracies)})"
 
 
 def brief(comparison: Comparison) -> str:
@@ -112,7 +124,10 @@ def brief(comparison: Comparison) -> str:
     better, tied, behind = (
         sum(line.verdict == outcome for line in table) for outcome in ("worse", "tie", "better")
     )
-    counts = f"{OURS} is better than {better} others, tied with {tied} and behind {behind}."
+    counts = (
+        f"{OURS} is better than {better} of the other networks, the base network among them, tied "
+        f"with {tied} and behind {behind}."
+    )
     return " ".join((_winner(table), counts, _resolution(table)))
 
 

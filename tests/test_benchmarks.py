@@ -16,7 +16,7 @@ from example_run import example_run
 
 from engine.comparison import Comparison
 from engine.recipe import Device, Profile
-from engine.results import ChooseResult
+from engine.results import RunRecord
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 SYNTHETIC = ["--runtime", "synthetic", "--networks", "vgg11"]
@@ -117,9 +117,9 @@ def test_table_1_is_written_from_result_files(tmp_path: Path, monkeypatch: pytes
     made = replace(whole_comparison(), data="Parquet files of /a/place/x: 60 images, 2 epochs")
     asked: list[str] = []
 
-    def compared(recipe, name: str, arguments) -> tuple[Comparison, ChooseResult]:
+    def compared(recipe, name: str, arguments) -> tuple[Comparison, RunRecord]:
         asked.append(f"{name} {recipe.data.source} {arguments.seeds}")
-        return made, example_run().choose
+        return made, example_run()
 
     monkeypatch.setattr(table1, "compared", compared)
     out = tmp_path / "docs"
@@ -139,12 +139,15 @@ def test_table_1_is_written_from_result_files(tmp_path: Path, monkeypatch: pytes
     page, readme = (out / "table1.md").read_text(), (tmp_path / "README.md").read_text()
     assert "Reduced form: widths × 0.25, 400 training images, 16 epochs in place of 300." in page
     assert "Parquet files of PATH: 60 images" in page
-    # (73.1 + 73.7) / 2 and (71.2 + 72) / 2
-    assert "mean of 2 short trainings: `algorithm-1` 73.4\N{NO-BREAK SPACE}% (" in page
-    assert (
-        "`uniform-alpha` 71.6\N{NO-BREAK SPACE}% (" in page
-        and "The answer is that of `algorithm-1`." in page
-    )
+    plain = page.replace("\N{NO-BREAK SPACE}", " ")
+    assert "Widths: `algorithm-1` 73.4 % (73.1, 73.7) at " in plain
+    assert "`uniform-alpha` 71.6 % (71.2, 72.0) at " in plain
+    assert "The answer is that of `algorithm-1`." in plain
+    resolutions = re.findall(r"(\d+) px ([\d.]+) % \(([\d., ]+)\)", plain.partition("Widths:")[0])
+    assert len(resolutions) == len(example_run().alpha.candidates)
+    for _, mean, repeats in resolutions:
+        assert float(mean) == pytest.approx(fmean(map(float, repeats.split(", "))), abs=0.1)
+    assert f"The best is {example_run().alpha.resolution} px" in plain
     assert "Power and GFLOP/J were not measured: the system shows no RAPL counter." in page
     rows = re.findall(r"^\| (?:\*\*)?`(\S+?)`", page, re.MULTILINE)
     assert rows == [row["method"] for row in found["table"]]

@@ -4,7 +4,6 @@ import importlib.util
 import os
 import platform
 import shutil
-import socket
 import time
 import uuid
 from dataclasses import dataclass
@@ -19,6 +18,11 @@ from engine.provenance import package_version
 from engine.storage import open_folder
 
 _SHARED_MEMORY = Path("/dev/shm")
+_MEMORY_LIMITS = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
+"""Of version 2 and 1."""
 _PACKAGES = ("ray", "torch", "torchvision", "numpy", "pyarrow", "optuna")
 _OF_CLUSTERS = ("aiohttp", "grpc")
 
@@ -32,13 +36,12 @@ class Machine:
         cluster_extra: whether what ``hacscale[cluster]`` installs is there.
         gpus: names of the GPUs that PyTorch sees.
         cuda: version that PyTorch is built for, empty for a build without.
-        memory, shared_memory, disk_free: bytes in all, of /dev/shm, and free where runs are kept
-            (None where that is no file system).
+        memory, shared_memory, disk_free: bytes that it or its container may use, of /dev/shm, and
+            free where runs are kept (None where that is no file system).
         runs_error: why nothing can be written where runs are kept; empty if it can.
         clock: seconds since the epoch.
     """
 
-    host: str
     versions: dict[str, str]
     cluster_extra: bool
     cores: int
@@ -61,7 +64,6 @@ def this_machine(runs_dir: str) -> Machine:
     error = _write_error(folder)
     local = isinstance(folder, LocalFolder) and not error
     return Machine(
-        host=socket.gethostname(),
         versions={
             "python": platform.python_version(),
             **{package: package_version(package) for package in _PACKAGES},
@@ -70,12 +72,22 @@ def this_machine(runs_dir: str) -> Machine:
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else _cores(),
         gpus=tuple(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())),
         cuda=torch.version.cuda or "",
-        memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        memory=_memory(),
         shared_memory=shutil.disk_usage(_SHARED_MEMORY).total if _SHARED_MEMORY.exists() else None,
         disk_free=shutil.disk_usage(folder.location).free if local else None,
         runs_error=error,
         clock=time.time(),
     )
+
+
+def _memory() -> int:
+    """Bytes of the machine, or what its control group limits a container to."""
+    found = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for limit in _MEMORY_LIMITS:
+        text = limit.read_text().strip() if limit.exists() else ""
+        if text.isdigit():  # "max" where there is none
+            found = min(found, int(text))
+    return found
 
 
 def _cores() -> int:

@@ -58,17 +58,18 @@ def inspect_nodes(runs_dir: str) -> list[Node]:
             here = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
             look = _look.options(num_cpus=0, scheduling_strategy=here, max_retries=0)
             asked.append((node, look.remote(folder.location, mark), time.time()))
-        return [_node(node, answer, sent) for node, answer, sent in asked]
+        until = time.monotonic() + _SECONDS  # for all: nodes that hang do not add up
+        return [_node(node, answer, sent, until) for node, answer, sent in asked]
     finally:
         folder.delete(mark)
 
 
-def _node(node: dict[str, Any], answer: Any, sent: float) -> Node:
+def _node(node: dict[str, Any], answer: Any, sent: float, until: float) -> Node:
     resources = node["Resources"]
     name = node["NodeManagerAddress"]
     cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
     try:
-        machine, shared = ray.get(answer, timeout=_SECONDS)
+        machine, shared = ray.get(answer, timeout=max(0.0, until - time.monotonic()))
     except (RayError, TimeoutError) as error:
         why = " ".join(str(error).split())[-300:]
         return Node(address=name, cpus=cpus, gpus=gpus, error=why or type(error).__name__)

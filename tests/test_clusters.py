@@ -109,6 +109,7 @@ def test_the_code_that_travels_is_ours_and_the_users(tmp_path: Path, monkeypatch
         (["--runs-dir", "runs"], "--runs-dir runs is a path of this machine"),
         (["--runs-dir", "/r", "--set", "data=imagefolder:here"], "is a path of this machine"),
         (["--runs-dir", "/r", "--set", "data=parquet:here"], "is a path of this machine"),
+        (["--runs-dir", "/r", "--set", "profile.file=p.json"], "profile.file p.json is a path of"),
     ],
 )
 @pytest.mark.parametrize(

@@ -308,7 +308,7 @@ def adaptive_pool(f: Following, node: fx.Node, x: Value, size: Any) -> Value:
 def resize(f: Following, node: fx.Node, x: Value, size: Any) -> Value:
     """Follows an interpolation; ``size`` is None if it depends on that of the input."""
     check_image(x)
-    sized = all(isinstance(side, int) for side in pair(size))
+    sized = not isinstance(size, fx.Node) and all(isinstance(side, int) for side in pair(size))
     return f.emit(node, "resize", x.shaped(f.shape(node)), [x], sized=sized)
 
 

@@ -549,6 +549,7 @@ def trial_on(directory: Path, data: Any = None) -> type[TrainingTrial]:
                 data=data or tiny_data(),
                 store=RunStore(directory),
                 cpus=1,
+                gpus=0.0,
                 checkpoint_seconds=600.0,
             )
 
@@ -570,7 +571,9 @@ def test_a_trial_reports_every_epoch_and_writes_its_row(tmp_path: Path) -> None:
     assert [report["epoch"] for report in reports] == [1, 2, 3]
     row = RunStore(tmp_path / "trial").ledger.find(task.id)
     assert row is not None
-    assert facts(row) == facts(train(task, tmp_path / "alone").result())
+    assert (row.cpus, row.gpus) == (1, 0.0)
+    alone = train(task, tmp_path / "alone").result()
+    assert facts(row) == facts(dataclasses.replace(alone, cpus=1, gpus=0.0))
     for report, epoch in zip(reports, row.history, strict=True):
         for field in dataclasses.fields(epoch):
             assert report[field.name] == getattr(epoch, field.name)
@@ -599,7 +602,8 @@ def test_a_trial_goes_on_where_another_was_killed(tmp_path: Path) -> None:
     assert (report["done"], report["epoch"]) == (True, 4)
     row = RunStore(tmp_path / "killed").ledger.find(task.id)
     assert row is not None
-    assert facts(row) == facts(train(task, tmp_path / "whole").result())
+    whole = train(task, tmp_path / "whole").result()
+    assert facts(row) == facts(dataclasses.replace(whole, cpus=1, gpus=0.0))
 
 
 @pytest.mark.parametrize("lr", [1e30, 1e-12])

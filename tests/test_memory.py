@@ -107,16 +107,16 @@ def test_a_shortcut_lives_until_it_is_added() -> None:
     """By hand: with op 0 kept for op 3, the peak is at op 2: 7 of input, 5, 20 and 30."""
     layers = [layer(0, (-1,)), layer(1, (0,)), layer(2, (1,)), layer(3, (0, 2))]
     sizes = np.array([5, 20, 30, 5])
-    assert ActivationMemory(layers, 7, 1, 1).peak_bytes(sizes) == 7 + 5 + 20 + 30
-    assert ActivationMemory(layers, 7, 3, 2).peak_bytes(sizes) == 6 * (7 + 5 + 20 + 30)
+    assert ActivationMemory(layers, 7, 1).peak_bytes(sizes) == 4 * (7 + 5 + 20 + 30)
+    assert ActivationMemory(layers, 7, 3).peak_bytes(sizes) == 12 * (7 + 5 + 20 + 30)
     chain = [layer(0, (-1,)), layer(1, (0,)), layer(2, (1,)), layer(3, (2,))]
-    assert ActivationMemory(chain, 7, 1, 1).peak_bytes(sizes) == 7 + 20 + 30
+    assert ActivationMemory(chain, 7, 1).peak_bytes(sizes) == 4 * (7 + 20 + 30)
 
 
 def test_a_view_keeps_alive_what_it_looks_at() -> None:
     layers = [layer(0, (-1,)), layer(1, (0,), storage=0), layer(2, (-1,)), layer(3, (1, 2))]
     sizes = np.array([5, 5, 20, 1])
-    assert ActivationMemory(layers, 7, 1, 1).peak_bytes(sizes) == 7 + 5 + 20 + 1
+    assert ActivationMemory(layers, 7, 1).peak_bytes(sizes) == 4 * (7 + 5 + 20 + 1)
 
 
 class Flat:

@@ -196,6 +196,7 @@ def trial(task: TrainingTask, directory: Path) -> Row:
                 data=tiny_data(),
                 store=RunStore(directory),
                 cpus=1,
+                gpus=0.0,
                 checkpoint_seconds=600.0,
             )
 

@@ -24,6 +24,10 @@ from engine.errors import UserError
 from engine.recipe import Recipe
 
 _STARTS = 3
+_REMEDY = (
+    "lower cluster.final_workers, cluster.cpus_per_trial or device.threads; without GPUs set "
+    "cluster.gpus_per_trial=0 device.accelerator=cpu"
+)
 _JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Ray sets it for the driver of a job, whose code has travelled with it."""
 
@@ -84,10 +88,6 @@ class Session:
             UserError: it has less, and would wait forever.
         """
         total, resources, device = ray.cluster_resources(), recipe.cluster, recipe.device
-        remedy = (
-            "lower cluster.final_workers, cluster.cpus_per_trial, cluster.gpus_per_trial or "
-            "device.threads, or set device.accelerator"
-        )
         workers = resources.final_workers_min or resources.final_workers
         of_all = {
             "CPU": workers * resources.cpus_per_trial,
@@ -96,8 +96,8 @@ class Session:
         for kind, needed in of_all.items():
             if total.get(kind, 0) < needed:
                 raise UserError(
-                    f"the recipe needs {needed} {kind}s at once, but Ray has "
-                    f"{total.get(kind, 0):g}; {remedy}"
+                    f"the recipe needs {needed} {kind}{'s' if needed > 1 else ''} at once, but Ray "
+                    f"has {total.get(kind, 0):g}; {_REMEDY}"
                 )
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         training = {"CPU": resources.cpus_per_trial, "GPU": resources.gpu_share}
@@ -114,7 +114,7 @@ class Session:
                 needs = ", ".join(f"{amount:g} {kind}" for kind, amount in bundle.items() if amount)
                 raise UserError(
                     f"one {what} of the recipe needs {needs} on one node, which no node of Ray "
-                    f"has; {remedy}"
+                    f"has; {_REMEDY}"
                 )
 
     def stop(self) -> None:

@@ -42,6 +42,7 @@ from engine.spec import NetworkSpec
 from engine.store import RunStore
 from engine.training import Training
 from trainables.data import ImageData
+from trainables.device import device_for
 from trainables.loop import NetworkTraining
 from trainables.tensors import TensorData
 
@@ -134,7 +135,7 @@ def make_plan(recipe: Recipe) -> Plan:
     calibrate = _calibrate.options(num_cpus=resources.cpus_per_trial, num_gpus=resources.gpu_share)
     seconds = result_of(
         calibrate.remote(
-            planned.calibration, ray.put(small), resources.cpus_per_trial, resources.uses_gpus
+            planned.calibration, ray.put(small), resources.cpus_per_trial, resources.gpu_share
         )
     )
     timed = work(planned.graph, planned.base, planned.calibration.training, small) / _EPOCHS
@@ -299,10 +300,10 @@ def _calibration_data(data: ImageData, batch_size: int) -> ImageData:
 
 
 @ray.remote(max_retries=2)
-def _calibrate(task: TrainingTask, data: ImageData, cpus: int, gpu: bool) -> float:
+def _calibrate(task: TrainingTask, data: ImageData, cpus: int, gpus: float) -> float:
     """Seconds of one epoch."""
     torch.set_num_threads(cpus)
-    device = torch.device("cuda" if gpu else "cpu")
+    device = device_for(gpus)
     with tempfile.TemporaryDirectory() as folder:
         training = NetworkTraining(task, TensorData.on(data, device), RunStore(folder))
         epochs = [training.run_epoch() for _ in range(_EPOCHS)]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import ray
+import torch
 from ray.cluster_utils import Cluster as RayCluster
 from rich.console import Console
 from tiny_training import tiny_data, tiny_task, train
@@ -25,6 +26,7 @@ from engine.recipe import Cluster, Device
 from engine.rows import Row, TrainingTask
 from engine.spec import ModelRef
 from engine.store import RunStore
+from trainables.trial import TrainingTrial
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -45,23 +47,38 @@ def nodes() -> Iterator[None]:
     os.environ["PYTHONPATH"] = before
 
 
-def run(tasks: list[TrainingTask], directory: Path, resources: Cluster) -> tuple[RunStore, str]:
+class OnCores(TrainingTrial):
+    """A training that books made-up GPUs."""
+
+    def device(self) -> torch.device:
+        return torch.device("cpu")
+
+
+def run(
+    tasks: list[TrainingTask],
+    directory: Path,
+    resources: Cluster,
+    trainable: type[TrainingTrial] = OnCores,
+) -> tuple[RunStore, str]:
     store = RunStore(directory)
     said = io.StringIO()
     with Progress(Console(file=said, width=200)) as progress:
         runner = TrialRunner(
-            store=store, data=ray.put(tiny_data()), resources=resources, progress=progress
+            store=store,
+            data=ray.put(tiny_data()),
+            resources=resources,
+            progress=progress,
+            trainable=trainable,
         )
         runner.run_tasks("sample", tasks)
     return store, said.getvalue()
 
 
 def content(row: Row | None) -> bytes:
-    """All of a row but how long it took."""
+    """All of a row but how long it took and what it held."""
     assert row is not None
-    return canonical(
-        replace(row, history=tuple(replace(epoch, seconds=0.0) for epoch in row.history))
-    )
+    history = tuple(replace(epoch, seconds=0.0) for epoch in row.history)
+    return canonical(replace(row, history=history, cpus=None, gpus=None))
 
 
 def test_nodes_give_the_rows_of_one_process_and_memory_that_runs_out_lowers_the_packing(
@@ -76,6 +93,8 @@ def test_nodes_give_the_rows_of_one_process_and_memory_that_runs_out_lowers_the_
     for task in plain:
         alone = train(task, tmp_path / "alone").result()
         assert content(store.ledger.find(task.id)) == content(alone)
+    first = store.ledger.find(plain[0].id)
+    assert first is not None and (first.cpus, first.gpus) in ((1, 0.25), (1, 0.5), (1, 1.0))
     fed, unfed = store.ledger.find(hungry.id), store.ledger.find(insatiable.id)
     assert fed is not None and fed.status == "done"
     assert unfed is not None and unfed.status == "failed"
@@ -85,6 +104,14 @@ def test_nodes_give_the_rows_of_one_process_and_memory_that_runs_out_lowers_the_
     # Lowering the packing trains nothing a second time.
     epochs = [line.split()[3:] for line in (store.logs / "epochs.log").read_text().splitlines()]
     assert len(epochs) == len(set(map(tuple, epochs))) == 3 * 4
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_gpu_that_pytorch_cannot_use_is_one_line_and_no_row(nodes: None, tmp_path: Path) -> None:
+    task = tiny_task(seed=1)
+    with pytest.raises(UserError, match=r"a GPU is booked .* set cluster\.gpus_per_trial=0"):
+        run([task], tmp_path, Cluster(gpus_per_trial=1.0), TrainingTrial)
+    assert RunStore(tmp_path).ledger.find(task.id) is None
 
 
 def test_a_device_that_is_a_node_is_measured_by_one_at_a_time(nodes: None) -> None:

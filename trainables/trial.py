@@ -12,6 +12,7 @@ from engine.rows import NO_MEMORY, Epoch, Row, TrainingTask
 from engine.store import RunStore
 from engine.trained_weights import weights_name, write_weights
 from trainables.data import ImageData
+from trainables.device import device_for
 from trainables.loop import NetworkTraining
 from trainables.tensors import TensorData
 
@@ -61,9 +62,7 @@ class TrainingTrial(tune.Trainable):
 
     def _step(self) -> dict[str, Any]:
         if not hasattr(self, "_tensors"):
-            # Not whatever is there: Ray shows all GPUs to a worker that booked none.
-            device = torch.device("cuda" if self._gpus else "cpu")
-            self._tensors = TensorData.on(self._data, device)
+            self._tensors = TensorData.on(self._data, self.device())
         if self._training is None:
             self._training = NetworkTraining(
                 self._task,
@@ -91,6 +90,10 @@ class TrainingTrial(tune.Trainable):
         if not row.history:
             return {"done": True, "status": row.status, "epoch": 0}
         return _report(row.last, len(row.history), row.status)
+
+    def device(self) -> torch.device:
+        """Where it trains; see `trainables.device.device_for`."""
+        return device_for(self._gpus)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Takes up another trial's training on the same worker, whose data stays."""

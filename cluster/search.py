@@ -96,7 +96,8 @@ class Search:
         self.recipe.limits.resolve(self.costs.usage(self.base.spec, latency_ms=0.0))
         rivals(self.recipe.choose.rivals)
         _ = self.base.resolutions  # raises if the network cannot take one of them
-        if self.recipe.profile.file:
+        # What the run has of it is kept: the file may be gone by now.
+        if self.recipe.profile.file and "profile" not in self.store.committed_stages():
             read_profile(Path(self.recipe.profile.file), self.profiling)
 
     def _start_ray(self) -> None:

@@ -129,9 +129,9 @@ def _value(value: Any) -> str:
         return f"`[{', '.join(map(str, value))}]`"
     if isinstance(value, float):
         return f"`{value:g}`"
-    if value is None or value == "":
-        return "`null`" if value is None else '`""`'
-    return f"`{str(value).lower()}`"
+    if value == "":
+        return '`""`'
+    return "`null`" if value is None else f"`{str(value).lower()}`"
 
 
 def _row(key: str, *cells: str) -> str:

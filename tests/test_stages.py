@@ -20,6 +20,7 @@ from cluster.stages.baseline import baseline_stage
 from cluster.stages.groundwork import Groundwork
 from cluster.stages.profile import latency_model, profile_stage
 from cluster.trainer import Trainer
+from engine.errors import UserError
 from engine.graph import load_graph
 from engine.limits import Limits
 from engine.measure import Measurement, measure_here
@@ -95,6 +96,17 @@ def test_a_limit_within_the_noise_gives_the_base_network(
     assert bool(found.allocation.steps) == (found.spec != search.base.spec)
     assert found.allocation.usage.within(limit)
     assert "latency limit reached" in found.allocation.stop_reason
+
+
+def test_a_profile_file_is_looked_at_before_anything_is_trained_and_not_once_it_is_kept(
+    tmp_path: Path,
+) -> None:
+    recipe = override(recipe_of("2x"), [f"profile.file={tmp_path / 'gone.json'}"])
+    search = search_in(tmp_path / "run", recipe)
+    with pytest.raises(UserError, match=r"gone\.json"):
+        search.check()
+    search.store.stage("profile", int, "any", lambda: 1)
+    search.check()
 
 
 @pytest.mark.parametrize("candidates", ["limits", "compute"])

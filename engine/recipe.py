@@ -358,7 +358,7 @@ class Choose:
 
     __pydantic_config__ = STRICT
 
-    rivals: tuple[str, ...] = ("uniform-alpha", "response")
+    rivals: tuple[str, ...] = ("uniform-alpha", "inverse-width", "response")
     repeats: int = 2
 
     def __post_init__(self) -> None:

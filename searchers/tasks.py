@@ -40,6 +40,14 @@ class TaskSearcher(Searcher):
         """Forgets the trial; what came of it is in the ledger."""
         self._suggested.pop(trial_id, None)
 
+    def set_max_concurrency(self, max_concurrent: int) -> bool:
+        """Tells Tune's limiter that it need not limit.
+
+        Trials then wait beside those that run, no more of them than the limit, so that a node that
+        joins in the middle of a stage trains at once.
+        """
+        return True
+
     def save(self, checkpoint_path: str) -> None:
         """Writes nothing: the ledger holds what is done."""
 

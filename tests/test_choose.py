@@ -61,7 +61,10 @@ def test_the_answer_has_the_best_mean_of_the_short_trainings(
         assert sorted(accuracies) == [0, 1, 2]
         assert sorted(candidate.accuracies) == sorted(accuracies.values())
         means.append(fmean(accuracies.values()))
-    assert [c.method for c in choice.candidates] == ["algorithm-1", "uniform-alpha", "response"]
+    assert [c.method for c in choice.candidates] == [
+        "algorithm-1",
+        *("uniform-alpha", "inverse-width", "response"),
+    ]
     assert choice.chosen == means.index(max(means))
 
 

@@ -31,7 +31,8 @@ pytestmark = [pytest.mark.faults, pytest.mark.slow]
 
 STAGES = (
     *("data", "baseline", "profile", "alpha", "sample", "fit", "allocate"),
-    *("propose-uniform-alpha", "propose-response", "choose", "train", "measure"),
+    *("propose-uniform-alpha", "propose-inverse-width", "propose-response"),
+    *("choose", "train", "measure"),
 )
 
 RECIPE = quick_recipe()

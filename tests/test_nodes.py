@@ -2,6 +2,8 @@
 
 import io
 import os
+import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotYet
@@ -32,7 +34,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
-def nodes() -> Iterator[None]:
+def nodes() -> Iterator[RayCluster]:
     before = os.environ.get("PYTHONPATH", "")
     os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), before])
     cluster = RayCluster(
@@ -41,7 +43,7 @@ def nodes() -> Iterator[None]:
     )
     cluster.add_node(num_cpus=1, num_gpus=1, resources={"board": 1})
     ray.init(address=cluster.address, log_to_driver=False)
-    yield
+    yield cluster
     ray.shutdown()
     cluster.shutdown()
     os.environ["PYTHONPATH"] = before
@@ -52,6 +54,20 @@ class OnCores(TrainingTrial):
 
     def device(self) -> torch.device:
         return torch.device("cpu")
+
+
+class Together(OnCores):
+    """Trains when three workers have begun."""
+
+    def device(self) -> torch.device:
+        begun = self._store.logs / "begun"
+        begun.mkdir(exist_ok=True)
+        (begun / str(os.getpid())).touch()
+        deadline = time.monotonic() + 120
+        while len(list(begun.iterdir())) < 3:
+            assert time.monotonic() < deadline, "no third worker"
+            time.sleep(0.1)
+        return super().device()
 
 
 def run(
@@ -82,7 +98,7 @@ def content(row: Row | None) -> bytes:
 
 
 def test_nodes_give_the_rows_of_one_process_and_memory_that_runs_out_lowers_the_packing(
-    nodes: None, tmp_path: Path
+    nodes: RayCluster, tmp_path: Path
 ) -> None:
     plain = [tiny_task(seed=seed, importance=True) for seed in range(3)]
     hungry = replace(tiny_task(seed=7), loss="tiny_training:hungry")
@@ -106,15 +122,40 @@ def test_nodes_give_the_rows_of_one_process_and_memory_that_runs_out_lowers_the_
     assert len(epochs) == len(set(map(tuple, epochs))) == 3 * 4
 
 
+def test_a_node_that_joins_in_the_middle_of_a_stage_trains(
+    nodes: RayCluster, tmp_path: Path
+) -> None:
+    begun = tmp_path / "logs" / "begun"
+    joined = []
+
+    def join() -> None:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and len(list(begun.glob("*"))) < 2:
+            time.sleep(0.1)
+        joined.append(nodes.add_node(num_cpus=1, num_gpus=1))
+
+    thread = threading.Thread(target=join)
+    thread.start()
+    tasks = [tiny_task(seed=seed) for seed in range(7)]
+    store, said = run(tasks, tmp_path, Cluster(gpus_per_trial=1.0, retries=0), Together)
+    thread.join()
+    nodes.remove_node(joined[0])
+    rows = [store.ledger.find(task.id) for task in tasks]
+    assert [row and row.status for row in rows] == ["done"] * 7, said
+    assert len(list(begun.iterdir())) == 3
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_a_gpu_that_pytorch_cannot_use_is_one_line_and_no_row(nodes: None, tmp_path: Path) -> None:
+def test_a_gpu_that_pytorch_cannot_use_is_one_line_and_no_row(
+    nodes: RayCluster, tmp_path: Path
+) -> None:
     task = tiny_task(seed=1)
     with pytest.raises(UserError, match=r"a GPU is booked .* set cluster\.gpus_per_trial=0"):
         run([task], tmp_path, Cluster(gpus_per_trial=1.0), TrainingTrial)
     assert RunStore(tmp_path).ledger.find(task.id) is None
 
 
-def test_a_device_that_is_a_node_is_measured_by_one_at_a_time(nodes: None) -> None:
+def test_a_device_that_is_a_node_is_measured_by_one_at_a_time(nodes: RayCluster) -> None:
     graph = load_graph(ModelRef(name="vgg11", classes=10), 32)
     base, wider = graph.spec(32, 1 / 16), graph.spec(32, 1 / 8)
     board = Device(runtime="synthetic", place="node:board")

@@ -32,6 +32,7 @@ from rich.console import Console
 from cluster.progress import Progress
 from cluster.session import session
 from cluster.trials import TrialRunner
+from engine.errors import UserError
 from engine.graph import load_graph
 from engine.recipe import Cluster, Data
 from engine.rows import TrainingTask
@@ -117,11 +118,14 @@ def beyond_epochs(ended: Sequence[float], trained: Sequence[float], workers: int
 
 def main() -> None:
     parser = options(__doc__)
-    parser.add_argument("--trials", type=int, default=4, help="of a round")
+    parser.add_argument("--trials", type=int, help="of a round; default: two for every core")
     parser.add_argument("--rounds", type=int, default=3, help="that are counted")
     parser.add_argument("--seconds", type=float, default=30.0, help="of one training")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     chosen = parser.parse_args()
+    workers = os.cpu_count() or 1  # a private session of Ray uses all cores
+    trials = 2 * workers if chosen.trials is None else chosen.trials
+    if trials <= workers:
+        raise UserError(f"--trials must be above {workers}, the number of cores, not {trials}")
     torch.set_num_threads(1)
     scratch = Path(tempfile.mkdtemp())
     data = load_data(Data())
@@ -133,7 +137,7 @@ def main() -> None:
     epoch_seconds = probe.run_epoch().seconds
     epochs = max(2, round(chosen.seconds / epoch_seconds))
     training = TRAINING.for_epochs(epochs)
-    workers, stores = chosen.workers, {name: RunStore(scratch / name) for name in WAYS}
+    stores = {name: RunStore(scratch / name) for name in WAYS}
     found: dict[str, list[dict[str, float]]] = {name: [] for name in WAYS}
     with session(None, stores["hacscale"].logs) as current, Progress(Console()) as progress:
         current.start()
@@ -155,7 +159,7 @@ def main() -> None:
 
         ways = {"loop": loop, "pool": pool, "hacscale": lambda t: runner.run_tasks("sample", t)}
         for number in range(1 + chosen.rounds):
-            seeds = range(number * chosen.trials, (number + 1) * chosen.trials)
+            seeds = range(number * trials, (number + 1) * trials)
             each = training if number else TRAINING  # the first round is there to import
             tasks = [replace(base, training=each, seed=seed) for seed in seeds]
             for name, way in ways.items():
@@ -171,7 +175,7 @@ def main() -> None:
         return spread([how(a[key], b[key]) for a, b in pairs])
 
     results = {
-        "trials_of_a_round": chosen.trials,
+        "trials_of_a_round": trials,
         "rounds": chosen.rounds,
         "workers": workers,
         "epochs": epochs,

@@ -10,10 +10,12 @@ from engine.drawing import PAPER, Panel, svg
 
 WIDTH, HEIGHT = 360, 270
 """Of a panel, in CSS pixels."""
+BOTTOM = 38
+"""Below its axes."""
 
 
 def board(
-    titles: Sequence[str], *, columns: int = 2, left: float = 48, bottom: float = 38
+    titles: Sequence[str], *, columns: int = 2, left: float = 48
 ) -> tuple[Figure, list[Axes]]:
     """Returns a drawing and its panels, row by row, each with a title."""
     rows = -(-len(titles) // columns)
@@ -21,9 +23,9 @@ def board(
     axes: list[Axes] = []
     box = (
         left / WIDTH,
-        bottom / HEIGHT,
+        BOTTOM / HEIGHT,
         (WIDTH - left - 16) / WIDTH,
-        (HEIGHT - bottom - 48) / HEIGHT,
+        (HEIGHT - BOTTOM - 48) / HEIGHT,
     )
     parts = drawing.subfigures(rows, columns, squeeze=False).flat
     for part, title in zip(parts, titles, strict=False):

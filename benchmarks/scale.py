@@ -124,24 +124,31 @@ def run_trials(trials: int, actors: int) -> dict[str, Any]:
 def simulate(run: Path | None) -> dict[str, Any]:
     if run is None:
         rng = random.Random(0)
-        short = tuple(60 * rng.uniform(0.7, 1.3) for _ in range(64))
+        short = [60 * rng.uniform(0.7, 1.3) for _ in range(64)]
         final, origin = 3600.0, "assumed"
     else:
-        rows = [row for row in RunStore(run, read_only=True).ledger.rows() if row.history]
-        totals = [(row, sum(epoch.seconds for epoch in row.history)) for row in rows]
-        short = tuple(seconds for row, seconds in totals if not row.task.sync_workers)
-        final = max(seconds for row, seconds in totals if row.task.sync_workers)
-        origin = f"rows of the run {run.name}"
+        store = RunStore(run, read_only=True)
+        recipe = store.info().recipe
+        short, finals = [], []
+        for row in store.ledger.rows():
+            seconds = sum(epoch.seconds for epoch in row.history)
+            plain = row.task.start is None and row.task.shrink is None
+            if row.task.sync_workers:
+                workers = (row.cpus or 1) / recipe.cluster.cpus_per_trial
+                finals.append(seconds * max(workers, 1))
+            elif plain and row.task.training in (recipe.alpha.training, recipe.sample.training):
+                short.append(seconds)
+        final, origin = max(finals), f"rows of the run {run.name}"
     workload = Workload(
         batches=(16,) * 4,
         samples=1024,
-        alpha_seconds=short,
-        sample_seconds=short,
+        alpha_seconds=tuple(short),
+        sample_seconds=tuple(short),
         final_seconds=final,
     )
     found: dict[str, Any] = {
         "durations": origin,
-        "training_seconds": spread(list(short)),
+        "training_seconds": spread(short),
         "alpha_trainings": sum(workload.batches),
         "samples": workload.samples,
         "final_seconds": final,

@@ -49,6 +49,7 @@ def main() -> None:
     parser.add_argument("--data-name", help="how the data is called; default: as its source is")
     parser.add_argument("--address", help="of a Ray cluster; default: a session of its own")
     asked = parser.parse_args()
+    chosen(asked.methods)  # a wrong name is told before hours of search
     for reference in asked.recipes:
         recipe, name = find_recipe(reference)
         recipe, name = override(recipe, asked.set), asked.name or name

@@ -121,12 +121,15 @@ def _judged(one: Judged) -> str:
 def brief(comparison: Comparison) -> str:
     """The same without the names of all methods."""
     table = lines(comparison)
-    better, tied, behind = (
-        sum(line.verdict == outcome for line in table) for outcome in ("worse", "tie", "better")
-    )
+    by_verdict = {
+        outcome: [line.method for line in table if line.verdict == outcome]
+        for outcome in ("worse", "tie", "better")
+    }
+    better, tied, behind = by_verdict.values()
+    base = ", the base network among them" if BASE in better else ""
     counts = (
-        f"{OURS} is better than {better} of the other networks, the base network among them, tied "
-        f"with {tied} and behind {behind}."
+        f"{OURS} is better than {len(better)} of the other networks{base}, tied "
+        f"with {len(tied)} and behind {len(behind)}."
     )
     return " ".join((_winner(table), counts, _resolution(table)))
 
@@ -159,6 +162,12 @@ def _resolution(table: Sequence[Line]) -> str:
     if not alone or alone.top1_mean is None:
         return f"{OURS} is {points(gain)} from the base network; resolution alone was not compared."
     part = alone.top1_mean - base.top1_mean
+    if alone.resolution != ours.resolution:
+        return (
+            f"How much of it is resolution: {OURS} is {points(gain)} from the base network at "
+            f"{ours.resolution} px, resolution alone {points(part)} at the {alone.resolution} px "
+            "that it has room for."
+        )
     share = f", {100 * part / gain:.0f} % of that" if gain > 0 and part > 0 else ""
     beside = {
         "tie": "the two are a tie",

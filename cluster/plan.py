@@ -203,7 +203,7 @@ class Planned:
     @property
     def calibration(self) -> TrainingTask:
         """What is timed: the base network, trained as the sampled networks are."""
-        training = replace(self.recipe.sample.training, epochs=_EPOCHS, milestones=())
+        training = self.recipe.sample.training.for_epochs(_EPOCHS)
         return replace(self._tasks.sample_task(self.base), training=training)
 
     def largest(self, stage: str) -> TrainingTask:

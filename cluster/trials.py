@@ -55,7 +55,12 @@ class TrialRunner:
         """
         # All rows at once: in an object store every look for one that is not there takes a request.
         known = self.store.ledger.ids()
-        missing = {task_id: task for task in tasks if (task_id := task.id) not in known}
+        missing = {
+            task_id: task
+            for task in tasks
+            # Known, but not to be read: a row of another version of the program.
+            if (task_id := task.id) not in known or self.store.ledger.find(task_id) is None
+        }
         if lost := lost_parents(self.store, missing.values()):
             self.progress.say("  weights to start from are gone or damaged: trained again")
             self.run_tasks(stage, lost)

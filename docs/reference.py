@@ -35,7 +35,8 @@ train: {epochs: 40, batch_size: 128, lr: 0.1}
 
 Values are plain YAML 1.2: `1e-3` is a number, dates are texts, and equal keys, anchors and tags are
 errors. After `--set`, `data=SOURCE` is short for `data.source=SOURCE`, whose value is taken as
-it is.
+it is, and other `epochs` of a training take its `warmup_epochs` and `milestones` along, unless
+these are set too.
 
 This page is made of the docstrings in `engine/recipe.py` by `python docs/reference.py`.
 """

@@ -64,12 +64,20 @@ def _agreement(first: Rung, second: Rung) -> Agreement:
 
 def sentences(ladder: FidelityLadder) -> Sequence[str]:
     """Returns a sentence for every two rungs."""
-    return [
+    return [_sentence(one) for one in agreements(ladder)]
+
+
+def _sentence(one: Agreement) -> str:
+    if math.isnan(one.tau):
+        return (
+            f"the orders of {one.shorter} and {one.longer} epochs cannot be compared: fewer than "
+            "two networks were trained for both, or all are equally accurate"
+        )
+    chance = "" if one.p_value <= 0.05 else ", which chance could also come to"
+    return (
         f"{one.shorter} epochs order the networks as {one.longer} do with Kendall's τ = "
-        f"{one.tau:.2f} (p = {one.p_value:.2g}, {one.networks} networks)"
-        + ("" if one.p_value <= 0.05 else ", which chance could also come to")
-        for one in agreements(ladder)
-    ]
+        f"{one.tau:.2f} (p = {one.p_value:.2g}, {one.networks} networks){chance}"
+    )
 
 
 def accuracies_of(ladder: FidelityLadder, network: int) -> list[str]:

@@ -4,9 +4,11 @@ import math
 
 from scipy.stats import spearmanr
 
-from engine.comparison import BASE, OURS, Comparison
+from engine.comparison import BASE, Comparison
 from engine.rows import Cheap
 
+TRAINED = "hacscale-per-limit"
+"""From it nothing but the importance of a cheaper source differs: same resolution, same rule."""
 _SOURCES: tuple[Cheap, ...] = ("slimmable", "initial")
 
 
@@ -26,19 +28,19 @@ def rank_correlation(comparison: Comparison, first: str, second: str) -> float:
 
 
 def nearness(comparison: Comparison) -> list[str]:
-    """Returns a sentence for every cheaper source that was compared with the run's own."""
+    """Returns a sentence for every cheaper source that was compared beside `TRAINED`."""
     there = {entry.proposal.method for entry in comparison.entries}
-    if not {BASE, OURS} <= there:
+    if TRAINED not in there:
         return []
     said: list[str] = []
     for source in _SOURCES:
         name = f"hacscale-{source}"
         if name in there:
-            rho = rank_correlation(comparison, OURS, name)
-            spent, full = (comparison.entry(n).proposal.search_seconds for n in (name, OURS))
+            rho = rank_correlation(comparison, TRAINED, name)
+            spent, full = (comparison.entry(n).proposal.search_seconds for n in (name, TRAINED))
             ranks = "have no ranks" if math.isnan(rho) else f"correlate by rank with ρ = {rho:.2f}"
             said.append(
                 f"Importance with sample.source {source}: its width multipliers and those of "
-                f"{OURS} {ranks}; {spent:.0f} s of training in place of {full:.0f} s."
+                f"{TRAINED} {ranks}; {spent:.0f} s of training in place of {full:.0f} s."
             )
     return said

@@ -526,12 +526,14 @@ def load_recipe(path: Path) -> Recipe:
 def override(recipe: Recipe, assignments: Iterable[str]) -> Recipe:
     """Returns the recipe with ``a.b=value`` assignments applied; values are YAML.
 
-    ``data=SOURCE`` is short for ``data.source=SOURCE``, and its value is taken as it is.
+    ``data=SOURCE`` is short for ``data.source=SOURCE``, and its value is taken as it is. Other
+    epochs of a training take its warm-up and milestones along, unless these are assigned too.
 
     Raises:
         UserError: not an assignment, an unknown key or a wrong type.
     """
     tree: dict[str, Any] = jsonable(recipe)
+    assigned: set[str] = set()
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         if not equals or not key:
@@ -545,7 +547,13 @@ def override(recipe: Recipe, assignments: Iterable[str]) -> Recipe:
         for part in parents:
             node = _at(node, part, key)
         _at(node, leaf, key)
+        if leaf == "epochs" and type(value) is int and value >= 1:
+            training = decode(Training, json.dumps(node), f"--set {key}").for_epochs(value)
+            beside = key.removesuffix("epochs")
+            fields = jsonable(training).items()
+            node.update({name: field for name, field in fields if beside + name not in assigned})
         node[leaf] = value
+        assigned.add(key)
         _expand_trainings(tree)
     return _from_tree(tree, "--set")
 

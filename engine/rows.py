@@ -57,7 +57,8 @@ class TrainingTask:
         loss, metric: as in the recipe's task.
         importance: whether Eq. 5 is collected.
         sync_workers: whether it is the data-parallel final training. Its batch norm sees the
-            whole batch, so the number of workers does not belong to the identity.
+            whole batch, so the number of workers changes the rounding of sums alone, and does not
+            belong to the identity.
         test: whether the finished network is judged on the test split, once.
         sampling: whose importance is collected in place of that of ``spec``; None for a training
             of ``spec`` itself.
@@ -109,7 +110,8 @@ class Row:
     Attributes:
         status: ``done``; ``stopped`` early by the scheduler; ``failed`` (see ``error``).
         history: the epochs in order; accuracies are shares in [0, 1].
-        importance: Eq. 5 by width group, averaged over all steps; empty unless collected.
+        importance: Eq. 5 by width group, averaged over all steps; None unless
+            collected.
         test_accuracy: on the test split after the last epoch; None unless asked for.
         sampled: Eq. 5 by width group of each network of ``task.sampling``; None without one.
         filter_norms: ‖Θ‖² of every channel by width group (`engine.filter_norms`); None unless

@@ -179,15 +179,18 @@ def deepened(
 ) -> NetworkSpec:
     """Returns a network with multiples of its depth and of its widths, at a resolution.
 
-    Every group of the deeper network is as wide as in the base network, relative to the model.
+    Every group of the deeper network is as wide as in the base network, relative to the model. A
+    multiple that adds no layer to any stage leaves the model as it is.
 
     Raises:
         UserError: the network's family has no depth to be multiplied.
     """
     name = parse_name(base.model.name)
     model = replace(base.model, name=str(replace(name, depth=name.depth * depth)))
-    if model == base.model:
+    deeper = load_graph(model, base.resolution)
+    layers = len(deeper.cost(deeper.spec(base.resolution)).layers)
+    if layers == len(graph.cost(base).layers):
         return multiplied(graph, base.at(resolution), width)
     # Of the widest group, whose rounding weighs least.
     scale = max((group.base, base.width_of[group.name] / group.base) for group in graph.groups)[1]
-    return load_graph(model, base.resolution).spec(resolution, scale * width)
+    return deeper.spec(resolution, scale * width)

@@ -31,7 +31,7 @@ class Training:
         mixup: α of the Beta distribution, 0 for none.
         swa_share: share of the epochs, the last ones, whose weights are averaged: rounded, at
             least one epoch; 0 for none.
-        precision: ``float32`` or ``bfloat16`` (autocast, on GPUs that have it).
+        precision: ``float32`` or ``bfloat16`` (autocast, where it trains: GPU or CPU).
     """
 
     __pydantic_config__ = STRICT

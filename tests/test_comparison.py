@@ -170,11 +170,12 @@ def test_a_cheaper_source_of_importance_is_ranked_by_its_widths() -> None:
 
     found = comparison(
         widths("base", 0, 8, 16, 8, 8),
-        widths("hacscale", 800, 8, 32, 32, 24),
+        widths("hacscale", 990, 8, 17, 8, 8),
+        widths("hacscale-per-limit", 800, 8, 32, 32, 24),
         widths("hacscale-slimmable", 94, 8, 32, 24, 32),
         widths("hacscale-initial", 9, 8, 16, 8, 8),
     )
-    assert rank_correlation(found, "hacscale", "hacscale-slimmable") == pytest.approx(0.8)
+    assert rank_correlation(found, "hacscale-per-limit", "hacscale-slimmable") == pytest.approx(0.8)
     slimmable, initial = nearness(found)
     assert "ρ = 0.80; 94 s of training in place of 800 s" in slimmable
     assert "have no ranks" in initial and slimmable in notes(found)

@@ -94,6 +94,7 @@ def test_the_same_at_a_larger_resolution(task: TrainingTask, tmp_path: Path) -> 
     ("loss", "metric", "message"),
     [
         ("broken:per_image", "broken:scores", "task.loss must return one number"),
+        ("broken:number", "broken:scores", "task.loss must return a tensor, not float"),
         ("broken:loss", "broken:one_score", "task.metric must return one score for each"),
         ("broken:los", "broken:scores", "has no function 'los'; did you mean 'loss'"),
     ],
@@ -109,14 +110,17 @@ def test_functions_that_return_something_else_are_named(
     (tmp_path / "broken.py").write_text(
         "def per_image(o, t): return o.mean((1, 2, 3))\n"
         "def loss(o, t): return o.mean()\n"
+        "def number(o, t): return float(o.mean())\n"
         "def scores(o, t): return o.mean((1, 2, 3))\n"
         "def one_score(o, t): return o.mean()\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "broken", raising=False)
-    outputs, targets = torch.rand(4, 1, 8, 8), torch.rand(4, 8, 8)
+    data = load_data(Data(source="segments:data", resolution=16), any_targets=True)
+    task = replace(task, data=data.digest, loss=loss, metric=metric)
+    tensors = TensorData.on(data, torch.device("cpu"))
     with pytest.raises(UserError, match=message):
-        make_objective(replace(task, loss=loss, metric=metric)).judge(outputs, targets)
+        NetworkTraining(task, tensors, RunStore(tmp_path)).run_epoch()
 
 
 def test_class_numbers_are_asked_for_unless_both_functions_are_the_users() -> None:

@@ -244,7 +244,7 @@ def test_the_response_surface_finds_the_least_loss() -> None:
 @pytest.mark.parametrize("source", ["slimmable", "initial"])
 def test_equal_importance_from_a_cheaper_source_gives_equal_widths(source: Cheap) -> None:
     asked = question(latency=1.6, params=1.6)
-    full, cheap = ImportanceWidths(name="full"), CheapImportance(source=source)
+    full, cheap = ImportanceWidths(name="full", choice="per-limit"), CheapImportance(source=source)
     assert cheap.propose(asked) == full.propose(asked) != asked.base
     assert cheap in METHODS
 

@@ -228,9 +228,21 @@ def test_assignments_change_what_they_name_and_nothing_else() -> None:
         limits=Limits(latency="2x", params="9000000"),
         alpha=Alpha(budget=1.5),
         sample=Sample(training=FAST),
-        train=replace(TRAININGS["paper-cifar"], epochs=7),
+        train=replace(TRAININGS["paper-cifar"], epochs=7, milestones=(2, 5, 6)),
     )
     assert override(changed, ["data.train_images=null"]).data.train_images is None
+
+
+def test_other_epochs_take_the_schedule_along_but_for_what_is_assigned() -> None:
+    """100, 200 and 250 of 300 epochs, and 6 of 30, by a tenth; in whatever order."""
+    paper = override(RECIPE, ["train=paper-cifar", "train.epochs=30"]).train
+    assert (paper.epochs, paper.milestones) == (30, (10, 20, 25))
+    assert FAST.warmup_epochs == 6
+    fast = override(RECIPE, ["sample.training=fast", "sample.training.epochs=3"]).sample.training
+    assert (fast.epochs, fast.warmup_epochs) == (3, pytest.approx(0.6))
+    own = ["train.milestones=[4, 9]", "train.epochs=30"]
+    for order in (own, own[::-1]):
+        assert override(RECIPE, ["train=paper-cifar", *order]).train.milestones == (4, 9)
 
 
 @pytest.mark.parametrize(

@@ -162,6 +162,16 @@ def test_a_deeper_network_is_as_wide_as_the_base_whose_narrow_layers_are_rounded
     assert base.widths[-1][1] == deeper.widths[-1][1] == 448
 
 
+def test_a_multiple_of_the_depth_that_adds_no_layer_is_no_other_network(vgg):
+    """VGG-11 has stages of 1, 1, 2, 2 and 2 convolutions; 1.2 times 2 is rounded to 2."""
+    base = vgg.spec(32, 0.25)
+    assert deepened(vgg, base, depth=1.2, width=1.0, resolution=32) == base
+    wider = deepened(vgg, base, depth=1.2, width=2.0, resolution=40)
+    assert wider == vgg.spec(40, 0.5)
+    deeper = deepened(vgg, base, depth=1.5, width=1.0, resolution=32)
+    assert len(load_graph(deeper.model, 32).cost(deeper).layers) > len(vgg.cost(base).layers)
+
+
 def test_a_largest_resolution_caps_what_alpha_asks(vgg):
     base = vgg.spec(32)
     assert scale_for_alpha(vgg, base, 0.95, 4.0, 8, 50).resolution == 48

@@ -206,6 +206,7 @@ def test_fewer_images_than_a_batch_are_one_line(
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 @pytest.mark.parametrize("kind", KINDS, ids=["pruning", "macs", "params"])
 def test_channels_are_taken_away_on_a_gpu(kind: Pruning | Sparsifying, tmp_path: Path) -> None:
     task = dataclasses.replace(tiny_task(lr=0.2), shrink=kind)

@@ -177,7 +177,6 @@ def test_a_narrowed_network_begins_far_above_chance(tmp_path: Path) -> None:
     began = NetworkTraining(child, data, store)
     before = accuracy(began, data)
     fresh = accuracy(NetworkTraining(replace(child, start=None), data, store), data)
-    print(before, fresh, row.last)
     assert before > 0.3 > 0.2 > fresh  # of ten classes
     began.run_epoch()
     assert began.result().last.val_accuracy > before

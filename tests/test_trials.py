@@ -17,10 +17,11 @@ from cluster.final import run_final
 from cluster.progress import Progress
 from cluster.session import session
 from cluster.trials import TrialRunner
+from engine.codec import decode
 from engine.errors import UserError
 from engine.graph import load_graph
 from engine.recipe import Cluster, Data, Device
-from engine.rows import Start, TrainingTask
+from engine.rows import Row, Start, TrainingTask
 from engine.spec import ModelRef
 from engine.store import RunStore
 from engine.trained_weights import weights_name
@@ -117,6 +118,26 @@ def test_rows_that_are_known_are_not_trained_again(runner: TrialRunner, task: Tr
     assert epochs_of(runner.store, known) == before == [1, 2, 3, 4]
 
 
+def test_a_row_of_another_version_is_trained_again(
+    runner: TrialRunner, task: TrainingTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = replace(task, seed=23)
+    runner.run_tasks("other", [other])
+    runner.store.ledger.compact(at_least=1)
+
+    def decoded(kind: type, text: str, what: str) -> object:
+        if kind is Row and '"seed":23' in text:
+            raise UserError(f"{what}: unknown key 'colour'")
+        return decode(kind, text, what)
+
+    monkeypatch.setattr("engine.ledger.decode", decoded)
+    monkeypatch.setattr(runner, "store", RunStore(runner.store.location))
+    runner.run_tasks("other", [other])
+    row = runner.store.ledger.find(other.id)
+    assert row is not None and row.status == "done"
+    assert epochs_of(runner.store, other) == [1, 2, 3, 4] * 2
+
+
 def test_weights_to_start_from_that_are_gone_are_made_again_first(
     runner: TrialRunner, task: TrainingTask
 ) -> None:
@@ -189,15 +210,17 @@ def test_asha_stops_bad_trainings_and_leaves_rows(
 
     graph = load_graph(task.spec.model, 32)
     specs = [graph.spec(32, multiplier) for multiplier in (1 / 16, 1 / 12, 1 / 10, 1 / 8)]
-    settings = Alpha(trials=4, batch=4, repeats=2, scheduler="asha")
+    settings = Alpha(trials=4, batch=4, repeats=3, scheduler="asha")
     training = replace(TRAINING, epochs=8)
 
     def candidate(alpha: float):
         return specs[min(int(alpha * 4), 3)]
 
     def tasks_of(spec) -> list[TrainingTask]:
-        # The second repeat cannot learn, so it is the one to be stopped.
-        return [replace(task, spec=spec, training=replace(training, lr=lr)) for lr in (0.05, 1e-9)]
+        # The second repeat cannot learn, so it is the one to be stopped; the third ends before it
+        # has an accuracy.
+        rates = (0.05, 1e-9, 1e30)
+        return [replace(task, spec=spec, training=replace(training, lr=lr)) for lr in rates]
 
     searcher = AlphaSearcher(
         settings=settings,
@@ -207,9 +230,10 @@ def test_asha_stops_bad_trainings_and_leaves_rows(
         tasks_of=tasks_of,
         finished=runner.store.ledger.find,
     )
-    runner.run_search("asha", searcher, total=8, asha_epochs=8, largest=tasks_of(specs[-1])[0])
+    runner.run_search("asha", searcher, total=12, asha_epochs=8, largest=tasks_of(specs[-1])[0])
     rows = [runner.store.ledger.find(t.id) for spec in specs for t in tasks_of(spec)]
     assert all(row is not None for row in rows)
     stopped = [row for row in rows if row is not None and row.status == "stopped"]
     assert stopped
     assert all(1 <= len(row.history) < 8 for row in stopped)
+    assert all(row is not None and row.status == "failed" for row in rows[2::3])

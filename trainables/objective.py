@@ -20,7 +20,8 @@ class Objective:
     """Loss and metric of one task, both functions of outputs and targets.
 
     Attributes:
-        loss: what is minimised, the mean over the batch.
+        loss: what is minimised, the mean over the batch. A user's that returns anything but one
+            number raises UserError.
         plain_loss: the same without label smoothing, to judge with.
         metric: a score for every image, N, in [0, 1].
     """
@@ -33,11 +34,9 @@ class Objective:
         """Returns the mean loss of a batch and the score of every image.
 
         Raises:
-            UserError: the user's functions return something else.
+            UserError: the user's metric returns something else.
         """
         loss, scores = self.plain_loss(outputs, targets), self.metric(outputs, targets)
-        if loss.ndim != 0:
-            raise UserError(f"task.loss must return one number, not a shape of {tuple(loss.shape)}")
         if scores.shape != (len(targets),):
             raise UserError(
                 f"task.metric must return one score for each of {len(targets)} images, not a shape "
@@ -60,7 +59,18 @@ def make_objective(task: TrainingTask) -> Objective:
     if task.loss == "cross-entropy":
         loss, plain_loss = smoothed, F.cross_entropy
     else:
-        loss = plain_loss = cast(_Function, import_function(task.loss, "task.loss"))
+        own = import_function(task.loss, "task.loss")
+
+        def checked(outputs: Tensor, targets: Tensor) -> Tensor:
+            found = own(outputs, targets)
+            if not isinstance(found, Tensor):
+                raise UserError(f"task.loss must return a tensor, not {type(found).__name__}")
+            if found.ndim != 0:
+                shape = tuple(found.shape)
+                raise UserError(f"task.loss must return one number, not a shape of {shape}")
+            return found
+
+        loss = plain_loss = checked
     metric = (
         _hits
         if task.metric == "accuracy"

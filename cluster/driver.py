@@ -119,7 +119,7 @@ def _run_stages(search: Search) -> RunRecord:
     choice = choose_stage(search, known, found)
     answer = choice.winner
     trained = train_stage(search, answer.spec)
-    latency = measure_stage(search, answer.spec, baseline)
+    latency = measure_stage(search, answer, baseline)
     result = Result(
         alpha=alpha.alpha,
         resolution=answer.spec.resolution,

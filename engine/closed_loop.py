@@ -1,6 +1,7 @@
 """The device in the loop: allocate, measure, correct the latency model, allocate again."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from engine.errors import UserError
 from engine.results import MOST_NOISE, Allocation, Latency, LatencyVerdict, Round
@@ -9,6 +10,29 @@ MARGIN = 0.05
 """At most this share of the latency limit is left free for the noise of the next measurement."""
 TOLD = 0.01
 """Shares of a limit below this are not worth a round, however well they can be told."""
+SURPRISE = 0.15
+"""What takes this much longer than expected is measured again."""
+TRIES = 3
+"""Sessions at most until a network is not slower than expected."""
+
+
+def steady(measure: Callable[[], Latency], expected_ms: float | None) -> Latency:
+    """Measures a network, again where it is surprisingly slow; the shortest latency counts.
+
+    Whoever shares the machine's caches and memory slows a network down for all of a session, and
+    more than the smaller reference network beside it: the noise floor, which is what the rounds of
+    one session tell, does not show it.
+
+    Args:
+        measure: in a session of its own.
+        expected_ms: None where nothing is expected.
+    """
+    latency = measure()
+    for _ in range(TRIES - 1):
+        if expected_ms is None or latency.ms <= expected_ms * (1.0 + SURPRISE):
+            break
+        latency = min(latency, measure(), key=lambda one: one.ms)
+    return latency
 
 
 def close_loop(
@@ -27,7 +51,7 @@ def close_loop(
 
     Args:
         allocate: widths for a factor on the latency model.
-        measure: latency of the network with these widths.
+        measure: latency of the network with these widths; see `steady`.
         limit_ms: the latency limit.
         most: rounds at most.
 
@@ -48,7 +72,7 @@ def close_loop(
             break
         if any(allocation.widths == done.allocation.widths for done in rounds):
             break
-        latency = measure(allocation.widths)
+        latency = steady(partial(measure, allocation.widths), allocation.usage.latency_ms)
         rounds.append(Round(allocation=allocation, latency=latency, factor=factor, room=room))
         used = share_used(latency, limit_ms)
         bound = "latency" in allocation.closed.values()

@@ -209,7 +209,8 @@ def test_a_rival_without_a_network_is_left_out_and_named(tmp_path: Path) -> None
     record = searched(
         tmp_path / "quick", "sample.networks=3", "sample.block=3", "sample.training.epochs=1"
     )
-    assert [c.method for c in record.choose.candidates] == ["algorithm-1", "uniform-alpha"]
+    there = ["algorithm-1", "uniform-alpha", "inverse-width"]
+    assert [c.method for c in record.choose.candidates] == there
     assert list(record.choose.left_out) == ["response"]
 
 

@@ -42,6 +42,31 @@ def closed(
     return close_loop(allocator(limit), measure, limit, most)
 
 
+@pytest.mark.parametrize("slow", [(), (0,), (1,), (0, 1), (0, 2)])
+def test_a_session_in_which_the_machine_is_slow_changes_nothing(slow: tuple[int, ...]) -> None:
+    """Some sessions take a third longer, without any noise of their own."""
+    sessions: list[int] = []
+
+    def device(width: int) -> float:
+        sessions.append(width)
+        return width * 1.1 * (1.33 if len(sessions) - 1 in slow else 1.0)
+
+    assert closed(device) == closed(lambda width: width * 1.1)
+    assert len(sessions) == 2 + len(slow)
+
+
+def test_a_network_that_stays_slow_is_believed_after_three_sessions() -> None:
+    sessions: list[int] = []
+
+    def device(width: int) -> float:
+        sessions.append(width)
+        return width * 1.5
+
+    first, second = closed(device)
+    assert sessions == [1000] * 3 + [666]
+    assert (first.latency.ms, second.latency.ms) == (1500, 999)
+
+
 @settings(max_examples=100, deadline=None)
 @given(st.floats(0.5, 2), st.floats(0, 0.2))
 def test_a_model_that_is_off_by_a_factor_is_right_in_the_second_round(

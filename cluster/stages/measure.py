@@ -1,17 +1,22 @@
 """The measure stage: the latency of the result."""
 
 from cluster.search import Search
-from engine.results import BaselineResult, Latency
-from engine.spec import NetworkSpec
+from engine.closed_loop import steady
+from engine.results import BaselineResult, Candidate, Latency
 
 
-def measure_stage(search: Search, spec: NetworkSpec, baseline: BaselineResult) -> Latency:
-    """Measures the result once more, apart from the measurements that chose it."""
-    measuring = search.measuring
+def measure_stage(search: Search, answer: Candidate, baseline: BaselineResult) -> Latency:
+    """Measures the result once more, apart from the measurements that chose it.
+
+    They say what is to be expected (`engine.closed_loop.steady`).
+    """
+    measuring, spec = search.measuring, answer.spec
     return search.stage(
         "measure",
         Latency,
         (spec, search.recipe.device, measuring.repeats, baseline.latency.ms),
-        lambda: measuring.latencies("measure", [spec], baseline)[0],
+        lambda: steady(
+            lambda: measuring.latencies("measure", [spec], baseline)[0], answer.latency.ms
+        ),
         lambda out: f"{out.ms:.3f} ms",
     )

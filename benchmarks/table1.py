@@ -18,7 +18,7 @@ from typing import Any
 
 from record import options, run, where, write_block, write_results
 from rich.console import Console
-from table1_words import FIGURES, README_PAGE, beside, essence, section
+from table1_words import FIGURES, README_PAGE, Decisions, beside, essence, section
 
 from engine.codec import decode, jsonable
 from engine.commands.options import find_recipe
@@ -28,7 +28,7 @@ from engine.drawing import vector
 from engine.peers.methods import chosen
 from engine.recipe import Recipe, override
 from engine.recipes import RECIPES
-from engine.results import AlphaResult, ChooseResult, RunRecord
+from engine.results import RunRecord
 from engine.storage import open_folder
 
 DEFAULT = ("cifar10-vgg11-loose-small", "cifar10-vgg11-tight-small")
@@ -62,6 +62,7 @@ def main() -> None:
             "table": [jsonable(line) for line in lines(comparison)],
             "alpha": jsonable(record.alpha),
             "choice": jsonable(record.choose),
+            "fidelity": jsonable(record.fidelity),
             "comparison": jsonable(comparison),
         }
         write_results(PREFIX + name, found, asked.out)
@@ -141,8 +142,7 @@ class Found:
 
     recipe: str
     form: str
-    alpha: AlphaResult | None
-    choice: ChooseResult | None
+    decisions: Decisions
     comparison: Comparison
     versions: dict[str, str]
 
@@ -150,12 +150,11 @@ class Found:
     def read(cls, path: Path) -> "Found":
         tree: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         kept = json.dumps(tree["comparison"]).encode()
-        alpha, choice = tree.get("alpha"), tree.get("choice")  # earlier results have none
+        decisions = {name: tree[name] for name in ("alpha", "choice", "fidelity") if name in tree}
         return cls(
             recipe=tree["recipe"],
             form=tree["form"],
-            alpha=alpha and decode(AlphaResult, json.dumps(alpha), str(path)),
-            choice=choice and decode(ChooseResult, json.dumps(choice), str(path)),
+            decisions=decode(Decisions, json.dumps(decisions), str(path)),
             comparison=decode(Comparison, kept, str(path)),
             versions=tree["versions"],
         )
@@ -172,8 +171,7 @@ def write_pages(out: Path) -> None:
         section(
             one.recipe,
             one.form,
-            one.alpha,
-            one.choice,
+            one.decisions,
             one.comparison,
             setting(one),
             [name for name in FIGURES if (out / "figures" / f"{one.recipe}-{name}.svg").exists()],

@@ -1,12 +1,15 @@
 """The Markdown of table1.py: every sentence follows from the numbers of one comparison."""
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
+from engine.codec import STRICT
 from engine.comparison import BASE, OURS, Comparison, Line, lines
 from engine.comparison_table import ComparisonTable, table_of
 from engine.comparison_words import notes, verdict
 from engine.display import percent, points
-from engine.results import AlphaResult, ChooseResult, Judged
+from engine.fidelity import sentences
+from engine.results import AlphaResult, ChooseResult, FidelityLadder, Judged
 
 RESOLUTION = "resolution"
 README_PAGE = "../README.md"
@@ -26,11 +29,21 @@ FIGURES = {
 """Panels of a comparison that are shown here, and what they show."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decisions:
+    """How a run found its answer, as far as its result file says; earlier ones say less."""
+
+    __pydantic_config__ = STRICT
+
+    alpha: AlphaResult | None = None
+    choice: ChooseResult | None = None
+    fidelity: FidelityLadder | None = None
+
+
 def section(
     recipe: str,
     form: str,
-    alpha: AlphaResult | None,
-    choice: ChooseResult | None,
+    decisions: Decisions,
     comparison: Comparison,
     setting: str,
     drawn: Collection[str],
@@ -47,7 +60,7 @@ def section(
             f"{form} {comparison.data}. Latency on {setting}.",
             markdown(table_of(comparison)),
             outcome(comparison),
-            *decided(alpha, choice),
+            *decided(decisions),
             *notes(comparison),
             *pictures,
         ]
@@ -96,9 +109,10 @@ def outcome(comparison: Comparison) -> str:
     return " ".join((_winner(table), f"{verdict(comparison)}.", _resolution(table)))
 
 
-def decided(alpha: AlphaResult | None, choice: ChooseResult | None) -> list[str]:
-    """How the run chose its resolution and its answer, as far as its result file says."""
+def decided(decisions: Decisions) -> list[str]:
+    """How the run chose its resolution and its answer, and what its short trainings are worth."""
     said: list[str] = []
+    alpha, choice = decisions.alpha, decisions.choice
     if alpha is not None:
         tried = [f"{one.spec.resolution} px {_judged(one)}" for one in alpha.candidates]
         tied = "" if alpha.tied is None else f"; {alpha.tied} of the others cannot be told from it"
@@ -111,7 +125,11 @@ def decided(alpha: AlphaResult | None, choice: ChooseResult | None) -> list[str]
         ]
         said.append(f"Widths: {', '.join(tried)}. The answer is that of `{choice.winner.method}`.")
     how = "How hacscale decided, by accuracy on the validation split (each short training):"
-    return [" ".join((how, *said))] if said else []
+    paragraphs = [" ".join((how, *said))] if said else []
+    if decisions.fidelity is not None:
+        worth = "; ".join(sentences(decisions.fidelity))
+        paragraphs.append(f"What its short trainings are worth, on sampled networks: {worth}.")
+    return paragraphs
 
 
 def _judged(one: Judged) -> str:

@@ -44,6 +44,12 @@ def test_tau_and_its_p_value_by_hand() -> None:
     assert "τ = 0.67 (p = 0.33, 4 networks), which chance" in found
 
 
+@pytest.mark.parametrize("longer", [(0.5, None, None), (0.5, 0.5, 0.5)])
+def test_orders_that_cannot_be_compared_are_said_to_be_so(longer: tuple[float | None, ...]) -> None:
+    (found,) = sentences(ladder((0.1, 0.2, 0.3), longer))
+    assert "cannot be compared" in found and "nan" not in found
+
+
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=2, max_size=9))
 def test_tau_counts_pairs(points: list[tuple[int, int]]) -> None:
     """τ-b: (same − other) / √(pairs not tied in the first · pairs not tied in the second)."""

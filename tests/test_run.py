@@ -41,8 +41,7 @@ def command(runs: Path, name: str) -> list[str]:
 
 # Answers for Ray where nothing is trained: the device without noise is asked in this process.
 WITHOUT_RAY = """
-import os, signal
-import cluster.measuring, cluster.search, engine.store
+import cluster.measuring, cluster.search
 from engine.cli import main
 from engine.graph import load_graph
 from engine.measure import measure_here
@@ -54,44 +53,6 @@ def measure(specs, reference, device, calls, rounds, per_layer):
 
 cluster.measuring.measure = measure
 cluster.search.Search._start_ray = lambda self: None
-"""
-
-# Kills itself in one stage after another, at one point after another, each time in a fork.
-KILLED_EVERYWHERE = """
-import sys
-
-Folder = type(engine.store.open_folder(os.getcwd()))
-write = Folder.write
-
-def kill():
-    os.kill(os.getpid(), signal.SIGKILL)
-
-def killed_at(stage, file, after):
-    def write_or_die(self, name, data):
-        here = name.startswith(stage + "-") and name.endswith("/" + file)
-        if here and not after:
-            kill()
-        write(self, name, data)
-        if here:
-            kill()
-
-    if file == "":
-        cluster.measuring.measure = lambda *a, **k: kill()
-    else:
-        Folder.write = write_or_die
-    main(sys.argv[1:])
-
-for stage in ("profile", "fit", "allocate", "measure"):
-    for file, after in (("", 0), ("output.json", 0), ("output.json", 1), ("manifest.json", 1)):
-        if stage == "fit" and file == "":
-            continue  # it measures nothing
-        child = os.fork()
-        if child == 0:
-            killed_at(stage, file, after)
-            os._exit(0)
-        _, status = os.waitpid(child, 0)
-        print("point", stage, file, os.WIFSIGNALED(status) and os.WTERMSIG(status), flush=True)
-main(sys.argv[1:])
 """
 
 
@@ -190,25 +151,6 @@ def kill_in(stage: str, runs: Path) -> None:
     assert process.poll() is None, log.read_text()
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-
-
-def test_a_driver_killed_at_any_point_where_nothing_is_trained_goes_on(
-    uninterrupted: Path, tmp_path: Path
-) -> None:
-    """Kills it while it measures, and before, between and after the files that commit a stage."""
-    run = tmp_path / "whole"
-    shutil.copytree(uninterrupted, run)
-    for stage in ("profile", "fit", "allocate", "measure"):
-        for directory in run.glob(f"{stage}-*"):
-            shutil.rmtree(directory)
-    (run / "result.json").unlink()
-    out = python(WITHOUT_RAY + KILLED_EVERYWHERE, *words(tmp_path, "whole"))
-    points = [line.split() for line in out.splitlines() if line.startswith("point")]
-    assert len(points) == 15
-    assert all(int(point[-1]) == signal.SIGKILL for point in points)
-    assert result_of(run) == result_of(uninterrupted)
-    assert epochs_trained(run) == epochs_trained(uninterrupted)
-    assert not list(run.glob("*/*.damaged"))
 
 
 def test_a_finished_run_repeated_trains_nothing(

@@ -110,8 +110,7 @@ class Row:
     Attributes:
         status: ``done``; ``stopped`` early by the scheduler; ``failed`` (see ``error``).
         history: the epochs in order; accuracies are shares in [0, 1].
-        importance: Eq. 5 by width group, averaged over all steps; None unless
-            collected.
+        importance: Eq. 5 by width group, averaged over all steps; None unless collected.
         test_accuracy: on the test split after the last epoch; None unless asked for.
         sampled: Eq. 5 by width group of each network of ``task.sampling``; None without one.
         filter_norms: ‖Θ‖² of every channel by width group (`engine.filter_norms`); None unless

@@ -118,7 +118,8 @@ def way_of(recipe: Recipe) -> str:
         if recipe.alpha.candidates == "compute"
         else "uniform networks that use up the limits"
     )
-    rivals = " and ".join(f"`{name}`" for name in recipe.choose.rivals)
+    *others, last = [f"`{name}`" for name in recipe.choose.rivals] or [""]
+    rivals = f"{', '.join(others)} and {last}" if others else last
     answer = f"Algorithm 1 widens by {recipe.allocate.rule}" + (
         f", and short trainings choose between its network and those of {rivals}" if rivals else ""
     )

@@ -65,8 +65,8 @@ def test_every_training_of_a_search_is_counted(planned: Planned) -> None:
     assert len(found["sample"].macs) == 5
     # α of 0.05, 0.35, 0.65 and 0.95 come to 32, 36, 40 and 44 px, 32·2^(α/2) to the nearest 4.
     assert len(found["alpha"].macs) == 2 * 4
-    # The network of Algorithm 1, uniform widths and the response surface's, twice each.
-    assert len(found["choose"].macs) == 3 * 2
+    # Those of Algorithm 1, uniform widths, 1/C and the response surface, twice each.
+    assert len(found["choose"].macs) == 4 * 2
     assert found["alpha"].at_once == min(4, len(found["alpha"].macs))  # a batch of 2 × 2 repeats
     assert found["sample"].at_once == 5
     assert found["sample"].elapsed_s == pytest.approx(max(found["sample"].seconds))

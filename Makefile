@@ -9,7 +9,7 @@ demo: .venv/installed
 
 # Tests that start Ray use all cores by themselves; the others share them.
 test: .venv/installed lint
-	$(BIN)/pytest -m "not ray and not gpu" --numprocesses 2
+	$(BIN)/pytest -m "not ray and not gpu and not long" --numprocesses 2
 	$(BIN)/pytest -m "ray and not gpu and not long"
 
 lint: .venv/installed

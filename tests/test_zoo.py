@@ -43,7 +43,7 @@ OURS = ("vgg11", "vgg13", "vgg16", "vgg19")
 
 
 def cases(names):
-    return [n if n in ONE_OF_EACH else pytest.param(n, marks=pytest.mark.slow) for n in names]
+    return [n if n in ONE_OF_EACH else pytest.param(n, marks=pytest.mark.long) for n in names]
 
 
 def original(name):

@@ -17,11 +17,10 @@ from cluster.final import run_final
 from cluster.progress import Progress
 from cluster.session import session
 from cluster.trials import TrialRunner
-from engine.codec import decode
 from engine.errors import UserError
 from engine.graph import load_graph
 from engine.recipe import Cluster, Data, Device
-from engine.rows import Row, Start, TrainingTask
+from engine.rows import Start, TrainingTask
 from engine.spec import ModelRef
 from engine.store import RunStore
 from engine.trained_weights import weights_name
@@ -116,26 +115,6 @@ def test_rows_that_are_known_are_not_trained_again(runner: TrialRunner, task: Tr
     before = epochs_of(runner.store, known)
     runner.run_tasks("again", [known])
     assert epochs_of(runner.store, known) == before == [1, 2, 3, 4]
-
-
-def test_a_row_of_another_version_is_trained_again(
-    runner: TrialRunner, task: TrainingTask, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    other = replace(task, seed=23)
-    runner.run_tasks("other", [other])
-    runner.store.ledger.compact(at_least=1)
-
-    def decoded(kind: type, text: str, what: str) -> object:
-        if kind is Row and '"seed":23' in text:
-            raise UserError(f"{what}: unknown key 'colour'")
-        return decode(kind, text, what)
-
-    monkeypatch.setattr("engine.ledger.decode", decoded)
-    monkeypatch.setattr(runner, "store", RunStore(runner.store.location))
-    runner.run_tasks("other", [other])
-    row = runner.store.ledger.find(other.id)
-    assert row is not None and row.status == "done"
-    assert epochs_of(runner.store, other) == [1, 2, 3, 4] * 2
 
 
 def test_weights_to_start_from_that_are_gone_are_made_again_first(

@@ -1,0 +1,52 @@
+"""Which trainings of a stage are done already: those with a row that can be read."""
+
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from quick_run import without_ray
+from rich.console import Console
+from tiny_training import tiny_task
+
+from cluster.progress import Progress
+from cluster.trials import TrialRunner
+from engine.codec import decode
+from engine.errors import UserError
+from engine.recipe import Cluster
+from engine.rows import Row, TrainingTask
+from engine.store import RunStore
+
+
+def run(location: Path, task: TrainingTask) -> RunStore:
+    store, data = RunStore(location), cast(Any, None)
+    with without_ray(), Progress(Console(quiet=True)) as progress:
+        runner = TrialRunner(store=store, data=data, resources=Cluster(), progress=progress)
+        runner.run_tasks("sample", [task])
+    return store
+
+
+def epochs_of(store: RunStore) -> list[int]:
+    lines = (store.logs / "epochs.log").read_text().splitlines()
+    return [int(line.split()[4]) for line in lines]
+
+
+def test_a_row_of_another_version_is_trained_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = tiny_task(seed=23)
+    run(tmp_path, task).ledger.compact(at_least=1)
+    assert epochs_of(run(tmp_path, task)) == [1, 2, 3]
+
+    def decoded(kind: type, text: str, what: str) -> object:
+        """Reads rows in files of their own, but none of a part."""
+        if kind is Row:
+            raise UserError(f"{what}: unknown key 'colour'")
+        return decode(kind, text, what)
+
+    monkeypatch.setattr("engine.ledger.decode", decoded)
+    store = run(tmp_path, task)
+    row = store.ledger.find(task.id)
+    assert row is not None and row.status == "done"
+    assert epochs_of(store) == [1, 2, 3] * 2
+    # Once: the new row is found in every later run.
+    assert epochs_of(run(tmp_path, task)) == [1, 2, 3] * 2

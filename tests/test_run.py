@@ -26,7 +26,7 @@ TINY = [
     "train.epochs=3", "alpha.training.epochs=2", "sample.training.epochs=2",
     "alpha.trials=4", "alpha.batch=4", "alpha.repeats=1",
     "sample.networks=4", "sample.block=4", "profile.networks=8", "profile.held_out=2",
-    "choose.repeats=1", "choose.rivals=[inverse-width]",
+    "choose.repeats=1", "choose.rivals=[inverse-width]", "cluster.final_workers=1",
 ]  # fmt: skip
 
 

@@ -19,9 +19,9 @@ TRIES = 3
 def steady(measure: Callable[[], Latency], expected_ms: float | None) -> Latency:
     """Measures a network, again where it is surprisingly slow; the shortest latency counts.
 
-    Whoever shares the machine's caches and memory slows a network down for all of a session, and
-    more than the smaller reference network beside it: the noise floor, which is what the rounds of
-    one session tell, does not show it.
+    On a machine that others use as well, a network can be a third slower for all of a session, and
+    the smaller reference network beside it is not: the noise floor, which is what the rounds of one
+    session tell, does not show it.
 
     Args:
         measure: in a session of its own.

@@ -134,8 +134,8 @@ def simulate(run: Path | None) -> dict[str, Any]:
             seconds = sum(epoch.seconds for epoch in row.history)
             plain = row.task.start is None and row.task.shrink is None
             if row.task.sync_workers:
-                workers = (row.cpus or 1) / recipe.cluster.cpus_per_trial
-                finals.append(seconds * max(workers, 1))
+                each = recipe.cluster.cpus_per_trial
+                finals.append(seconds * (row.cpus or each) / each)
             elif plain and row.task.training in (recipe.alpha.training, recipe.sample.training):
                 short.append(seconds)
         final, origin = max(finals), f"rows of the run {run.name}"

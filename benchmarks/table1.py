@@ -118,8 +118,8 @@ def way_of(recipe: Recipe) -> str:
         if recipe.alpha.candidates == "compute"
         else "uniform networks that use up the limits"
     )
-    *others, last = [f"`{name}`" for name in recipe.choose.rivals] or [""]
-    rivals = f"{', '.join(others)} and {last}" if others else last
+    # With "and" before the last, if there are several.
+    rivals = " and ".join(", ".join(f"`{name}`" for name in recipe.choose.rivals).rsplit(", ", 1))
     answer = f"Algorithm 1 widens by {recipe.allocate.rule}" + (
         f", and short trainings choose between its network and those of {rivals}" if rivals else ""
     )

@@ -1,5 +1,6 @@
 """The Markdown of table1.py: every sentence follows from the numbers of one comparison."""
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -139,15 +140,12 @@ def _judged(one: Judged) -> str:
 def brief(comparison: Comparison) -> str:
     """The same without the names of all methods."""
     table = lines(comparison)
-    by_verdict = {
-        outcome: [line.method for line in table if line.verdict == outcome]
-        for outcome in ("worse", "tie", "better")
-    }
-    better, tied, behind = by_verdict.values()
-    base = ", the base network among them" if BASE in better else ""
+    verdicts = {line.method: line.verdict for line in table}
+    count = Counter(verdicts.values())
+    base = ", the base network among them" if verdicts[BASE] == "worse" else ""
     counts = (
-        f"{OURS} is better than {len(better)} of the other networks{base}, tied "
-        f"with {len(tied)} and behind {len(behind)}."
+        f"{OURS} is better than {count['worse']} of the other networks{base}, tied "
+        f"with {count['tie']} and behind {count['better']}."
     )
     return " ".join((_winner(table), counts, _resolution(table)))
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from cluster.device import measure
+from engine.closed_loop import steady
 from engine.codec import decode, pretty
 from engine.errors import UserError
 from engine.exchange import SCRIPT, Request, load_plan, make_plan, read_result, script_source
@@ -88,6 +89,19 @@ class Measuring:
             f"there, run `python {SCRIPT} {_PLAN} result.csv` there, then here `hacscale profile "
             f"{run} --import result.csv` and `hacscale resume {run}`"
         )
+
+    def latency(
+        self,
+        purpose: str,
+        spec: NetworkSpec,
+        baseline: BaselineResult,
+        expected_ms: float | None = None,
+    ) -> Latency:
+        """Measures one network, again where it is slower than expected.
+
+        See `engine.closed_loop.steady` and `latencies`.
+        """
+        return steady(lambda: self.latencies(purpose, [spec], baseline)[0], expected_ms)
 
     def latencies(
         self, purpose: str, specs: Sequence[NetworkSpec], baseline: BaselineResult

@@ -17,7 +17,7 @@ def allocate_stage(search: Search, known: Groundwork) -> AllocateResult:
     start = search.base.spec.at(known.alpha.resolution)
 
     def measured(widths: Mapping[str, int]) -> Latency:
-        return measuring.latencies("allocate", [start.with_widths(widths)], baseline)[0]
+        return measuring.latency("allocate", start.with_widths(widths), baseline)
 
     def run() -> AllocateResult:
         budgets = budgets_of(search, known, start.resolution)

@@ -1,22 +1,19 @@
 """The measure stage: the latency of the result."""
 
 from cluster.search import Search
-from engine.closed_loop import steady
 from engine.results import BaselineResult, Candidate, Latency
 
 
 def measure_stage(search: Search, answer: Candidate, baseline: BaselineResult) -> Latency:
     """Measures the result once more, apart from the measurements that chose it.
 
-    They say what is to be expected (`engine.closed_loop.steady`).
+    They say what is to be expected.
     """
     measuring, spec = search.measuring, answer.spec
     return search.stage(
         "measure",
         Latency,
         (spec, search.recipe.device, measuring.repeats, baseline.latency.ms),
-        lambda: steady(
-            lambda: measuring.latencies("measure", [spec], baseline)[0], answer.latency.ms
-        ),
+        lambda: measuring.latency("measure", spec, baseline, answer.latency.ms),
         lambda out: f"{out.ms:.3f} ms",
     )

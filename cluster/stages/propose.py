@@ -9,7 +9,7 @@ from cluster.search import Search
 from cluster.stages.allocate import budgets_of
 from cluster.stages.groundwork import Groundwork
 from cluster.stages.profile import latency_model
-from engine.closed_loop import is_full, miss, share_used, steady
+from engine.closed_loop import is_full, miss, share_used
 from engine.comparison import BASE, OURS, Proposal
 from engine.errors import Inapplicable, UserError
 from engine.limits import Usage
@@ -190,10 +190,8 @@ class Proposing:
         return self._search.costs.usage(spec, ms)
 
     def _measure(self, spec: NetworkSpec) -> Latency:
-        measuring, baseline = self._search.measuring, self._known.baseline
-        return steady(
-            lambda: measuring.latencies("compare", [spec], baseline)[0], self.predicted_ms(spec)
-        )
+        expected_ms = self.predicted_ms(spec)
+        return self._search.measuring.latency("compare", spec, self._known.baseline, expected_ms)
 
     def _observations(self) -> list[Observation]:
         """Sampled networks, and those of the α search where they were trained alike."""

@@ -79,7 +79,7 @@ def test_a_slice_computes_what_a_network_with_copied_slices_does(name: str) -> N
     shared = SharedNetworks(task, task.sampling, graph, wide).train()
     batch = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     for spec in specs:
-        alone = graph.build(spec, seed=2).train()
+        alone = graph.build(spec, seed=2).to(memory_format=torch.channels_last).train()
         with torch.no_grad():
             for key, parameter in alone.named_parameters():
                 block = tuple(slice(n) for n in parameter.shape)

@@ -47,9 +47,8 @@ class SharedNetworks(nn.Module):
         # Kept from nn.Module, which would count its parameters among those of the networks.
         self._weights = dict(shared.named_parameters())
         first = next(iter(self._weights.values()))
-        layout = torch.channels_last if first.is_cuda else torch.preserve_format
         self._networks = nn.ModuleList(
-            graph.build(spec, task.seed).to(first.device).to(memory_format=layout)
+            graph.build(spec, task.seed).to(first.device).to(memory_format=torch.channels_last)
             for spec in sampling.networks
         )
         self._places = [

@@ -6,12 +6,13 @@ from pathlib import Path
 
 from rich.console import Console
 
+from cluster.budgets import budgets_left
 from cluster.hours import MaxHours, stopped_after
 from cluster.opened import known_search
 from cluster.progress import Progress
 from cluster.search import Search
 from cluster.session import session
-from cluster.stages.allocate import allocate_stage, budgets_of
+from cluster.stages.allocate import allocate_stage
 from cluster.stages.choose import choose_stage
 from cluster.stages.groundwork import groundwork
 from cluster.stages.measure import measure_stage
@@ -113,11 +114,10 @@ def _run_stages(search: Search) -> RunRecord:
     known = groundwork(search)
     baseline, limit, alpha, fit = known.baseline, known.limit, known.alpha, known.fit
     found = allocate_stage(search, known)
-    if not store.read_only:
-        budgets = budgets_of(search, known, alpha.resolution)
-        store.folder.write(FILE, canonical(budgets.corrected(found.rounds[found.chosen])))
     choice = choose_stage(search, known, found)
     answer = choice.winner
+    if not store.read_only:
+        store.folder.write(FILE, canonical(budgets_left(search, known, choice)))
     trained = train_stage(search, answer.spec)
     latency = measure_stage(search, answer, baseline)
     result = Result(

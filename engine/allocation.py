@@ -82,8 +82,7 @@ def allocate(
         UserError: the start itself breaks a limit.
     """
     start = usage = widening.usage
-    if not start.within(limit):
-        raise UserError(_no_room(start, limit))
+    check_room(start, limit)
     widths = dict(widening.widths)
     strides = _strides(settings, multiples, plateaus)
     caps = {g: _cap(settings.max_width, base[g], multiples[g]) for g in widths}
@@ -141,6 +140,16 @@ def allocate(
         closed=closed,
         stop_reason=_stop_reason(closed.values(), usage, limit),
     )
+
+
+def check_room(start: Usage, limit: Usage) -> None:
+    """Checks that the base widths at the resolution that was found keep the limits.
+
+    Raises:
+        UserError: they do not.
+    """
+    if not start.within(limit):
+        raise UserError(_no_room(start, limit))
 
 
 def _price(choice: Choice, before: Usage, after: Usage, limit: Usage) -> float:
@@ -222,6 +231,11 @@ def _no_room(start: Usage, limit: Usage) -> str:
 def _stop_reason(reasons: Iterable[Reason], usage: Usage, limit: Usage) -> str:
     found = set(reasons)
     reached = [name for reason, name in _REACHED.items() if reason in found]
+    return f"{' and '.join(reached)} reached: {what_is_used(usage, limit)}"
+
+
+def what_is_used(usage: Usage, limit: Usage) -> str:
+    """Returns what a network uses of its limits, in words."""
     used = [
         f"{usage.latency_ms:.4g} of {limit.latency_ms:.4g} ms",
         f"{usage.params:,} of {limit.params:,} parameters",
@@ -229,4 +243,4 @@ def _stop_reason(reasons: Iterable[Reason], usage: Usage, limit: Usage) -> str:
     if usage.memory_bytes is not None and limit.memory_bytes is not None:
         used.append(f"{usage.memory_bytes:,} of {limit.memory_bytes:,} bytes")
     *most, last = used
-    return f"{' and '.join(reached)} reached: {', '.join(most)} and {last} used"
+    return f"{', '.join(most)} and {last} used"

@@ -1,32 +1,31 @@
-"""Any budget of a finished search, from one file that holds all that Algorithm 1 needs.
+"""What a search leaves for any other limits: one file that holds all that an allocation needs.
 
 The file, ``budgets.json`` in the run's directory, is arithmetic: with it a budget is answered
-without PyTorch, without tracing and without training.
+(`engine.answers`) without PyTorch, without tracing and without training.
 """
 
 import shlex
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 from engine.allocation import allocate
-from engine.closed_loop import corrected
+from engine.closed_loop import with_room
 from engine.codec import STRICT, decode
 from engine.errors import UserError
 from engine.folder import Folder
 from engine.formula import NetworkFormula
 from engine.hardware.contract import LatencyModel
 from engine.hardware.models import load_latency
-from engine.limits import Limits, Usage
-from engine.memory import memory_bytes
+from engine.limits import Usage
 from engine.recipe import Allocate
-from engine.results import Allocation, ImportancePredictor, Round
+from engine.response import ResponseSurface
+from engine.results import Allocation, ImportancePredictor, Latency
 from engine.spec import NetworkSpec
 from engine.widening import NetworkWidening, plateaus
 
 FILE = "budgets.json"
-FRONTIER = 24
-"""Latency limits of a frontier."""
+ALGORITHM_1 = "algorithm-1"
+"""Widths by importance."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +40,8 @@ class Budgets:
         settings: of the allocation.
         baseline: what the base network uses, measured.
         batch: images in a forward.
+        method: what made the answer of the run, as `engine.results.Candidate` names it.
+        surface: of the validation loss; None where too few networks were trained.
     """
 
     __pydantic_config__ = STRICT
@@ -52,6 +53,8 @@ class Budgets:
     settings: Allocate
     baseline: Usage
     batch: int
+    method: str = ALGORITHM_1
+    surface: ResponseSurface | None = None
 
     @cached_property
     def latency_model(self) -> LatencyModel:
@@ -80,82 +83,11 @@ class Budgets:
             plateaus=plateaus(self.formula, model),
         )
 
-    def corrected(self, done: Round) -> "Budgets":
-        """Returns these with the latency model as a round of the closed loop corrects it."""
-        return replace(self, model=self.latency_model.rescaled(corrected(done)).to_json())
-
-    def answer(self, limits: Limits) -> "Answer":
-        """Returns the network for limits as a user states them.
-
-        Raises:
-            UserError: the base network, or the resolution that was found, breaks a limit.
-        """
-        return self._answer(limits.resolve(self.baseline))
-
-    def frontier(self, limits: Limits, points: int = FRONTIER) -> list["Answer"]:
-        """Returns networks for latency limits from the least possible to the last that matters.
-
-        The least is the larger of the baseline's and that of the network before its first step;
-        the last is what the network takes that all other limits allow. Limits lie evenly in the
-        logarithm; a network that comes again is left out.
-
-        Args:
-            limits: of parameters and memory; that of latency plays no part.
-            points: latency limits tried.
-
-        Raises:
-            UserError: one of them is broken by the base network, or at the resolution found.
-        """
-        free = replace(limits, latency="1x").resolve(self.baseline)
-        widest = self.allocate(replace(free, latency_ms=float("inf")))
-        low = max(self.baseline.latency_ms, widest.start.latency_ms)
-        high = max(low, widest.usage.latency_ms)
-        found: dict[tuple[tuple[str, int], ...], Answer] = {}
-        for index in range(points):
-            ms = high if index == points - 1 else low * (high / low) ** (index / (points - 1))
-            answer = self._answer(replace(free, latency_ms=ms))
-            found.setdefault(answer.spec.widths, answer)
-        return list(found.values())
-
-    def _answer(self, limit: Usage) -> "Answer":
-        allocation = self.allocate(limit)
-        spec = self.formula.base.with_widths(allocation.widths)
-        return Answer(
-            spec=spec,
-            allocation=allocation,
-            macs=self.formula.cost(spec.width_of).macs,
-            memory_bytes=memory_bytes(self.formula, spec, self.batch),
-            importance=importance_gained(allocation, self.formula.base.width_of),
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """One budget, answered.
-
-    Attributes:
-        spec: the network.
-        importance: predicted, of the kernels that the allocation added.
-    """
-
-    spec: NetworkSpec
-    allocation: Allocation
-    macs: int
-    memory_bytes: int
-    importance: float
-
-
-def importance_gained(allocation: Allocation, start: Mapping[str, int]) -> float:
-    """Returns Σ a·C^b·(C' − C) over the steps of an allocation from ``start``.
-
-    Every kernel that a step adds counts as one of its group did before it.
-    """
-    widths = dict(start)
-    gained = 0.0
-    for step in allocation.steps:
-        gained += step.importance * (step.width - widths[step.group])
-        widths[step.group] = step.width
-    return gained
+    def corrected(self, spec: NetworkSpec, latency: Latency) -> "Budgets":
+        """Returns these with the latency model corrected by a network that was measured."""
+        expected_ms = self.latency_model.predict(self.formula.cost(spec.width_of))
+        factor = with_room(latency) / expected_ms
+        return replace(self, model=self.latency_model.rescaled(factor).to_json())
 
 
 def read_budgets(folder: Folder) -> Budgets:
@@ -167,7 +99,7 @@ def read_budgets(folder: Folder) -> Budgets:
     data = folder.read(FILE)
     if data is None:
         raise UserError(
-            f"the run {folder.name} has allocated no widths yet, so there is no {FILE}; go on with "
+            f"the run {folder.name} has chosen no widths yet, so there is no {FILE}; go on with "
             f"`hacscale resume {shlex.quote(folder.location)}`"
         )
     return decode(Budgets, data, FILE)

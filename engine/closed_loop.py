@@ -85,7 +85,7 @@ def close_loop(
 
 def share_used(latency: Latency, limit_ms: float) -> float:
     """Returns the share of a limit that a measurement takes, with room for the noise of another."""
-    return latency.ms * _room(latency) / limit_ms
+    return with_room(latency) / limit_ms
 
 
 def is_full(latency: Latency, limit_ms: float) -> bool:
@@ -97,7 +97,12 @@ def is_full(latency: Latency, limit_ms: float) -> bool:
 def corrected(done: Round) -> float:
     """Returns the factor that makes the latency model expect what a round measured, with room."""
     expected = done.allocation.usage.latency_ms
-    return done.factor * done.latency.ms * _room(done.latency) / expected
+    return done.factor * with_room(done.latency) / expected
+
+
+def with_room(latency: Latency) -> float:
+    """Returns a measured latency with room for the noise of one more measurement."""
+    return latency.ms * _room(latency)
 
 
 def best(rounds: tuple[Round, ...], limit_ms: float) -> int:

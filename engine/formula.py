@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from engine.codec import STRICT
 from engine.costs import LayerCost, NetworkCost
-from engine.spec import NetworkSpec
+from engine.spec import NetworkSpec, rounded_width
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,3 +112,9 @@ class NetworkFormula:
     def cost(self, widths: Mapping[str, int]) -> NetworkCost:
         """Returns what every layer costs at these widths."""
         return NetworkCost(tuple([layer.cost(widths) for layer in self.layers]))
+
+    def multiplied(self, multiplier: float) -> NetworkSpec:
+        """Returns the network with all base widths multiplied, each rounded to a valid one."""
+        return self.base.with_widths(
+            {g: rounded_width(w * multiplier, self.multiples[g]) for g, w in self.base.widths}
+        )

@@ -18,7 +18,7 @@ from engine.names import parse_name
 from engine.networks import make_network
 from engine.ops import WRITERS, Op
 from engine.shapes import BaseRun, MetaRun, NodeFailed, Shape, shapes_of, storages_of
-from engine.spec import ModelRef, NetworkSpec
+from engine.spec import ModelRef, NetworkSpec, rounded_width
 from engine.tracing import Traced, trace
 
 
@@ -117,8 +117,7 @@ class NetworkGraph:
 
     def round_width(self, group: str, width: float) -> int:
         """Returns the valid width of ``group`` nearest to ``width``."""
-        multiple = self._by_name[group].multiple
-        return max(1, round(width / multiple)) * multiple
+        return rounded_width(width, self._by_name[group].multiple)
 
     @cache  # noqa: B019 - graphs are few and live as long as the program
     def touched(self, group: str) -> tuple[int, ...]:

@@ -2,9 +2,9 @@
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from engine.codec import STRICT, decode, jsonable
 from engine.errors import UserError, nearest, require
@@ -15,6 +15,9 @@ from engine.training import FAST, TRAININGS, Training
 
 Choice = Literal["importance", "per-ms", "per-param", "per-limit"]
 """Which group Algorithm 1 widens next; see `Allocate`."""
+CHOICES: tuple[Choice, ...] = get_args(Choice)
+Mode = Literal["greedy", "paper"]
+"""How Algorithm 1 ends; see `Allocate`."""
 
 _MOST = 100
 """No multiplier of widths or compute is larger; what is would fit in no memory."""
@@ -323,7 +326,7 @@ class Allocate:
 
     __pydantic_config__ = STRICT
 
-    mode: Literal["greedy", "paper"] = "greedy"
+    mode: Mode = "greedy"
     stride: int | None = None
     choice: Choice | None = None
     max_width: float = 4.0
@@ -343,6 +346,10 @@ class Allocate:
     def rule(self) -> Choice:
         """The choice that holds."""
         return self.choice or ("importance" if self.mode == "paper" else "per-limit")
+
+    def choosing(self, mode: Mode, choice: Choice) -> "Allocate":
+        """Returns these settings with another mode and choice, and the stride of that mode."""
+        return replace(self, mode=mode, choice=choice, stride=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from engine.graph import NetworkGraph, load_graph
+from engine.largest import largest
 from engine.names import parse_name
 from engine.spec import NetworkSpec
 
@@ -13,8 +14,6 @@ ROUNDING_ROOM = 1.25
 
 _NARROWEST = 0.5
 _BISECTIONS = 40
-_HALVINGS = 24
-"""Of a range of multipliers; 2⁻²⁴ of it is below one channel of any network."""
 
 
 def scale_for_alpha(
@@ -78,37 +77,6 @@ def feasible_resolutions(
     for resolution in resolutions:
         graph.check_resolution(resolution)
     return resolutions
-
-
-def largest(
-    make: Callable[[float], NetworkSpec],
-    low: float,
-    high: float,
-    keeps: Callable[[NetworkSpec], bool],
-) -> NetworkSpec | None:
-    """Returns the network of a one-parameter family that comes closest to its limits.
-
-    Args:
-        make: from the parameter to the network; what is limited does not fall as it grows.
-        low, high: range of the parameter.
-        keeps: whether a network keeps the limits.
-
-    Returns:
-        None if not even ``make(low)`` keeps them.
-    """
-    best = make(low)
-    if not keeps(best):
-        return None
-    if keeps(widest := make(high)):
-        return widest
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        spec = make(middle)
-        if keeps(spec):
-            low, best = middle, spec
-        else:
-            high = middle
-    return best
 
 
 def widest_within(

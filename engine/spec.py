@@ -52,3 +52,8 @@ class NetworkSpec:
     def at(self, resolution: int) -> "NetworkSpec":
         """Returns the spec at another input resolution."""
         return replace(self, resolution=resolution)
+
+
+def rounded_width(width: float, multiple: int) -> int:
+    """Returns the positive multiple that is nearest to a width."""
+    return max(1, round(width / multiple)) * multiple

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from engine.budgets import FILE, Budgets, read_budgets
+from engine.answers import METHODS, answer, frontier, importance_added
+from engine.budgets import ALGORITHM_1, FILE, Budgets, read_budgets
 from engine.cli import main
-from engine.closed_loop import corrected
 from engine.codec import canonical, decode
 from engine.errors import UserError
 from engine.graph import load_graph
@@ -22,7 +22,8 @@ from engine.measure import time_networks
 from engine.memory import memory_bytes
 from engine.provenance import run_info
 from engine.recipe import Allocate, Device, Profile, Recipe
-from engine.results import ImportancePredictor, Latency, Round
+from engine.response import ResponseSurface
+from engine.results import ImportancePredictor, Latency
 from engine.spec import ModelRef
 from engine.store import RunStore
 
@@ -57,6 +58,18 @@ def budgets() -> Budgets:
             memory_bytes=memory_bytes(GRAPH.formula(BASE), BASE, 1),
         ),
         batch=1,
+        method="response",
+        surface=ResponseSurface(
+            base=BASE.width_of,
+            base_resolution=32,
+            floor=0.1,
+            gains={g: 0.1 / (1 + k) for k, g in enumerate(BASE.width_of)},
+            resolution_gain=0.0,
+            exponent=0.5,
+            pull=1.0,
+            rmse=0.0,
+            r2=1.0,
+        ),
     )
 
 
@@ -71,20 +84,53 @@ def run(budgets: Budgets, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_an_answer_is_what_the_graph_and_the_model_say_of_its_network(budgets: Budgets) -> None:
-    answer = budgets.answer(Limits(latency="3x", params="2x", memory="2x"))
-    cost, usage = GRAPH.cost(answer.spec), answer.allocation.usage
-    assert answer.spec.resolution == 40
-    assert (answer.macs, usage.params) == (cost.macs, cost.params)
+@pytest.mark.parametrize("method", METHODS)
+def test_an_answer_is_what_the_graph_and_the_model_say_of_its_network(
+    budgets: Budgets, method: str
+) -> None:
+    one = answer(budgets, Limits(latency="3x", params="2x", memory="2x"), method)
+    cost, usage = GRAPH.cost(one.spec), one.allocation.usage
+    assert one.spec.resolution == 40
+    assert (one.macs, usage.params) == (cost.macs, cost.params)
     assert usage.latency_ms == budgets.latency_model.predict(cost)
-    assert usage.memory_bytes == answer.memory_bytes
-    assert usage.memory_bytes == memory_bytes(GRAPH.formula(answer.spec), answer.spec, 1)
-    assert usage.within(answer.allocation.limit)
+    assert usage.memory_bytes == one.memory_bytes
+    assert usage.memory_bytes == memory_bytes(GRAPH.formula(one.spec), one.spec, 1)
+    assert usage.within(one.allocation.limit)
     assert decode(Budgets, canonical(budgets), FILE) == budgets
 
 
-def test_a_frontier_holds_the_answers_to_its_own_limits(budgets: Budgets) -> None:
-    found = budgets.frontier(Limits(latency="1x", params="2x"), points=8)
+def test_the_importance_added_is_that_of_every_kernel() -> None:
+    law = ImportancePredictor(a=2.0, b=-1.0, b_se=0.0, r2=1.0, sum_r2=1.0, flag="")
+    assert importance_added({"a": law}, {"a": 4}, {"a": 6}) == pytest.approx(2 / 4 + 2 / 5)
+
+
+def test_a_response_surface_is_answered_by_its_least_loss(budgets: Budgets) -> None:
+    """No other method leads to a network that the surface finds better."""
+    limits = Limits(latency="3x", params="2x")
+    assert budgets.surface is not None
+    losses = {
+        method: budgets.surface(answer(budgets, limits, method).spec.width_of, 40)
+        for method in METHODS
+    }
+    assert min(losses, key=lambda method: losses[method]) == "response"
+
+
+def test_a_method_that_does_not_answer_is_one_line(
+    budgets: Budgets, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    limits = Limits(latency="3x", params="2x")
+    with pytest.raises(UserError, match="too few networks for a response surface"):
+        answer(replace(budgets, surface=None), limits, "response")
+    with pytest.raises(UserError, match="netadapt is no method that answers without training"):
+        answer(budgets, limits, "netadapt")
+    with pytest.raises(SystemExit):
+        main(["allocate", str(run), "--method", "netadapt"])
+    assert "invalid choice: 'netadapt'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_frontier_holds_the_answers_to_its_own_limits(budgets: Budgets, method: str) -> None:
+    found = frontier(budgets, Limits(latency="1x", params="2x"), method, points=8)
     assert 1 < len(found) <= 8
     limits = [answer.allocation.limit for answer in found]
     assert [one.latency_ms for one in limits] == sorted({one.latency_ms for one in limits})
@@ -96,30 +142,27 @@ def test_a_frontier_holds_the_answers_to_its_own_limits(budgets: Budgets) -> Non
 def test_more_latency_than_the_last_of_a_frontier_changes_nothing(budgets: Budgets) -> None:
     """Where the choice does not look at the limits."""
     by_importance = replace(budgets, settings=Allocate(choice="importance"))
-    found = by_importance.frontier(Limits(latency="1x", params="2x"), points=8)
+    found = frontier(by_importance, Limits(latency="1x", params="2x"), ALGORITHM_1, points=8)
     limit = found[-1].allocation.limit
     last = replace(limit, latency_ms=2 * limit.latency_ms)
     assert by_importance.allocate(last).widths == found[-1].allocation.widths
 
 
-def test_budgets_are_corrected_by_the_chosen_round(budgets: Budgets) -> None:
-    allocation = budgets.answer(Limits(latency="3x", params="2x")).allocation
-    ms = 1.1 * allocation.usage.latency_ms
-    done = Round(allocation=allocation, latency=Latency.constant(ms), factor=1.0, room=1.0)
-    model = load_latency(budgets.corrected(done).model)
-    spec = FOUND.with_widths(allocation.widths)
-    assert corrected(done) == pytest.approx(1.1)
-    assert model.predict(GRAPH.cost(spec)) == pytest.approx(ms)
+def test_budgets_are_corrected_by_what_was_measured(budgets: Budgets) -> None:
+    spec = answer(budgets, Limits(latency="3x", params="2x"), ALGORITHM_1).spec
+    noisy = replace(Latency.constant(10.0), noise_floor=0.03)
+    model = load_latency(budgets.corrected(spec, noisy).model)
+    assert model.predict(GRAPH.cost(spec)) == pytest.approx(10.3)
 
 
 def test_limits_that_contradict_are_one_line(budgets: Budgets) -> None:
     with pytest.raises(UserError, match=r"latency limit .* below the baseline's own"):
-        budgets.answer(Limits(latency="0.000001ms", params="2x"))
+        answer(budgets, Limits(latency="0.000001ms", params="2x"), ALGORITHM_1)
     # The base network keeps it, the base widths at the resolution that was found do not.
     with pytest.raises(UserError, match=r"at the resolution found take .* raise limits.latency"):
-        budgets.answer(Limits(latency="1.01x", params="9x"))
+        answer(budgets, Limits(latency="1.01x", params="9x"), ALGORITHM_1)
     with pytest.raises(UserError, match=r"at the resolution found take .* raise limits.memory"):
-        budgets.answer(Limits(latency="9x", params="9x", memory="1x"))
+        answer(budgets, Limits(latency="9x", params="9x", memory="1x"), ALGORITHM_1)
 
 
 def test_the_command_answers_several_budgets(
@@ -129,6 +172,7 @@ def test_the_command_answers_several_budgets(
     main(["allocate", str(run), "--latency", "2x", "3x", "--params", "2x", "--csv", str(file)])
     out = capsys.readouterr().out
     assert out.count("reached: ") == 2
+    assert "widths by response" in out
     with file.open(newline="") as lines:
         rows = list(csv.DictReader(lines))
     assert len(rows) == 2
@@ -136,8 +180,9 @@ def test_the_command_answers_several_budgets(
         widths = {g: int(row[g]) for g in BASE.width_of}
         cost = GRAPH.cost(FOUND.with_widths(widths))
         assert (int(row["params"]), int(row["macs"])) == (cost.params, cost.macs)
-    main(["allocate", str(run), "--frontier"])
-    assert "importance added" in " ".join(capsys.readouterr().out.split())
+    main(["allocate", str(run), "--frontier", "--method", "uniform-alpha"])
+    told = " ".join(capsys.readouterr().out.split())
+    assert "widths by uniform-alpha" in told and "importance added" in told
 
 
 def test_a_limit_that_leaves_no_room_does_not_keep_others_from_an_answer(
@@ -162,7 +207,7 @@ def test_the_command_needs_no_torch(run: Path) -> None:
 
 
 def test_a_run_without_an_allocation_says_so(run: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="has allocated no widths yet"):
+    with pytest.raises(UserError, match="has chosen no widths yet"):
         read_budgets(RunStore(tmp_path, read_only=True).folder)
     with pytest.raises(SystemExit):
         main(["allocate", str(run), "--frontier", "--latency", "2x"])

@@ -14,9 +14,12 @@ from cluster.compare import compare_run
 from cluster.driver import read_run
 from cluster.stages.choose import merit
 from cluster.trainer import Trainer
+from engine.answers import answer
+from engine.budgets import read_budgets
+from engine.codec import decode
 from engine.errors import UserError
 from engine.peers.methods import rivals
-from engine.recipe import Choose, override
+from engine.recipe import Choose, Recipe, override
 from engine.results import Candidate, Latency, RunRecord
 from engine.rows import Row, TrainingTask
 from engine.spec import ModelRef, NetworkSpec
@@ -77,6 +80,19 @@ def test_the_answer_is_what_is_trained_measured_and_told(found: tuple[Path, RunR
     assert (result.widths, result.resolution) == (answer.spec.width_of, answer.spec.resolution)
     assert (result.params, result.macs) == (answer.params, answer.macs)
     assert result.latency_ms.measured == answer.latency.ms  # the device has no noise
+
+
+def test_other_limits_are_answered_as_the_run_answered_its_own(
+    found: tuple[Path, RunRecord],
+) -> None:
+    location, record = found
+    left, winner = read_budgets(RunStore(location).folder), record.choose.winner
+    assert left.method == winner.method
+    assert left.surface is not None
+    expected = left.latency_model.predict(left.formula.cost(winner.spec.width_of))
+    assert expected == pytest.approx(winner.latency.ms)  # the device has no noise
+    limits = decode(Recipe, record.recipe, "the recipe").limits
+    assert answer(left, limits, left.method).spec.resolution == winner.spec.resolution
 
 
 def test_every_candidate_keeps_the_limits(found: tuple[Path, RunRecord]) -> None:

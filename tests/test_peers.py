@@ -7,15 +7,16 @@ from functools import cache
 import numpy as np
 import pytest
 
+from engine.answers import answer
 from engine.budgets import Budgets
 from engine.errors import UserError
 from engine.graph import NetworkGraph, load_graph
 from engine.hardware.contract import Box, LatencyModel
 from engine.hardware.models import fit_latency
 from engine.latency import profile_specs
-from engine.limits import Usage
+from engine.limits import Limits, Usage
 from engine.measure import time_networks
-from engine.peers.algorithm1 import ImportanceWidths
+from engine.peers.algorithm1 import ImportanceWidths, InverseWidth, ResponseSurfaceWidths
 from engine.peers.cheap import CheapImportance
 from engine.peers.contract import BOTH, Method, Question
 from engine.peers.depth import FAST_COMPOUND, Compound, DepthOnly, deeper
@@ -32,6 +33,7 @@ from engine.peers.resolution import ResolutionOnly, ThenResolution
 from engine.peers.uniform import Uniform
 from engine.recipe import Allocate, Device, Profile
 from engine.response import Observation
+from engine.response_fit import fit_response
 from engine.results import ImportancePredictor
 from engine.rows import Cheap, Epoch, Row, TrainingTask
 from engine.sampling import sampling_task
@@ -221,6 +223,24 @@ def test_larger_limits_give_no_smaller_network_of_a_family(method: Method) -> No
     ]
     assert [s.params for s in sizes] == sorted(s.params for s in sizes)
     assert [s.latency_ms for s in sizes] == sorted(s.latency_ms for s in sizes)
+
+
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [
+        ("algorithm-1", ImportanceWidths(name="hacscale")),
+        ("uniform-alpha", Uniform(name="uniform-alpha", searched=True)),
+        ("inverse-width", InverseWidth()),
+        ("response", ResponseSurfaceWidths()),
+    ],
+)
+def test_what_a_run_leaves_answers_as_the_method_does(name: str, method: Method) -> None:
+    asked = replace(question(latency=2.5, params=1.8), resolution=40)
+    spec = method.propose(asked)
+    base, left = asked.base, asked.budgets(spec.resolution)
+    surface = fit_response(asked.observations, base.width_of, base.resolution, left.predictors)
+    limits = Limits(latency=f"{asked.limit.latency_ms}ms", params=str(asked.limit.params))
+    assert answer(replace(left, surface=surface), limits, name).spec == spec
 
 
 def test_the_response_surface_finds_the_least_loss() -> None:

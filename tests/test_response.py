@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from engine.codec import canonical, decode
 from engine.errors import UserError
-from engine.response import Observation, ResponseSurface, fit_response
+from engine.response import Observation, ResponseSurface
+from engine.response_fit import fit_response
 from engine.results import ImportancePredictor
 
 BASE = {"a": 16, "b": 32, "c": 64}

@@ -6,14 +6,13 @@ from cluster.parents import release_all
 from cluster.search import Search
 from cluster.stages.groundwork import Groundwork
 from cluster.stages.propose import Proposing, inputs_of_question
+from engine.budgets import ALGORITHM_1
 from engine.closed_loop import latency_verdict
 from engine.comparison import Proposal
 from engine.errors import Inapplicable
 from engine.peers.methods import rivals
 from engine.results import AllocateResult, Candidate, ChooseResult
 from engine.rows import Row
-
-ALGORITHM_1 = "algorithm-1"
 
 
 def choose_stage(search: Search, known: Groundwork, found: AllocateResult) -> ChooseResult:

@@ -158,7 +158,7 @@ class Proposing:
             stated_limit=known.limit,
             usage=self._usage,
             budgets=lambda resolution: budgets_of(search, known, resolution),
-            observations=self._observations(),
+            observations=self.observations(),
             short=search.trainings.short_task,
             sampling=lambda source: search.trainings.sampling_task(source, known.alpha.resolution),
             train=train,
@@ -193,8 +193,8 @@ class Proposing:
         expected_ms = self.predicted_ms(spec)
         return self._search.measuring.latency("compare", spec, self._known.baseline, expected_ms)
 
-    def _observations(self) -> list[Observation]:
-        """Sampled networks, and those of the α search where they were trained alike."""
+    def observations(self) -> list[Observation]:
+        """Returns the sampled networks, and those of the α search where they were trained alike."""
         recipe = self._search.recipe
         rows = [row for row in self._rows["samples"] if row.task.sampling is None]
         if recipe.alpha.training == recipe.sample.training:

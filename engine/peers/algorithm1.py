@@ -2,16 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
 
 from engine.peers.contract import BOTH, Question, Resource, Trainings
-from engine.recipe import Choice
-from engine.response import fit_response
+from engine.recipe import Choice, Mode
+from engine.response_fit import fit_response
 from engine.results import ImportancePredictor
+from engine.rivals import inverse_width, least_loss
 from engine.spec import NetworkSpec
-
-Mode = Literal["greedy", "paper"]
-CHOICES: tuple[Choice, ...] = get_args(Choice)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,10 +45,7 @@ class InverseWidth:
 
     def propose(self, question: Question) -> NetworkSpec:
         """See `engine.peers.contract.Method`."""
-        blind = {
-            group: ImportancePredictor(a=1.0, b=-1.0, b_se=0.0, r2=0.0, sum_r2=0.0, flag="1/C")
-            for group, _ in question.base.widths
-        }
+        blind = inverse_width(question.base.width_of)
         return allocated(question, question.resolution, predictors=blind)
 
 
@@ -59,11 +53,10 @@ class InverseWidth:
 class ResponseSurfaceWidths:
     """The least loss that the sampled networks predict, over widths and resolution.
 
-    `engine.response` fits a surface of their validation loss with importance as the prior. At
-    every resolution that they were trained at and that leaves room (that of the α search alone if
-    the surface gains nothing by resolution), Algorithm 1 widens by the surface's marginal gains
-    with each of its rules (`engine.recipe.Choice`); of all these networks the one with the least
-    predicted loss is the answer.
+    `engine.response_fit` fits a surface of their validation loss with importance as the prior.
+    Of the networks of least predicted loss (`engine.rivals.least_loss`) at every resolution that
+    they were trained at and that leaves room (that of the α search alone if the surface gains
+    nothing by resolution), the one that is best by the surface is the answer.
     """
 
     name: str = "response"
@@ -78,11 +71,9 @@ class ResponseSurfaceWidths:
         seen = {observation.resolution for observation in question.observations}
         resolutions = sorted(seen) if surface.resolution_gain > 0 else [question.resolution]
         room = [r for r in resolutions if question.keeps(base.at(r))] or [base.resolution]
-        gains = surface.predictors()
         proposals = [
-            allocated(question, resolution, choice=choice, predictors=gains)
-            for resolution in room
-            for choice in CHOICES
+            base.at(r).with_widths(least_loss(question.budgets(r), surface, question.limit).widths)
+            for r in room
         ]
         return min(proposals, key=lambda spec: surface(spec.width_of, spec.resolution))
 
@@ -109,9 +100,7 @@ def allocated(
     """
     budgets = question.budgets(resolution)
     if choice is not None:
-        # The grid of plateaus is the greedy mode's; the printed loop has a stride of its own.
-        settings = replace(budgets.settings, mode=mode, choice=choice, stride=None)
-        budgets = replace(budgets, settings=settings)
+        budgets = replace(budgets, settings=budgets.settings.choosing(mode, choice))
     if predictors is not None:
         budgets = replace(budgets, predictors=dict(predictors))
     allocation = budgets.allocate(question.limit)

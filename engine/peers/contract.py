@@ -7,10 +7,11 @@ from typing import Literal, Protocol
 from engine.budgets import Budgets
 from engine.errors import UserError
 from engine.graph import NetworkGraph
+from engine.largest import largest
 from engine.limits import Usage
 from engine.response import Observation
 from engine.rows import Cheap, Row, TrainingTask
-from engine.scaling import largest, multiplied, rounded_resolution
+from engine.scaling import multiplied, rounded_resolution
 from engine.spec import NetworkSpec
 
 Resource = Literal["latency", "params"]

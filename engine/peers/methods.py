@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from engine.errors import UserError, nearest
-from engine.peers.algorithm1 import CHOICES, ImportanceWidths, InverseWidth, ResponseSurfaceWidths
+from engine.peers.algorithm1 import ImportanceWidths, InverseWidth, ResponseSurfaceWidths
 from engine.peers.cheap import CheapImportance
 from engine.peers.contract import BOTH, Method
 from engine.peers.depth import FAST_COMPOUND, Compound, DepthOnly
@@ -18,6 +18,7 @@ from engine.peers.neuralscale import NeuralScale
 from engine.peers.randomised import RandomWidths
 from engine.peers.resolution import ResolutionOnly, ThenResolution
 from engine.peers.uniform import Uniform
+from engine.recipe import CHOICES
 
 METHODS: tuple[Method, ...] = (
     Uniform(),

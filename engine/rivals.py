@@ -1,0 +1,73 @@
+"""The rivals of Algorithm 1's widths that need no more than arithmetic, at one resolution."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from engine.allocation import check_room, what_is_used
+from engine.budgets import Budgets
+from engine.largest import largest
+from engine.limits import Usage
+from engine.memory import memory_bytes
+from engine.recipe import CHOICES
+from engine.response import ResponseSurface
+from engine.results import Allocation, ImportancePredictor
+from engine.spec import NetworkSpec
+
+
+def inverse_width(groups: Iterable[str]) -> dict[str, ImportancePredictor]:
+    """Returns an importance of 1/C for every group."""
+    return {
+        group: ImportancePredictor(a=1.0, b=-1.0, b_se=0.0, r2=0.0, sum_r2=0.0, flag="1/C")
+        for group in groups
+    }
+
+
+def least_loss(budgets: Budgets, surface: ResponseSurface, limit: Usage) -> Allocation:
+    """Returns the allocation of the least loss that a response surface predicts.
+
+    Algorithm 1 widens by the surface's marginal gains with each of its rules of choice.
+
+    Raises:
+        UserError: the base widths break a limit.
+    """
+    gains = surface.predictors()
+    allocations = [
+        replace(
+            budgets, predictors=gains, settings=budgets.settings.choosing("greedy", choice)
+        ).allocate(limit)
+        for choice in CHOICES
+    ]
+    resolution = budgets.formula.base.resolution
+    return min(allocations, key=lambda found: surface(found.widths, resolution))
+
+
+def uniform(budgets: Budgets, limit: Usage) -> Allocation:
+    """Returns the largest multiple of the base widths that keeps the limits; it has no steps.
+
+    Raises:
+        UserError: the base widths break a limit.
+    """
+    formula, model = budgets.formula, budgets.latency_model
+
+    def usage(spec: NetworkSpec) -> Usage:
+        model.check(spec)
+        cost = formula.cost(spec.width_of)
+        held = None if limit.memory_bytes is None else memory_bytes(formula, spec, budgets.batch)
+        return Usage(latency_ms=model.predict(cost), params=cost.params, memory_bytes=held)
+
+    start = usage(formula.base)
+    check_room(start, limit)
+    widest = largest(
+        formula.multiplied, 1.0, budgets.settings.max_width, lambda spec: usage(spec).within(limit)
+    )
+    spec = widest or formula.base
+    used = usage(spec)
+    return Allocation(
+        widths=spec.width_of,
+        start=start,
+        usage=used,
+        limit=limit,
+        steps=(),
+        closed={},
+        stop_reason=what_is_used(used, limit),
+    )

@@ -66,11 +66,11 @@ def workers(bench: Bench) -> dict[str, Any]:
     for stage in TRAINING_STAGES:
         if not life.wait_for_epoch(stage):
             break
-        process, task, epoch = search.epoch_lines()[-1]
-        os.kill(process, signal.SIGKILL)
+        last = search.store.epochs.read()[-1]
+        os.kill(last.process, signal.SIGKILL)
         search.deaths += 1
         where[stage] = where.get(stage, 0) + 1
-        print(f"  worker of {task} killed after epoch {epoch} in {stage}", flush=True)
+        print(f"  worker of {last.task} killed after epoch {last.number} in {stage}", flush=True)
     code = life.ended()
     assert code == 0, search.log.read_text()
     return {"deaths_by_stage": where, **search.outcome(bench.whole)}
@@ -110,7 +110,7 @@ def cut_off(bench: Bench) -> dict[str, Any]:
         life = search.start()
         assert life.wait_for("alpha"), search.log.read_text()
         used = life.wait(
-            lambda: any(cluster.is_on(process, "far") for process, _, _ in search.epoch_lines())
+            lambda: any(cluster.is_on(one.process, "far") for one in search.store.epochs.read())
         )
         assert used, search.log.read_text()
         cluster.cut_off("far")
@@ -195,7 +195,7 @@ def _on(cluster: RayCluster) -> tuple[str, str]:
 
 def _has_trained(search: TinySearch, node: Any) -> bool:
     raylet = _raylet(node).pid
-    return any(_parent(process) == raylet for process, _, _ in search.epoch_lines())
+    return any(_parent(one.process) == raylet for one in search.store.epochs.read())
 
 
 def _trains(node: Any) -> bool:

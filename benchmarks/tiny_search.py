@@ -91,14 +91,7 @@ class TinySearch:
 
     def epochs(self) -> Counter[tuple[str, int]]:
         """How often every epoch of every training was finished."""
-        return Counter((task, epoch) for _, task, epoch in self.epoch_lines())
-
-    def epoch_lines(self) -> list[tuple[int, str, int]]:
-        """Process, training and number of every epoch, as they were finished."""
-        path = self.store.logs / "epochs.log"
-        lines = path.read_text().splitlines() if path.exists() else []
-        words = (line.split() for line in lines)
-        return [(int(w[2]), w[3], int(w[4])) for w in words if len(w) == 5]
+        return Counter((epoch.task, epoch.number) for epoch in self.store.epochs.read())
 
     def outcome(self, whole: "TinySearch") -> dict[str, Any]:
         """The counts, and whether the run ended like ``whole``."""
@@ -156,8 +149,8 @@ class Life:
         """Waits until an epoch ends in a stage; returns whether it did before the driver's end."""
         if not self.wait_for(stage):
             return False
-        known = len(self.search.epoch_lines())
-        return self.wait(lambda: len(self.search.epoch_lines()) > known)
+        known = len(self.search.store.epochs.read())
+        return self.wait(lambda: len(self.search.store.epochs.read()) > known)
 
     def wait(self, for_what: Callable[[], bool]) -> bool:
         """Waits until something is the case; returns whether it was before the driver's end."""

@@ -98,7 +98,12 @@ def _train(
             callbacks=[_EndAtOnce()],
         ),
     )
-    _fit(trainer, lambda: progress.training(store.epochs_of(task.id), task.training.epochs))
+
+    def show() -> None:
+        done = store.epochs.numbers(task.id)
+        progress.training(done[-1] if done else 0, task.training.epochs)
+
+    _fit(trainer, show)
     row = store.ledger.find(task.id)
     if row is None:
         raise UserError(

@@ -15,10 +15,8 @@ work done again. Scratch is never read for a result; it stays on a local disk.
 """
 
 import hashlib
-import logging
 import os
 import shlex
-import socket
 import time
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
@@ -30,6 +28,7 @@ from typing import Any, TypeVar
 from filelock import FileLock, Timeout
 
 from engine.codec import STRICT, decode, digest, pretty
+from engine.epoch_log import EpochLog
 from engine.errors import Unfinished, UserError
 from engine.lease import driver_of, lease
 from engine.ledger import Ledger
@@ -38,8 +37,6 @@ from engine.recipe import Recipe
 from engine.storage import open_folder
 
 T = TypeVar("T")
-
-log = logging.getLogger("hacscale")
 
 _LOCK = ".lock"
 
@@ -104,6 +101,7 @@ class RunStore:
         if isinstance(folder, LocalFolder):
             self.scratch = folder.directory
         self.logs = self.scratch / "logs"
+        self.epochs = EpochLog(self.logs / "epochs.log")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return RunStore, (self.location, self.read_only)
@@ -201,28 +199,6 @@ class RunStore:
         folders = (self.folder, self.ledger.folder, self.checkpoints)
         entries = [entry for folder in folders for entry in folder.entries()]
         return max((e.modified for e in entries if not e.name.startswith(".")), default=0.0)
-
-    def record_epoch(self, task_id: str, epoch: int) -> None:
-        """Notes in ``logs/epochs.log`` that a worker has trained one epoch of a task.
-
-        The file shows what work was done and whether any was done twice. Nothing depends on it, so
-        that a place where nothing can be written ends no training.
-        """
-        line = f"{time.time():.3f} {socket.gethostname()} {os.getpid()} {task_id} {epoch}\n"
-        path = self.logs / "epochs.log"
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("a") as file:
-                file.write(line)
-        except OSError as error:
-            log.debug("an epoch of %s is not noted: %s", task_id, error)
-
-    def epochs_of(self, task_id: str) -> int:
-        """Returns the last epoch of a task that was noted, 0 if there is none."""
-        path = self.logs / "epochs.log"
-        lines = path.read_text(errors="replace").splitlines() if path.exists() else []
-        epochs = [line.split()[-1] for line in lines if f" {task_id} " in line]
-        return int(epochs[-1]) if epochs and epochs[-1].isdigit() else 0
 
     def stage(self, name: str, kind: type[T], uses: object, run: Callable[[], T]) -> T:
         """Returns what a stage came to, and runs it only if that is not known yet.

@@ -64,7 +64,7 @@ def train(task: TrainingTask, store: RunStore) -> Row:
         assert has_weights(store.weights, weights_name(task.start.row))
     state = load_checkpoint(store.checkpoints, task.id, torch.device("cpu"))
     for number in range(state["epochs"] if state else 0, task.training.epochs):
-        store.record_epoch(task.id, number + 1)
+        store.epochs.note(task.id, number + 1)
         save_checkpoint(store.checkpoints, task.id, {"epochs": number + 1})
     # Any number in (0, 1) that only the task decides.
     accuracy = (int(task.id, 16) % 9973 + 1) / 10_000
@@ -147,6 +147,4 @@ def drive(location: str | Path, recipe: Recipe) -> dict[str, Any]:
 
 def epochs_trained(store: RunStore) -> Counter[tuple[str, int]]:
     """How often every epoch of every task was trained."""
-    path = store.logs / "epochs.log"
-    lines = path.read_text().splitlines() if path.exists() else []
-    return Counter((line.split()[3], int(line.split()[4])) for line in lines)
+    return Counter((epoch.task, epoch.number) for epoch in store.epochs.read())

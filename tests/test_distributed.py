@@ -267,9 +267,9 @@ def test_workers_that_do_not_see_the_same_checkpoint_are_refused(found: list) ->
 
 
 def test_only_worker_0_writes(shared: Path) -> None:
-    lines = (shared / "plain" / "logs" / "epochs.log").read_text().splitlines()
-    assert [int(line.split()[-1]) for line in lines] == [1, 2, 3]
-    assert len({line.split()[2] for line in lines}) == 1
+    epochs = RunStore(shared / "plain", read_only=True).epochs.read()
+    assert [epoch.number for epoch in epochs] == [1, 2, 3]
+    assert len({epoch.process for epoch in epochs}) == 1
 
 
 # Augmentation ------------------------------------------------------------------------------------

@@ -587,8 +587,7 @@ def test_a_trial_that_is_killed_before_its_row_is_known_trains_nothing_again(
     *_, last = (killed.step() for _ in range(task.training.epochs))
     assert last["done"]
     assert trial(config_of(task)).step() == last
-    lines = (tmp_path / "logs" / "epochs.log").read_text().splitlines()
-    assert len(lines) == task.training.epochs
+    assert len(RunStore(tmp_path).epochs.read()) == task.training.epochs
 
 
 def test_a_trial_goes_on_where_another_was_killed(tmp_path: Path) -> None:

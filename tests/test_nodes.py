@@ -118,8 +118,8 @@ def test_nodes_give_the_rows_of_one_process_and_memory_that_runs_out_lowers_the_
     assert "2 trainings ran out of GPU memory; from now on 2 share a GPU" in said
     assert "1 trainings ran out of GPU memory; from now on 1 share a GPU" in said
     # Lowering the packing trains nothing a second time.
-    epochs = [line.split()[3:] for line in (store.logs / "epochs.log").read_text().splitlines()]
-    assert len(epochs) == len(set(map(tuple, epochs))) == 3 * 4
+    epochs = [(epoch.task, epoch.number) for epoch in store.epochs.read()]
+    assert len(epochs) == len(set(epochs)) == 3 * 4
 
 
 def test_a_node_that_joins_in_the_middle_of_a_stage_trains(

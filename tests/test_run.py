@@ -71,8 +71,8 @@ def result_of(run: Path) -> dict[str, object]:
 
 
 def epochs_trained(run: Path) -> Counter[tuple[str, int]]:
-    lines = (run / "logs" / "epochs.log").read_text().splitlines()
-    return Counter((line.split()[3], int(line.split()[4])) for line in lines)
+    epochs = RunStore(run, read_only=True).epochs.read()
+    return Counter((epoch.task, epoch.number) for epoch in epochs)
 
 
 def losses(run: Path) -> dict[str, list[tuple[float, float]]]:

@@ -594,20 +594,6 @@ def test_forgotten_failures_open_the_stages_that_they_went_into(tmp_path: Path) 
     assert run.calls == 4
 
 
-def test_the_epochs_of_a_task_are_counted_over_a_torn_log(tmp_path: Path) -> None:
-    store = RunStore(tmp_path)
-    assert store.epochs_of("abc") == 0
-    for epoch in (1, 2):
-        store.record_epoch("abc", epoch)
-        store.record_epoch("xyz", epoch + 5)
-    assert (store.epochs_of("abc"), store.epochs_of("xyz")) == (2, 7)
-    with (tmp_path / "logs" / "epochs.log").open("ab") as log:
-        log.write(b"\xff\x00 12 abc \xf0")
-    assert store.epochs_of("abc") in (0, 2)
-    (tmp_path / "file").write_text("")
-    RunStore(tmp_path / "file").record_epoch("abc", 1)  # nothing depends on it
-
-
 def test_a_relative_directory_is_the_same_from_everywhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -53,11 +53,6 @@ def task(data: ImageData) -> TrainingTask:
     return TrainingTask(spec=graph.spec(32, 1 / 16), training=TRAINING, data=data.digest, seed=0)
 
 
-def epochs_of(store: RunStore, task: TrainingTask) -> list[int]:
-    lines = (store.logs / "epochs.log").read_text().splitlines()
-    return [int(line.split()[4]) for line in lines if line.split()[3] == task.id]
-
-
 def test_failures_are_recorded_and_the_others_go_on(
     runner: TrialRunner, task: TrainingTask
 ) -> None:
@@ -81,7 +76,7 @@ def test_failures_are_recorded_and_the_others_go_on(
     assert row(crashes).status == "failed"
     assert "the spec belongs to another network" in (row(crashes).error or "")
     # A crash is tried again, a training that ended by itself is not.
-    assert epochs_of(runner.store, never_learns) == [1]
+    assert runner.store.epochs.numbers(never_learns.id) == [1]
 
 
 def test_what_only_the_user_can_mend_ends_a_stage_at_once(
@@ -112,9 +107,9 @@ def test_what_a_measurement_says_is_one_line(runner: TrialRunner, task: Training
 
 def test_rows_that_are_known_are_not_trained_again(runner: TrialRunner, task: TrainingTask) -> None:
     known = replace(task, seed=11)
-    before = epochs_of(runner.store, known)
+    before = runner.store.epochs.numbers(known.id)
     runner.run_tasks("again", [known])
-    assert epochs_of(runner.store, known) == before == [1, 2, 3, 4]
+    assert runner.store.epochs.numbers(known.id) == before == [1, 2, 3, 4]
 
 
 def test_weights_to_start_from_that_are_gone_are_made_again_first(
@@ -127,7 +122,7 @@ def test_weights_to_start_from_that_are_gone_are_made_again_first(
     store.weights.delete(weights_name(parent.id))
     child = replace(short, start=Start(row=parent.id, spec=parent.spec))
     runner.run_tasks("children", [child])
-    assert epochs_of(store, parent) == [1, 1] and epochs_of(store, child) == [1]
+    assert store.epochs.numbers(parent.id) == [1, 1] and store.epochs.numbers(child.id) == [1]
     for one in (parent, child):
         row = store.ledger.find(one.id)
         assert row is not None and row.status == "done"
@@ -141,7 +136,7 @@ def test_a_killed_worker_repeats_one_epoch_at_most(runner: TrialRunner, task: Tr
     killer.join()
     row = runner.store.ledger.find(victim.id)
     assert row is not None and row.status == "done" and len(row.history) == 30
-    epochs = epochs_of(runner.store, victim)
+    epochs = runner.store.epochs.numbers(victim.id)
     assert len(workers_of(runner.store, victim)) == 2
     assert set(epochs) == set(range(1, 31))
     assert len(epochs) <= 31
@@ -158,7 +153,7 @@ def test_a_killed_final_worker_repeats_one_epoch_at_most(
     killer.join()
     assert len(trained.history) == 30
     assert len(workers_of(runner.store, victim)) == 2
-    assert len(epochs_of(runner.store, victim)) <= 31
+    assert len(runner.store.epochs.numbers(victim.id)) <= 31
     assert runner.store.folder.exists(trained.weights)
     row = runner.store.ledger.find(victim.id)
     assert row is not None
@@ -167,15 +162,15 @@ def test_a_killed_final_worker_repeats_one_epoch_at_most(
 
 def workers_of(store: RunStore, task: TrainingTask) -> list[int]:
     """Process ids that trained epochs of ``task``, in order of appearance."""
-    lines = (store.logs / "epochs.log").read_text().splitlines()
-    return list(dict.fromkeys(int(line.split()[2]) for line in lines if line.split()[3] == task.id))
+    noted = store.epochs.read()
+    return list(dict.fromkeys(epoch.process for epoch in noted if epoch.task == task.id))
 
 
 def kill_worker_of(store: RunStore, task: TrainingTask) -> None:
     """Kills the process that trains ``task`` once it has noted an epoch."""
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
-        if (store.logs / "epochs.log").exists() and (pids := workers_of(store, task)):
+        if pids := workers_of(store, task):
             os.kill(pids[0], signal.SIGKILL)
             return
         time.sleep(0.02)

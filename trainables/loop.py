@@ -158,7 +158,7 @@ class NetworkTraining:
         self.history = (*self.history, epoch)
         self._save_checkpoint(_Begun())
         if self._rank == 0:
-            self._store.record_epoch(self.task.id, len(self.history))
+            self._store.epochs.note(self.task.id, len(self.history))
         return epoch
 
     def rehearse(self, steps: int) -> None:

@@ -111,8 +111,9 @@ def _allocation(budgets: Budgets, limit: Usage, method: str) -> Allocation:
         case "response":
             if budgets.surface is None:
                 raise UserError(
-                    "the search trained too few networks for a response surface; give another "
-                    "--method, or sample more with `hacscale sample RUN --networks +8`"
+                    "the run left no response surface: it sampled too few networks, or is of an "
+                    "earlier version; `hacscale sample RUN --networks +8` trains more, `hacscale "
+                    "resume RUN` then leaves one"
                 )
             return least_loss(budgets, budgets.surface, limit)
         case _:

@@ -92,7 +92,7 @@ def closed(bench: Bench, budgets: Budgets, ratios: Sequence[float]) -> list[dict
         limit = Usage(latency_ms=ratio * bench.baseline.ms, params=10**12)
         rounds = close_loop(
             lambda factor, limit=limit: budgets.allocate(limit, factor),
-            lambda widths: bench.latency(bench.base.with_widths(widths)),
+            lambda widths, _: bench.latency(bench.base.with_widths(widths)),
             limit.latency_ms,
             budgets.settings.rounds,
         )

@@ -26,5 +26,5 @@ def budgets_left(search: Search, known: Groundwork, choice: ChooseResult) -> Bud
         surface = fit_response(seen, base.width_of, base.resolution, known.fit.predictors)
     budgets = budgets_of(search, known, answer.spec.resolution)
     return replace(budgets, method=answer.method, surface=surface).corrected(
-        answer.spec, answer.latency
+        answer.spec, answer.latency.ms
     )

@@ -11,7 +11,7 @@ from engine.errors import UserError
 from engine.exchange import SCRIPT, Request, load_plan, make_plan, read_result, script_source
 from engine.folder import Folder
 from engine.graph import load_graph
-from engine.measure import CARE, SESSIONS, Measurement
+from engine.measure import CARE, Measurement
 from engine.recipe import Device, Profile
 from engine.results import MOST_NOISE, BaselineResult, Latency
 from engine.spec import NetworkSpec
@@ -79,7 +79,9 @@ class Measuring:
         folder = exchange_folder(self.store)
         known = folder.read(_imported(request))
         if known is not None:
-            return decode(Measurement, known, folder.path(_imported(request)))
+            measured = decode(Measurement, known, folder.path(_imported(request)))
+            _warn_of_noise(measured)
+            return measured
         graph = load_graph(reference.model, reference.resolution)
         folder.write(_PLAN, pretty(make_plan(graph, request)))
         folder.write(SCRIPT, script_source())
@@ -95,23 +97,38 @@ class Measuring:
         purpose: str,
         spec: NetworkSpec,
         baseline: BaselineResult,
-        expected_ms: float | None = None,
+        expected_ms: float | None,
     ) -> Latency:
         """Measures one network, again where it is slower than expected.
 
         See `engine.closed_loop.steady` and `latencies`.
         """
-        return steady(lambda: self.latencies(purpose, [spec], baseline)[0], expected_ms)
+
+        def measured(session: int) -> Latency:
+            return self.latencies(purpose, [spec], baseline, session)[0]
+
+        return steady(measured, expected_ms)
 
     def latencies(
-        self, purpose: str, specs: Sequence[NetworkSpec], baseline: BaselineResult
+        self,
+        purpose: str,
+        specs: Sequence[NetworkSpec],
+        baseline: BaselineResult,
+        session: int = 1,
     ) -> list[Latency]:
         """Measures networks, as ratios to the base network of the same session.
+
+        Args:
+            purpose, specs: as for a call.
+            baseline: of the run.
+            session: number among those for one purpose. A device elsewhere is asked again by it,
+                as what it has answered once is kept.
 
         Raises:
             UserError: as for a call, or the device is not the one that the run began with.
         """
-        measured = self(purpose, specs, baseline.spec, per_layer=False)
+        asked = purpose if session == 1 else f"{purpose}, session {session}"
+        measured = self(asked, specs, baseline.spec, per_layer=False)
         measured.key.check(baseline.key, "the device that was measured now")
         return [timing.latency for timing in measured.relative_to(baseline.latency.ms).timings]
 
@@ -120,11 +137,10 @@ def _warn_of_noise(measured: Measurement) -> None:
     if measured.disturbed:
         log.warning(
             "others use the machine: %d of %d networks could not be measured to better than "
-            "%.0f %% in %d sessions (at worst %.0f %%); measure again in a quieter hour",
+            "%.0f %% (at worst %.0f %%); measure again in a quieter hour",
             len(measured.disturbed),
             len(measured.timings),
             100 * MOST_NOISE,
-            SESSIONS,
             100 * max(timing.latency.noise_floor for timing in measured.timings),
         )
 

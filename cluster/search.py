@@ -97,8 +97,11 @@ class Search:
         rivals(self.recipe.choose.rivals)
         _ = self.base.resolutions  # raises if the network cannot take one of them
         # What the run has of it is kept: the file may be gone by now.
-        if self.recipe.profile.file and "profile" not in self.store.committed_stages():
-            read_profile(Path(self.recipe.profile.file), self.profiling)
+        settings, profiled = self.recipe.profile, "profile" in self.store.committed_stages()
+        if settings.file and not profiled:
+            read_profile(Path(settings.file), self.profiling)
+        if settings.table and not profiled:
+            self.profiling.listed()
 
     def _start_ray(self) -> None:
         """Starts or joins Ray.

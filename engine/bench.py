@@ -363,7 +363,8 @@ def take_visits(
         patience = PATIENCE * len(again)
         for network in again:
             while patience and _disturbed(visits):
-                visits[-1] = Visit(network=REFERENCE, reading=read(REFERENCE, False))
+                # One more: the last says what disturbed the visit before it.
+                visits.append(Visit(network=REFERENCE, reading=read(REFERENCE, False)))
                 patience -= 1
             visits.append(Visit(network=network, reading=read(network, per_layer)))
             visits.append(Visit(network=REFERENCE, reading=read(REFERENCE, False)))
@@ -386,29 +387,44 @@ def _best_reference(visits: Sequence[Visit]) -> float:
     return min(visit.reading.ms for visit in visits if visit.network == REFERENCE)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counted:
+    """A reading that counts.
+
+    Attributes:
+        factor: that its times are to be multiplied by.
+        undisturbed: whether the reference beside it shows a calm machine; see `CALM`.
+    """
+
+    reading: Reading
+    factor: float
+    undisturbed: bool
+
+
 def agree(visits: Sequence[Visit], network: int, rounds: int) -> bool:
     """Whether a network has ``rounds`` undisturbed readings within `AGREEMENT` of the lowest."""
-    lowest = sorted(reading.ms for reading, factor in counting(visits, network) if factor == 1)
+    lowest = sorted(one.reading.ms for one in counting(visits, network) if one.undisturbed)
     return len(lowest) >= rounds and lowest[rounds - 1] <= (1 + AGREEMENT) * lowest[0]
 
 
-def counting(visits: Sequence[Visit], network: int) -> list[tuple[Reading, float]]:
-    """Returns the readings of a network that count, each with a factor to multiply its times by.
+def counting(visits: Sequence[Visit], network: int) -> list[Counted]:
+    """Returns the readings of a network that count.
 
-    Undisturbed readings (see `CALM`) count as they are. Where there are fewer than two, all
+    Undisturbed readings count as they are. Where there are fewer than two, all
     count; a disturbed one by b/r, with b the reference's best reading of the session and r the
     better one of the two beside the visit. The slowdown of two networks is not the same, so that
     is only a makeshift, and right for a machine that has become slower for good.
     """
     best = _best_reference(visits)
-    found: list[tuple[Reading, float]] = []
+    found: list[Counted] = []
     # Every visit to a network stands between two to the reference.
-    for before, visit, after in zip(visits[::2], visits[1::2], visits[2::2], strict=False):
+    for before, visit, after in zip(visits, visits[1:], visits[2:], strict=False):
         if visit.network == network:
             better, worse = sorted((before.reading.ms, after.reading.ms))
             calm = worse <= (1 + CALM) * best
-            found.append((visit.reading, 1.0 if calm else best / better))
-    undisturbed = [(reading, factor) for reading, factor in found if factor == 1]
+            factor = 1.0 if calm else best / better
+            found.append(Counted(reading=visit.reading, factor=factor, undisturbed=calm))
+    undisturbed = [one for one in found if one.undisturbed]
     return undisturbed if len(undisturbed) >= 2 else found
 
 

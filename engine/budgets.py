@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from engine.allocation import allocate
-from engine.closed_loop import with_room
 from engine.codec import STRICT, decode
 from engine.errors import UserError
 from engine.folder import Folder
@@ -19,7 +18,7 @@ from engine.hardware.models import load_latency
 from engine.limits import Usage
 from engine.recipe import Allocate
 from engine.response import ResponseSurface
-from engine.results import Allocation, ImportancePredictor, Latency
+from engine.results import Allocation, ImportancePredictor
 from engine.spec import NetworkSpec
 from engine.widening import NetworkWidening, plateaus
 
@@ -83,11 +82,10 @@ class Budgets:
             plateaus=plateaus(self.formula, model),
         )
 
-    def corrected(self, spec: NetworkSpec, latency: Latency) -> "Budgets":
-        """Returns these with the latency model corrected by a network that was measured."""
+    def corrected(self, spec: NetworkSpec, ms: float) -> "Budgets":
+        """Returns these with the latency model corrected by a network that took so long."""
         expected_ms = self.latency_model.predict(self.formula.cost(spec.width_of))
-        factor = with_room(latency) / expected_ms
-        return replace(self, model=self.latency_model.rescaled(factor).to_json())
+        return replace(self, model=self.latency_model.rescaled(ms / expected_ms).to_json())
 
 
 def read_budgets(folder: Folder) -> Budgets:

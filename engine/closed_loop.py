@@ -16,7 +16,7 @@ TRIES = 3
 """Sessions at most until a network is not slower than expected."""
 
 
-def steady(measure: Callable[[], Latency], expected_ms: float | None) -> Latency:
+def steady(measure: Callable[[int], Latency], expected_ms: float | None) -> Latency:
     """Measures a network, again where it is surprisingly slow; the shortest latency counts.
 
     On a machine that others use as well, a network can be a third slower for all of a session, and
@@ -24,20 +24,20 @@ def steady(measure: Callable[[], Latency], expected_ms: float | None) -> Latency
     session tell, does not show it.
 
     Args:
-        measure: in a session of its own.
+        measure: in a session of its own, whose number it is told, from 1.
         expected_ms: None where nothing is expected.
     """
-    latency = measure()
-    for _ in range(TRIES - 1):
+    latency = measure(1)
+    for session in range(2, TRIES + 1):
         if expected_ms is None or latency.ms <= expected_ms * (1.0 + SURPRISE):
             break
-        latency = min(latency, measure(), key=lambda one: one.ms)
+        latency = min(latency, measure(session), key=lambda one: one.ms)
     return latency
 
 
 def close_loop(
     allocate: Callable[[float], Allocation],
-    measure: Callable[[Mapping[str, int]], Latency],
+    measure: Callable[[Mapping[str, int], int], Latency],
     limit_ms: float,
     most: int,
 ) -> tuple[Round, ...]:
@@ -51,7 +51,7 @@ def close_loop(
 
     Args:
         allocate: widths for a factor on the latency model.
-        measure: latency of the network with these widths; see `steady`.
+        measure: latency of the network with these widths, in a session; see `steady`.
         limit_ms: the latency limit.
         most: rounds at most.
 
@@ -85,7 +85,7 @@ def close_loop(
 
 def share_used(latency: Latency, limit_ms: float) -> float:
     """Returns the share of a limit that a measurement takes, with room for the noise of another."""
-    return with_room(latency) / limit_ms
+    return latency.ms * _room(latency) / limit_ms
 
 
 def is_full(latency: Latency, limit_ms: float) -> bool:
@@ -97,12 +97,7 @@ def is_full(latency: Latency, limit_ms: float) -> bool:
 def corrected(done: Round) -> float:
     """Returns the factor that makes the latency model expect what a round measured, with room."""
     expected = done.allocation.usage.latency_ms
-    return done.factor * with_room(done.latency) / expected
-
-
-def with_room(latency: Latency) -> float:
-    """Returns a measured latency with room for the noise of one more measurement."""
-    return latency.ms * _room(latency)
+    return done.factor * done.latency.ms * _room(done.latency) / expected
 
 
 def best(rounds: tuple[Round, ...], limit_ms: float) -> int:

@@ -152,8 +152,7 @@ def read_result(data: bytes, request: Request, what: str) -> Measurement:
         )
     visits = _visits(rows, len(request.specs), what)
     counts = [sum(v.network == n for v in visits) for n in range(len(request.specs))]
-    alternate = all((v.network == REFERENCE) == (i % 2 == 0) for i, v in enumerate(visits))
-    if not alternate or len(visits) % 2 == 0 or min(counts, default=0) < request.rounds:
+    if not _between_references(visits) or min(counts, default=0) < request.rounds:
         raise UserError(
             f"{what} does not hold {request.rounds} visits to each of {len(counts)} networks with "
             "the reference between them; it is cut off: measure again"
@@ -176,6 +175,14 @@ def read_result(data: bytes, request: Request, what: str) -> Measurement:
         },
         timings=tuple(summarise(request.specs, visits)),
     )
+
+
+def _between_references(visits: Sequence[Visit]) -> bool:
+    """Whether every visit to a network stands between two to the reference."""
+    at_reference = [True, *(visit.network == REFERENCE for visit in visits), True]
+    beside = zip(at_reference, at_reference[1:], at_reference[2:], strict=False)
+    ends = at_reference[1] and at_reference[-2]
+    return ends and all(here or (before and after) for before, here, after in beside)
 
 
 def plan_of(data: bytes, what: str) -> str:
@@ -211,7 +218,7 @@ def _ops(module: fx.GraphModule) -> list[str]:
 def _parts(data: bytes, what: str) -> tuple[dict[str, str], list[dict[str, str]]]:
     """The facts at the head of a table, and its rows."""
     try:
-        lines = data.decode("utf-8").splitlines()
+        lines = data.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError:
         raise UserError(f"{what} is no text; give the CSV file that {SCRIPT} wrote") from None
     head = [line[1:].partition(":") for line in lines if line.startswith("#")]
@@ -221,7 +228,10 @@ def _parts(data: bytes, what: str) -> tuple[dict[str, str], list[dict[str, str]]
         raise UserError(
             f"{what} has no column {missing[0]!r}; it must have {', '.join(bench.COLUMNS)}"
         )
-    rows = list(reader)
+    try:
+        rows = list(reader)
+    except csv.Error as error:
+        raise UserError(f"{what} is damaged ({error}); measure again") from None
     if not rows:
         raise UserError(f"{what} holds no rows; measure again")
     return {name.strip(): value.strip() for name, _, value in head}, rows

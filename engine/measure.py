@@ -15,7 +15,7 @@ from engine import synthetic
 from engine.bench import (
     CALM,
     REFERENCE,
-    Reading,
+    Counted,
     Subject,
     Subjects,
     TooCoarse,
@@ -271,18 +271,17 @@ def _reference_floor(calm: Sequence[float], fewer: int) -> float:
 
 def _timing(
     spec: NetworkSpec,
-    seen: Sequence[tuple[Reading, float]],
+    seen: Sequence[Counted],
     reference_ms: float,
     floor: float,
 ) -> Timing:
-    undisturbed = all(factor == 1 for _, factor in seen)
-    chosen = min if undisturbed else statistics.median
-    rounds = [reading.ms * factor for reading, factor in seen]
-    wall = [ms for reading, _ in seen for ms in reading.wall_ms]
-    cpu = [ms for reading, _ in seen for ms in reading.cpu_ms]
+    chosen = min if all(one.undisturbed for one in seen) else statistics.median
+    rounds = [one.reading.ms * one.factor for one in seen]
+    wall = [ms for one in seen for ms in one.reading.wall_ms]
+    cpu = [ms for one in seen for ms in one.reading.cpu_ms]
     layer_ms = {
-        name: chosen([reading.layer_ms[name] * factor for reading, factor in seen])
-        for name in seen[0][0].layer_ms
+        name: chosen([one.reading.layer_ms[name] * one.factor for one in seen])
+        for name in seen[0].reading.layer_ms
     }
     return Timing(
         spec=spec,

@@ -5,7 +5,7 @@ device uses, so the idle power is told beside it, and energy includes it.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -102,6 +102,8 @@ def power_meter(accelerator: str, system: Path = SYSTEM) -> tuple[PowerMeter | N
         domains = _packages(system / "class/powercap")
     except OSError as error:
         return None, f"RAPL does not answer: {error}"
+    if not domains and list(_ina_sensors(system)):
+        return None, "the board has an INA3221 sensor, but none of its rails is the board's input"
     if not domains:
         return None, "the system shows no RAPL counter and no INA sensor"
     try:
@@ -116,6 +118,17 @@ def _packages(powercap: Path) -> list[Path]:
     """RAPL's domains of whole CPU packages; ``psys``, all of the machine, has them in it."""
     domains = sorted(powercap.glob("intel-rapl:?"))
     return [domain for domain in domains if (domain / "name").read_text().startswith("package")]
+
+
+def _ina_sensors(system: Path) -> Generator[Path]:
+    """Directories of the INA3221 sensors of a board."""
+    for name in sorted((system / "class/hwmon").glob("hwmon*/name")):
+        try:
+            found = "ina3221" in name.read_text()
+        except OSError:
+            continue
+        if found:
+            yield name.parent
 
 
 class RaplMeter:
@@ -171,16 +184,15 @@ class JetsonMeter:
     @classmethod
     def find(cls, system: Path = SYSTEM) -> "JetsonMeter | None":
         """Returns the meter of the rail that feeds the whole board, None where there is none."""
-        for name in sorted((system / "class/hwmon").glob("hwmon*/name")):
-            try:
-                if "ina3221" not in name.read_text():
-                    continue
-                for label in sorted(name.parent.glob("in*_label")):
-                    # VDD_IN on Nano and Orin, POM_5V_IN and VIN_SYS_5V0 before.
+        for sensor in _ina_sensors(system):
+            for label in sorted(sensor.glob("in*_label")):
+                try:
+                    # VDD_IN on Nano and Orin, POM_5V_IN before. Boards that label only parts of
+                    # their supply, as VIN_SYS_5V0, do not say what all of it takes.
                     if "IN" in label.read_text().strip().split("_"):
-                        return cls(name.parent, int(label.name[2 : -len("_label")]))
-            except (OSError, ValueError):
-                continue
+                        return cls(sensor, int(label.name[2 : -len("_label")]))
+                except (OSError, ValueError):
+                    continue
         return None
 
     def energy_mj(self) -> float:

@@ -1,7 +1,7 @@
 """A latency model of one device for one network: what to time for it, and what comes of it."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +10,9 @@ from typing import Literal
 from engine.codec import STRICT, decode, pretty
 from engine.errors import UserError
 from engine.graph import NetworkGraph
-from engine.hardware.contract import Box, op_class
+from engine.hardware.calibrated import calibrated
+from engine.hardware.contract import Box, LatencyModel, op_class
+from engine.hardware.lut import Lut, from_rows
 from engine.hardware.models import fit_latency, load_latency
 from engine.latency import judge, profile_specs
 from engine.local_folder import write_atomic
@@ -18,6 +20,7 @@ from engine.measure import Measurement, Timing
 from engine.recipe import Profile
 from engine.results import ProfileResult
 from engine.spec import NetworkSpec
+from engine.tables import read_table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,19 +64,45 @@ class Profiling:
         """
         fitted = len(self._split[0])
         timings = measured.timings
-        model = fit_latency(
-            self.settings.model, self.graph, timings[:fitted], self.box, measured.key.batch
-        )
-        layers = self.graph.cost(self.base).layers
+        model = self._fitted(timings[:fitted], measured.key.batch)
+        granularity: dict[str, int] = {}
+        for cost in self.graph.cost(self.base).layers:
+            # Ops of few pixels may have a model of their own: the coarser one counts.
+            if cost.macs:
+                known = granularity.get(op_class(cost), 1)
+                granularity[op_class(cost)] = max(known, model.granularity(cost))
         return ProfileResult(
             model=model.to_json(),
             quality=judge(model, self.graph, timings[fitted:]),
-            granularity={op_class(c): model.granularity(c) for c in layers if c.macs},
+            granularity=granularity,
             noise_floor=statistics.median(t.latency.noise_floor for t in timings),
             key=measured.key,
             environment=measured.environment,
             seconds=seconds,
         )
+
+    def listed(self) -> Lut:
+        """Returns the tables of layers that ``settings.table`` holds.
+
+        Raises:
+            UserError: the file cannot be read, or does not reach a layer of some network.
+        """
+        model = from_rows(read_table(Path(self.settings.table)), self.box)
+        for resolution in (self.base.resolution, *self.resolutions):
+            for corner in self.corners(resolution):
+                model.predict(self.graph.cost(corner))
+        return model
+
+    def corners(self, resolution: int) -> Iterator[NetworkSpec]:
+        """Yields the narrowest and the widest network at a resolution."""
+        for end in (0, 1):
+            widths = {group: between[end] for group, between in self.box.widths.items()}
+            yield self.base.at(resolution).with_widths(widths)
+
+    def _fitted(self, timings: Sequence[Timing], batch: int) -> LatencyModel:
+        if self.settings.table:
+            return calibrated(self.listed(), self.graph, timings)
+        return fit_latency(self.settings.model, self.graph, timings, self.box, batch)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,8 +143,8 @@ def read_profile(path: Path, profiling: Profiling) -> ProfileResult:
             f"cannot read the profile {path}: {error.strerror}; `hacscale profile` writes one"
         ) from None
     result = decode(ProfileFile, data, str(path)).result
-    model, box = load_latency(result.model), profiling.box
-    for end in (0, 1):
-        corner = profiling.base.at(box.resolutions[end])
-        model.check(corner.with_widths({group: w[end] for group, w in box.widths.items()}))
+    model = load_latency(result.model)
+    for resolution in profiling.box.resolutions:
+        for corner in profiling.corners(resolution):
+            model.check(corner)
     return result

@@ -184,6 +184,8 @@ class Profile:
         seed: of the random networks.
         file: a profile that ``hacscale profile --out`` wrote for this network and device, used in
             place of making one. It is read once and kept in the run.
+        table: latencies of single layers that others measured, for model lut (docs/profile.md); the
+            networks of the profile calibrate it.
     """
 
     __pydantic_config__ = STRICT
@@ -199,8 +201,10 @@ class Profile:
     rounds: int = 3
     seed: int = 0
     file: str = ""
+    table: str = ""
 
     def __post_init__(self) -> None:
+        require(not self.table or self.model == "lut", "table needs model lut", self.table)
         require(self.networks >= 4, "networks must be at least 4", self.networks)
         require(self.held_out >= 2, "held_out must be at least 2", self.held_out)
         require(self.calls >= 3, "calls must be at least 3", self.calls)

@@ -36,7 +36,7 @@ def allocator(limit_ms: float, cap: int = 10_000) -> Callable[[float], Allocatio
 def closed(
     device: Callable[[int], float], limit: float = 1000.0, noise: float = 0.0, most: int = 3
 ) -> tuple[Round, ...]:
-    def measure(widths: Mapping[str, int]) -> Latency:
+    def measure(widths: Mapping[str, int], session: int) -> Latency:
         return Latency.constant(device(widths["g"]), noise)
 
     return close_loop(allocator(limit), measure, limit, most)
@@ -112,7 +112,7 @@ def test_the_same_network_is_not_measured_twice() -> None:
         return 500.0 if len(seen) == 1 else 2000.0
 
     rounds = close_loop(
-        lambda _: allocator(1000.0)(1.0), lambda w: Latency.constant(device(w["g"])), 1000.0, 3
+        lambda _: allocator(1000.0)(1.0), lambda w, _: Latency.constant(device(w["g"])), 1000.0, 3
     )
     assert len(rounds) == len(seen) == 1
 
@@ -122,11 +122,11 @@ def test_a_rescaled_model_without_a_network_ends_the_loop_with_what_was_seen() -
     assert len(rounds) == 1
     assert best(rounds, 1000.0) == 0
     with pytest.raises(UserError, match="no room"):
-        close_loop(allocator(0.5), lambda _: Latency.constant(1.0), 0.5, 3)
+        close_loop(allocator(0.5), lambda w, _: Latency.constant(1.0), 0.5, 3)
 
 
 def test_latency_left_over_is_used_only_where_latency_ended_the_allocation() -> None:
-    capped = close_loop(allocator(1000.0, cap=10), lambda w: Latency.constant(w["g"]), 1000.0, 3)
+    capped = close_loop(allocator(1000.0, cap=10), lambda w, _: Latency.constant(w["g"]), 1000.0, 3)
     assert len(capped) == 1
     assert len(closed(lambda width: width * 0.5)) == 2
 

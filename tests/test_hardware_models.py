@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.costs import LayerCost
+from engine.costs import LayerCost, NetworkCost
 from engine.errors import UserError
 from engine.graph import load_graph
 from engine.hardware.contract import Box, LatencyModel
@@ -223,6 +223,34 @@ def test_a_full_table_of_layers_is_looked_up_and_interpolated():
         from_rows([], BOX)
 
 
+def test_a_table_does_not_answer_where_nothing_near_was_timed():
+    """Wide layers of few pixels and narrow ones of many, as a network has them."""
+
+    def row(cin: int, cout: int, side: int) -> TableRow:
+        ms = 1e-6 * cin * cout * side**2
+        return TableRow(
+            op="conv", cin=cin, cout=cout, h=side, w=side, kernel=3, stride=1, groups=1, ms=ms
+        )
+
+    narrow = [row(i, o, 32) for i in (16, 32, 64) for o in (16, 64)]
+    wide = [row(i, o, 8) for i, o in ((64, 64), (64, 256), (256, 256))]
+    table = from_rows([*narrow, *wide], BOX)
+
+    def ms(cin: int, cout: int, side: int) -> float:
+        cost = LayerCost(
+            name="c", kind="conv", cin=cin, cout=cout, hin=side, win=side, hout=side, wout=side,
+            kernel=(3, 3), macs=1,
+        )  # fmt: skip
+        return table.layer_ms(cost)
+
+    for one in (*narrow, *wide):
+        assert ms(one.cin, one.cout, one.h) == pytest.approx(one.ms)
+    assert ms(48, 40, 32) == pytest.approx(1e-6 * 48 * 40 * 32**2)
+    for cin, cout, side in ((256, 256, 32), (16, 16, 8), (256, 64, 8), (64, 64, 16)):
+        with pytest.raises(UserError, match=f"does not reach 'c' with {cin} to {cout} channels"):
+            ms(cin, cout, side)
+
+
 def test_power_is_learnt_and_energy_is_power_times_time():
     layers = [c for spec in TRAINING for c in GRAPH.cost(spec).layers if c.macs]
 
@@ -235,7 +263,16 @@ def test_power_is_learnt_and_energy_is_power_times_time():
         assert power.watts(cost) == pytest.approx(watts(cost), rel=0.05)
     runtime = fitted("neuralpower")
     assert isinstance(runtime, NeuralPower)
-    naive = sum(power.watts(c) * runtime.layer_ms(c) for c in unseen)
-    assert power.energy_mj(runtime, unseen) == pytest.approx(naive)
+    # At one power, energy is power times the latency of all.
+    whole = replace(runtime, offset_ms=0.25 * runtime.predict(NetworkCost(tuple(unseen))))
+    flat = fit_power([PowerRow(cost=c, power_w=3.0) for c in layers])
+    expected = 3.0 * whole.predict(NetworkCost(tuple(unseen)))
+    assert flat.energy_mj(whole, unseen) == pytest.approx(expected, rel=0.03)
+    # Without a time between ops, each counts by its own power.
+    gapless = replace(runtime, offset_ms=0.0)
+    first, last = unseen[:1], unseen[-1:]
+    parts = [power.energy_mj(gapless, part) for part in (first, last)]
+    assert power.energy_mj(gapless, [*first, *last]) == pytest.approx(sum(parts))
+    assert parts[0] == pytest.approx(watts(first[0]) * gapless.layer_ms(first[0]), rel=0.05)
     with pytest.raises(UserError, match="knows no op"):
         power.watts(replace(unseen[0], kind="deform_conv"))

@@ -96,6 +96,17 @@ def test_the_input_rail_of_a_jetson_is_integrated(tmp_path: Path):
     assert meter.energy_mj() == pytest.approx(17_500)
 
 
+def test_a_board_that_labels_only_parts_of_its_supply_says_so(tmp_path: Path):
+    sensor = tmp_path / "class/hwmon/hwmon3"
+    sensor.mkdir(parents=True)
+    (sensor / "name").write_text("ina3221\n")
+    for rail, label in ((1, "VDD_GPU_SOC"), (2, "VDD_CPU_CV"), (3, "VIN_SYS_5V0")):
+        (sensor / f"in{rail}_label").write_text(f"{label}\n")
+    meter, why = power_meter("cpu", tmp_path)
+    assert meter is None
+    assert why == "the board has an INA3221 sensor, but none of its rails is the board's input"
+
+
 def test_nvml_counts_by_itself():
     readings = iter([7, 1_000, 1_500])
     nvml = SimpleNamespace(nvmlDeviceGetTotalEnergyConsumption=lambda handle: next(readings))

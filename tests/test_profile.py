@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from cluster.measuring import Measuring, import_result
+from engine import synthetic
 from engine.bench import REFERENCE, Reading, Visit, write_visits
 from engine.cli import main
 from engine.errors import UserError
@@ -178,8 +179,42 @@ def test_a_run_waits_for_a_device_elsewhere_and_goes_on_with_what_it_measured(
     assert [t.spec for t in measured.timings] == [base, other]
     with pytest.raises(UserError, match="1 networks wait"):
         measuring("measure", [other], base, per_layer=False)
+    # Another session for the same purpose is another measurement there.
+    with pytest.raises(UserError, match="2 networks wait"):
+        measuring("allocate, session 2", [base, other], base, per_layer=False)
     message = failed(capsys, "profile", "elsewhere", "--runs-dir", runs, "--import", str(table))
     assert "is of the plan" in message
+
+
+def test_a_table_of_layers_that_others_timed_is_calibrated_by_the_networks_here(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Layers by the formula of the device, twice as slow; ops without arithmetic are not there."""
+    graph = load_graph(ModelRef(name="vgg11", classes=10), 32)
+    lines = ["op,cin,cout,h,w,kernel,stride,groups,ms"]
+    layers = [cost for cost in graph.cost(graph.spec(32, 0.0625)).layers if cost.macs]
+    for cost in layers:
+        size = f"{cost.hin},{cost.win},{cost.kernel[0]}"
+        for cin in (3,) if cost.cin == 3 else (2, 8, 16, 32, 64, 128):
+            for cout in (10,) if cost.kind == "linear" else (8, *range(16, 129, 16)):
+                weights = cost.kernel[0] ** 2 * cin * cout
+                sized = replace(cost, cin=cin, cout=cout, macs=weights * cost.uses)
+                ms = 2 * synthetic.layer_ms(sized, 1)
+                lines.append(f"{cost.kind},{cin},{cout},{size},1,1,{ms}")
+    table, out = tmp_path / "layers.csv", tmp_path / "p.json"
+    table.write_text("\n".join(lines))
+    words = [*FAST, "profile.model=lut", "alpha.low=0.01", "alpha.high=0.02"]
+    main(["profile", "vgg11", *words, f"profile.table={table}", "--out", str(out)])
+    result = json.loads(out.read_text())["result"]
+    model = json.loads(result["model"])
+    assert (model["kind"], model["listed"]) == ("lut", True)
+    assert result["quality"]["mape"] < 0.1
+
+    table.write_text("\n".join(line for line in lines if not line.startswith("linear")))
+    message = failed(capsys, "profile", "vgg11", *words, f"profile.table={table}")
+    assert "knows no op like" in message and "(linear)" in message
+    message = failed(capsys, "profile", "vgg11", *FAST, f"profile.table={table}")
+    assert "table needs model lut" in message
 
 
 def test_a_run_that_waits_for_nothing_takes_no_table(tmp_path: Path):

@@ -16,8 +16,8 @@ def allocate_stage(search: Search, known: Groundwork) -> AllocateResult:
     baseline, limit = known.baseline, known.limit
     start = search.base.spec.at(known.alpha.resolution)
 
-    def measured(widths: Mapping[str, int]) -> Latency:
-        return measuring.latency("allocate", start.with_widths(widths), baseline)
+    def measured(widths: Mapping[str, int], session: int) -> Latency:
+        return measuring.latencies("allocate", [start.with_widths(widths)], baseline, session)[0]
 
     def run() -> AllocateResult:
         budgets = budgets_of(search, known, start.resolution)

@@ -43,12 +43,13 @@ class AskedSearch:
                 f"data.source {self.recipe.data.source} is a path of this machine; give an "
                 "absolute path that the cluster has"
             )
-        profile = self.recipe.profile.file
-        if profile and not _is_found_anywhere(profile):
-            raise UserError(
-                f"profile.file {profile} is a path of this machine; give an absolute path that the "
-                "cluster has"
-            )
+        profile = self.recipe.profile
+        for field, path in (("file", profile.file), ("table", profile.table)):
+            if path and not _is_found_anywhere(path):
+                raise UserError(
+                    f"profile.{field} {path} is a path of this machine; give an absolute path that "
+                    "the cluster has"
+                )
         return [
             *("run", f"{self.recipe_name}.yaml", "--name", self.name),
             *remote_words(arguments),

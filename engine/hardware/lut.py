@@ -34,7 +34,7 @@ class Table:
     Attributes:
         cin, cout, pixels: knots in rising order; ``cout`` counts channels rounded up to what is
             computed together.
-        ms: by knot, the last axis fastest.
+        ms: by knot, the last axis fastest; None where nothing near was timed.
     """
 
     __pydantic_config__ = STRICT
@@ -42,7 +42,7 @@ class Table:
     cin: tuple[int, ...]
     cout: tuple[int, ...]
     pixels: tuple[int, ...]
-    ms: tuple[float, ...]
+    ms: tuple[float | None, ...]
 
     def __post_init__(self) -> None:
         for axis in self.axes:
@@ -56,12 +56,15 @@ class Table:
         return self.cin, self.cout, self.pixels
 
     def holds(self, point: Sequence[int]) -> bool:
-        """Whether ``point`` lies between the first and the last knot of every axis."""
-        return all(axis[0] <= at <= axis[-1] for axis, at in zip(self.axes, point, strict=True))
+        """Whether ``point`` lies between knots that are known."""
+        between = zip(self.axes, point, strict=True)
+        return all(axis[0] <= at <= axis[-1] for axis, at in between) and all(
+            self.ms[knot] is not None for knot, _ in _corners(self.axes, point)
+        )
 
     def at(self, point: Sequence[int]) -> float:
         """Returns the time at ``point``, which the table must hold."""
-        return sum(share * self.ms[knot] for knot, share in _corners(self.axes, point))
+        return sum(share * (self.ms[knot] or 0.0) for knot, share in _corners(self.axes, point))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,10 +77,14 @@ class Lut(Calibrated):
 
     Attributes:
         lanes: output channels that are computed together.
+        listed: whether the tables are of layers that were timed alone. Where rows of one class are
+            no full grid, every output size has its own table. Ops without arithmetic that no table
+            has take nothing by themselves: the calibration to whole networks has them.
     """
 
     kind: Literal["lut"] = "lut"
     lanes: int = GRANULARITY
+    listed: bool = False
     tables: dict[str, Table]
 
     def __post_init__(self) -> None:
@@ -90,11 +97,14 @@ class Lut(Calibrated):
         Raises:
             UserError: no table for such an op, or one that does not reach it.
         """
-        table = self.tables.get(_key(cost))
-        if table is None:
+        table = self.tables.get(_key(cost)) or self.tables.get(_sized_key(cost))
+        other_sizes = any(name.startswith(f"{_key(cost)} at ") for name in self.tables)
+        if table is None and not other_sizes:
+            if self.listed and not cost.macs:
+                return 0.0
             raise unknown_op(cost, self.tables)
         point = _point(cost, self.lanes)
-        if not table.holds(point):
+        if table is None or not table.holds(point):
             raise UserError(
                 f"the latency table of {_key(cost)} does not reach {cost.name!r} with {cost.cin} "
                 f"to {cost.cout} channels and {cost.hout}×{cost.wout} outputs; measure such layers"
@@ -112,13 +122,23 @@ def from_rows(rows: "Iterable[TableRow]", box: Box, lanes: int = GRANULARITY) ->
     Raises:
         UserError: no rows.
     """
-    return Lut(box=box, lanes=lanes, tables=_tables([(_cost(row), row.ms) for row in rows], lanes))
+    points = _points([(_cost(row), row.ms) for row in rows], lanes)
+    tables: dict[str, Table] = {}
+    for key, times in points.items():
+        if _is_grid(times):
+            tables[key] = _fit_table(times)
+            continue
+        for size in sorted({pixels for _, _, pixels in times}):
+            of_size = {point: ms for point, ms in times.items() if point[2] == size}
+            tables[f"{key} at {size}"] = _without_unseen(_fit_table(of_size), of_size)
+    return Lut(box=box, lanes=lanes, listed=True, tables=tables)
 
 
 def fit(graph: "NetworkGraph", timings: "Sequence[Timing]", box: Box, batch: int) -> Lut:
     """Makes the tables of ops that were timed inside whole networks, then calibrates."""
     times = [(row.cost, row.ms) for rows in op_times(graph, timings).values() for row in rows]
-    tables = _tables(times, GRANULARITY)
+    points = _points(times, GRANULARITY)
+    tables = {key: _fit_table(of_key) for key, of_key in points.items()}
     return calibrated(Lut(box=box, tables=tables), graph, timings)
 
 
@@ -144,23 +164,39 @@ def _cost(row: "TableRow") -> LayerCost:
     return replace(cost, macs=weights * cost.uses) if row.op in WRITERS else cost
 
 
-def _tables(times: Iterable[tuple[LayerCost, float]], lanes: int) -> dict[str, Table]:
-    points: dict[str, dict[tuple[int, ...], list[float]]] = defaultdict(lambda: defaultdict(list))
+_Point = tuple[int, int, int]
+
+
+def _points(times: Iterable[tuple[LayerCost, float]], lanes: int) -> dict[str, dict[_Point, float]]:
+    """The median time at every point, by class and stride."""
+    seen: dict[str, dict[_Point, list[float]]] = defaultdict(lambda: defaultdict(list))
     for cost, ms in times:
-        points[_key(cost)][_point(cost, lanes)].append(ms)
-    if not points:
+        seen[_key(cost)][_point(cost, lanes)].append(ms)
+    if not seen:
         raise UserError("a latency table needs at least one timed layer, not 0")
     return {
-        key: _fit_table({at: float(np.median(ms)) for at, ms in of_key.items()})
-        for key, of_key in points.items()
+        key: {at: float(np.median(ms)) for at, ms in of_key.items()} for key, of_key in seen.items()
     }
 
 
-def _fit_table(times: dict[tuple[int, ...], float]) -> Table:
+def _is_grid(times: Iterable[_Point]) -> bool:
+    points = set(times)
+    cin, cout, pixels = (len(set(values)) for values in zip(*points, strict=True))
+    return len(points) == cin * cout * pixels
+
+
+def _without_unseen(table: Table, times: Iterable[_Point]) -> Table:
+    """Forgets the knots that no time has a share in: what stands there is nobody's measurement."""
+    seen = {knot for point in times for knot, _ in _corners(table.axes, point)}
+    return replace(
+        table, ms=tuple(ms if knot in seen else None for knot, ms in enumerate(table.ms))
+    )
+
+
+def _fit_table(times: dict[_Point, float]) -> Table:
     """Least squares over non-negative increments from knot to knot, so that no time falls."""
     cin, cout, pixels = (sorted(set(values)) for values in zip(*times, strict=True))
-    full = len(times) == len(cin) * len(cout) * len(pixels)
-    if not full:
+    if not _is_grid(times):
         cin, cout = _thinned(cin), _thinned(cout)
     axes = (tuple(cin), tuple(cout), tuple(pixels))
     shape = tuple(map(len, axes))
@@ -191,13 +227,17 @@ def _corners(axes: tuple[tuple[int, ...], ...], point: Sequence[int]) -> list[tu
         high = min(bisect_right(axis, at), len(axis) - 1)
         low = max(high - 1, 0)
         share = (at - axis[low]) / (axis[high] - axis[low]) if high > low else 0.0
-        sides.append([(low, 1 - share), (high, share)] if share else [(low, 1.0)])
+        sides.append([(knot, part) for knot, part in ((low, 1 - share), (high, share)) if part])
     _, across, along = map(len, axes)
     return [((i * across + j) * along + k, a * b * c) for (i, a), (j, b), (k, c) in product(*sides)]
 
 
 def _key(cost: LayerCost) -> str:
     return f"{op_class(cost)} /{cost.stride}"
+
+
+def _sized_key(cost: LayerCost) -> str:
+    return f"{_key(cost)} at {cost.hout * cost.wout}"
 
 
 def _point(cost: LayerCost, lanes: int) -> tuple[int, int, int]:

@@ -102,8 +102,13 @@ class Power:
         return found(_power_variables(cost, self.batch))
 
     def energy_mj(self, runtime: NeuralPower, layers: Sequence[LayerCost]) -> float:
-        """Returns E = Σ P·T of a network's ops in millijoules, for a whole batch."""
-        return sum(self.watts(cost) * runtime.layer_ms(cost) for cost in layers)
+        """Returns E = Σ P·T of a network's ops in millijoules, for a whole batch.
+
+        While no op runs (``runtime.offset_ms``), the device takes the mean power of all.
+        """
+        times = [runtime.layer_ms(cost) for cost in layers]
+        energy = sum(self.watts(cost) * ms for cost, ms in zip(layers, times, strict=True))
+        return energy * (1 + runtime.offset_ms / sum(times))
 
 
 def fit(graph: "NetworkGraph", timings: "Sequence[Timing]", box: Box, batch: int) -> NeuralPower:

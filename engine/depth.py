@@ -1,5 +1,6 @@
 """Deeper and shallower networks of the built-in families: stage repeats times a multiplier."""
 
+from collections.abc import Sequence
 from functools import partial
 
 from torch import nn
@@ -45,9 +46,20 @@ _EFFICIENTNET_SCALES = {
 """Width and depth multipliers and dropout of the published networks."""
 
 
-def repeats(blocks: int, depth: float) -> int:
-    """Returns ``blocks`` times ``depth``, rounded, and at least 1."""
-    return max(1, round(blocks * depth))
+def repeats(blocks: Sequence[int], depth: float) -> list[int]:
+    """Returns how often every stage repeats its block at ``depth`` times the depth.
+
+    The blocks of all stages together are those of the network times ``depth``, rounded. They are
+    dealt one by one to the stage of which (repeats + 1) / ``blocks`` is the least, the first of
+    several (D'Hondt): stages grow in proportion, a deeper network has no stage that is shallower,
+    and every whole number of layers can be had. (Rounded by stage, as EfficientNet rounds up, all
+    stages of equal blocks would grow at once.)
+    """
+    found = [1] * len(blocks)
+    for _ in range(round(sum(blocks) * depth) - len(blocks)):
+        shares = [(n + 1) / of_stage for n, of_stage in zip(found, blocks, strict=True)]
+        found[shares.index(min(shares))] += 1
+    return found
 
 
 def deepened(name: str, depth: float, classes: int) -> nn.Module:
@@ -57,7 +69,8 @@ def deepened(name: str, depth: float, classes: int) -> nn.Module:
         UserError: its family has no stages of equal blocks, or they are not known.
     """
     if name == "mobilenet_v2":
-        stages = [[t, c, repeats(n, depth), s] for t, c, n, s in _MOBILENET_V2]
+        blocks = repeats([n for _, _, n, _ in _MOBILENET_V2], depth)
+        stages = [[t, c, n, s] for (t, c, _, s), n in zip(_MOBILENET_V2, blocks, strict=True)]
         return models.MobileNetV2(num_classes=classes, inverted_residual_setting=stages)
     if name in _EFFICIENTNET_SCALES:
         return _efficientnet(name, depth, classes)
@@ -75,7 +88,7 @@ def _resnet(name: str, depth: float, classes: int) -> nn.Module:
     stages = (written.layer1, written.layer2, written.layer3, written.layer4)
     return models.ResNet(
         type(written.layer1[0]),  # pyright: ignore[reportArgumentType]
-        [repeats(len(stage), depth) for stage in stages],
+        repeats([len(stage) for stage in stages], depth),
         num_classes=classes,
         groups=written.groups,
         width_per_group=written.base_width,
@@ -85,8 +98,9 @@ def _resnet(name: str, depth: float, classes: int) -> nn.Module:
 def _efficientnet(name: str, depth: float, classes: int) -> nn.Module:
     width, published_depth, dropout = _EFFICIENTNET_SCALES[name]
     stages = [MBConvConfig(*stage, width, published_depth) for stage in _EFFICIENTNET]
-    for stage in stages:
-        stage.num_layers = repeats(stage.num_layers, depth)
+    blocks = repeats([stage.num_layers for stage in stages], depth)
+    for stage, number in zip(stages, blocks, strict=True):
+        stage.num_layers = number
     # B5 to B7 have batch norms of their own, as torchvision has them from their authors.
     own = partial(nn.BatchNorm2d, eps=0.001, momentum=0.01)
     return models.EfficientNet(

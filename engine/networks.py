@@ -93,7 +93,9 @@ def make_network(ref: ModelRef, without_values: bool = False) -> nn.Module:
         return _call_factory(name.base, import_function(name.base, "model"), ref.classes)
     with _WithoutValues() if without_values else nullcontext():
         if name.base in _VGG:
-            stages = tuple(s[:1] * repeats(len(s), name.depth) for s in _VGG[name.base])
+            written = _VGG[name.base]
+            blocks = repeats([len(stage) for stage in written], name.depth)
+            stages = tuple(s[:1] * n for s, n in zip(written, blocks, strict=True))
             return VGG(stages, ref.classes, ref.channels)
         if name.base not in models.list_models(module=models):
             known = {*_VGG, *models.list_models(module=models)}

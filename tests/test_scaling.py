@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine.depth import repeats
 from engine.graph import load_graph
 from engine.scaling import deepened, feasible_resolutions, scale_for_alpha
 from engine.spec import ModelRef
@@ -163,13 +164,41 @@ def test_a_deeper_network_is_as_wide_as_the_base_whose_narrow_layers_are_rounded
 
 
 def test_a_multiple_of_the_depth_that_adds_no_layer_is_no_other_network(vgg):
-    """VGG-11 has stages of 1, 1, 2, 2 and 2 convolutions; 1.2 times 2 is rounded to 2."""
+    """VGG-11 has eight convolutions; 1.05 times 8 is rounded to 8, 1.1 times 8 to 9."""
     base = vgg.spec(32, 0.25)
-    assert deepened(vgg, base, depth=1.2, width=1.0, resolution=32) == base
-    wider = deepened(vgg, base, depth=1.2, width=2.0, resolution=40)
+    assert deepened(vgg, base, depth=1.05, width=1.0, resolution=32) == base
+    wider = deepened(vgg, base, depth=1.05, width=2.0, resolution=40)
     assert wider == vgg.spec(40, 0.5)
-    deeper = deepened(vgg, base, depth=1.5, width=1.0, resolution=32)
-    assert len(load_graph(deeper.model, 32).cost(deeper).layers) > len(vgg.cost(base).layers)
+    deeper = deepened(vgg, base, depth=1.1, width=1.0, resolution=32)
+    convolutions = [c for c in load_graph(deeper.model, 32).cost(deeper).layers if c.kind == "conv"]
+    assert len(convolutions) == 9
+
+
+@pytest.mark.parametrize(
+    ("blocks", "depth", "found"),
+    [
+        ((1, 1, 2, 2, 2), 1.0, [1, 1, 2, 2, 2]),  # VGG-11
+        ((1, 1, 2, 2, 2), 9 / 8, [1, 1, 3, 2, 2]),
+        ((1, 1, 2, 2, 2), 11 / 8, [1, 1, 3, 3, 3]),
+        ((1, 1, 2, 2, 2), 2.0, [2, 2, 4, 4, 4]),
+        ((3, 4, 6, 3), 17 / 16, [3, 4, 7, 3]),  # ResNet-50
+        ((3, 4, 6, 3), 0.25, [1, 1, 1, 1]),
+        ((3, 4, 6, 3), 0.5, [2, 2, 3, 1]),
+        ((3, 4, 6, 3), 0.01, [1, 1, 1, 1]),
+    ],
+)
+def test_blocks_are_dealt_one_by_one(blocks, depth, found):
+    assert repeats(blocks, depth) == found
+
+
+@given(
+    blocks=st.lists(st.integers(1, 9), min_size=1, max_size=6),
+    depths=st.tuples(st.floats(0.1, 4), st.floats(0.1, 4)),
+)
+def test_no_stage_of_a_deeper_network_is_shallower(blocks, depths):
+    low, high = (repeats(blocks, depth) for depth in sorted(depths))
+    assert all(a <= b for a, b in zip(low, high, strict=True))
+    assert repeats(blocks, 1.0) == blocks
 
 
 def test_a_largest_resolution_caps_what_alpha_asks(vgg):

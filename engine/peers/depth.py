@@ -9,8 +9,8 @@ from engine.spec import NetworkSpec
 
 DEEPEST = 4.0
 """Times the repeats of every stage."""
-STEP = 8
-"""Depth multipliers are multiples of 1/8: every repeat of a stage of up to 8 blocks."""
+STEP = 16
+"""Depth multipliers are multiples of 1/16, which is one block of 16 as ResNet-34 and -50 have."""
 
 
 def deeper(question: Question, depth: float, width: float, resolution: int) -> NetworkSpec:
@@ -25,7 +25,7 @@ def deeper(question: Question, depth: float, width: float, resolution: int) -> N
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DepthOnly:
-    """More blocks in every stage, as many as the limits allow, as from VGG-11 to VGG-19."""
+    """More blocks (`engine.depth.repeats`), as many as the limits allow."""
 
     name: str = "depth"
     limits: tuple[Resource, ...] = BOTH

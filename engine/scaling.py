@@ -52,9 +52,21 @@ def scale_for_alpha(
         UserError: the network cannot take the resolution.
     """
     _check(alpha, budget, round_to)
-    target = budget * graph.cost(base).macs
     resolution = _resolution(graph, base, alpha, budget, round_to, largest)
-    return _match_macs(graph, base.at(resolution), target, most=2 * budget)
+    return _match_macs(graph, base, resolution, budget)
+
+
+def at_equal_compute(
+    graph: NetworkGraph, base: NetworkSpec, resolution: int, budget: float
+) -> NetworkSpec | None:
+    """Returns the uniform network of ``budget`` times the base's MACs at a resolution.
+
+    That is one of those of `scale_for_alpha`; None where its widths would have to be below the
+    base's by more than that allows.
+    """
+    if resolution > base.resolution and not _has_room(graph, base, resolution, budget):
+        return None
+    return _match_macs(graph, base, resolution, budget)
 
 
 def feasible_resolutions(
@@ -108,18 +120,25 @@ def _resolution(
 ) -> int:
     exact = base.resolution * math.sqrt(budget**alpha)
     resolution = rounded_resolution(exact, round_to, base.resolution)
-    most = ROUNDING_ROOM * budget * graph.cost(base).macs
     while resolution > base.resolution and (
         (largest is not None and resolution > largest)
-        or graph.cost(base.at(resolution)).macs > most
+        or not _has_room(graph, base, resolution, budget)
     ):
         resolution = max(base.resolution, resolution - round_to)
     return resolution
 
 
-def _match_macs(graph: NetworkGraph, base: NetworkSpec, target: float, most: float) -> NetworkSpec:
+def _has_room(graph: NetworkGraph, base: NetworkSpec, resolution: int, budget: float) -> bool:
+    """Whether the base widths are within the budget at a resolution, as `ROUNDING_ROOM` allows."""
+    return graph.cost(base.at(resolution)).macs <= ROUNDING_ROOM * budget * graph.cost(base).macs
+
+
+def _match_macs(
+    graph: NetworkGraph, unscaled: NetworkSpec, resolution: int, budget: float
+) -> NetworkSpec:
     """Bisects the staircase of realised MACs over the width multiplier for the nearest step."""
-    low, high = _NARROWEST, most
+    target, base = budget * graph.cost(unscaled).macs, unscaled.at(resolution)
+    low, high = _NARROWEST, 2 * budget
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
         if graph.cost(multiplied(graph, base, middle)).macs <= target:

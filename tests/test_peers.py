@@ -29,6 +29,7 @@ from engine.peers.methods import METHODS, chosen
 from engine.peers.morphnet import MorphNet
 from engine.peers.netadapt import NetAdapt
 from engine.peers.neuralscale import NeuralScale
+from engine.peers.paper import PaperHACScale
 from engine.peers.resolution import ResolutionOnly, ThenResolution
 from engine.peers.uniform import Uniform
 from engine.recipe import Allocate, Device, Profile
@@ -191,6 +192,7 @@ def question(latency: float = 2.0, params: float = 1.5, model: str = "vgg11") ->
         resolution=32,
         resolutions=(32, 40, 48, 56, 64),
         round_to=8,
+        budget=2.0,
         min_width=0.5,
         max_width=4.0,
         seed=0,
@@ -259,6 +261,41 @@ def test_the_response_surface_finds_the_least_loss() -> None:
     assert losses["hacscale-per-limit"] < min(losses[name] for name in rules) - 0.02
     blind = ("uniform", "flat", "resolution", "random-0", "inverse-width")
     assert losses["response"] < min(losses[name] for name in blind) - 0.002
+
+
+def test_the_papers_method_has_the_resolution_of_equal_compute_and_the_printed_loop() -> None:
+    """What is trained is found by a scan over multipliers; 40 px turn out to be the best.
+
+    Twice the compute leaves the base widths room up to 48 px (2.25 times), as `ROUNDING_ROOM` has
+    it; the limits would allow more.
+    """
+    tried: list[NetworkSpec] = []
+
+    def best_at_40(tasks: Sequence[TrainingTask]) -> list[Row]:
+        tried.extend(task.spec for task in tasks)
+        rows = trained(tasks)
+        misses = [abs(row.task.spec.resolution - 40) for row in rows]
+        return [
+            replace(row, history=(replace(row.last, val_accuracy=1 / (1 + miss)),))
+            for row, miss in zip(rows, misses, strict=True)
+        ]
+
+    asked = replace(question(latency=3.5, params=2.0), train=best_at_40)
+    graph, base = asked.graph, asked.base
+    macs, equal = graph.cost(base).macs, []
+    for resolution in (32, 40, 48):
+        scaled = (asked.multiplied(w / 500, resolution) for w in range(300, 1200))
+        equal.append(min(scaled, key=lambda spec: abs(graph.cost(spec).macs - 2 * macs)))
+    answer = PaperHACScale().propose(asked)
+    assert list(dict.fromkeys(tried)) == equal and len(tried) == 6
+    assert answer.resolution == 40
+    before = base.width_of
+    grown = {g: width - before[g] for g, width in answer.widths if width < 4 * before[g]}
+    assert grown and all(channels % 10 == 0 for channels in grown.values())
+    predictors = asked.budgets(answer.resolution).predictors
+    most_important = max(grown, key=lambda g: predictors[g](answer.width_of[g]))
+    wider = answer.width_of[most_important] + 10
+    assert not asked.keeps(answer.with_widths({most_important: wider}))
 
 
 @pytest.mark.parametrize("source", ["slimmable", "initial"])

@@ -37,6 +37,7 @@ def inputs_of_question(search: Search, known: Groundwork) -> tuple[object, ...]:
         recipe.seed,
         replace(recipe.allocate, rounds=1),  # those of Algorithm 1's own loop
         recipe.alpha.round_to,
+        recipe.alpha.budget,
         recipe.profile.min_width,
         recipe.sample.training,
         recipe.device,
@@ -166,6 +167,7 @@ class Proposing:
             resolution=known.alpha.resolution,
             resolutions=sorted({search.base.spec.resolution, *search.base.resolutions}),
             round_to=search.recipe.alpha.round_to,
+            budget=search.recipe.alpha.budget,
             min_width=search.recipe.profile.min_width,
             max_width=search.recipe.allocate.max_width,
             seed=search.recipe.seed,

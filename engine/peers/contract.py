@@ -45,6 +45,7 @@ class Question:
         resolution: the one that the α search found.
         resolutions: that the latency model knows, ascending, the base's own among them.
         round_to: resolutions are multiples of this many pixels.
+        budget: s of the α search, in the base network's multiply-accumulates.
         min_width, max_width: narrowest and widest multiple of a group's base width that the
             latency model knows.
         seed: of what is drawn.
@@ -64,6 +65,7 @@ class Question:
     resolution: int
     resolutions: Sequence[int]
     round_to: int
+    budget: float
     min_width: float
     max_width: float
     seed: int

@@ -15,6 +15,7 @@ from engine.peers.legr import LeGR
 from engine.peers.morphnet import MorphNet
 from engine.peers.netadapt import NetAdapt
 from engine.peers.neuralscale import NeuralScale
+from engine.peers.paper import PaperHACScale
 from engine.peers.randomised import RandomWidths
 from engine.peers.resolution import ResolutionOnly, ThenResolution
 from engine.peers.uniform import Uniform
@@ -36,7 +37,7 @@ METHODS: tuple[Method, ...] = (
     LeGR(),
     RandomWidths(),
     InverseWidth(),
-    ImportanceWidths(name="hacscale-paper", mode="paper", choice="importance"),
+    PaperHACScale(),
     *(ImportanceWidths(name=f"hacscale-{choice}", choice=choice) for choice in CHOICES),
     CheapImportance(source="slimmable"),
     CheapImportance(source="initial"),

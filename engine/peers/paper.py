@@ -1,0 +1,53 @@
+"""HACScale as it is printed: its α search, and its loop of Algorithm 1."""
+
+from dataclasses import dataclass, replace
+from statistics import fmean
+
+from engine.errors import UserError
+from engine.peers.algorithm1 import allocated
+from engine.peers.contract import BOTH, Question, Resource, Trainings
+from engine.peers.inherited import only
+from engine.scaling import at_equal_compute
+from engine.spec import NetworkSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PaperHACScale:
+    """The resolution of the most accurate network of equal compute, then the printed loop.
+
+    Uniform networks of s times the base's multiply-accumulates, one for every resolution that
+    leaves the base widths room, are trained for a short time. The widths then grow from the base's
+    by importance, ten channels a step, until a step does not fit.
+
+    Source: HACScale (Kong et al. 2022). Deviations: s is the recipe's (``alpha.budget``; the paper
+    prints no value); every resolution is tried in place of samples of α; importance is that of the
+    run, whatever its resolution. The resolution is found once, at the limits as they were stated.
+
+    Attributes:
+        repeats: trainings of each candidate, of which the mean accuracy counts.
+    """
+
+    name: str = "hacscale-paper"
+    repeats: int = 2
+    limits: tuple[Resource, ...] = BOTH
+    rests_on: tuple[Trainings, ...] = ("samples",)
+
+    def propose(self, question: Question) -> NetworkSpec:
+        """See `engine.peers.contract.Method`."""
+        stated = replace(question, limit=question.stated_limit)
+        graph, base, budget = question.graph, question.base, question.budget
+        room = [r for r in question.resolutions if stated.keeps(base.at(r))]
+        found = (at_equal_compute(graph, base, resolution, budget) for resolution in room)
+        candidates = [spec for spec in found if spec is not None]
+        if not candidates:
+            raise UserError("the base widths keep the limits at no resolution")
+        tasks = [
+            replace(task, seed=task.seed + repeat)
+            for task in map(question.short, candidates)
+            for repeat in range(self.repeats)
+        ]
+        accuracies: dict[int, list[float]] = {}
+        for row in only(question.train(tasks)):
+            accuracies.setdefault(row.task.spec.resolution, []).append(row.last.val_accuracy)
+        resolution = max(accuracies, key=lambda resolution: fmean(accuracies[resolution]))
+        return allocated(question, resolution, mode="paper", choice="importance")

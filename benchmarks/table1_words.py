@@ -107,7 +107,7 @@ def markdown(table: ComparisonTable) -> str:
 def outcome(comparison: Comparison) -> str:
     """Who wins, what is a tie, and how much of the gain is resolution."""
     table = lines(comparison)
-    return " ".join((_winner(table), f"{verdict(comparison)}.", _resolution(table)))
+    return " ".join((_winner(comparison, table), f"{verdict(comparison)}.", _resolution(table)))
 
 
 def decided(decisions: Decisions) -> list[str]:
@@ -140,17 +140,20 @@ def _judged(one: Judged) -> str:
 def brief(comparison: Comparison) -> str:
     """The same without the names of all methods."""
     table = lines(comparison)
-    verdicts = {line.method: line.verdict for line in table}
+    # Several methods may have found one network; the one that counts is the first of the table.
+    verdicts = {comparison.spec(line.method): line.verdict for line in reversed(table)}
+    del verdicts[comparison.spec(OURS)]
     count = Counter(verdicts.values())
-    base = ", the base network among them" if verdicts[BASE] == "worse" else ""
+    worse = verdicts.get(comparison.spec(BASE)) == "worse"
+    base = ", the base network among them" if worse else ""
     counts = (
         f"{OURS} is better than {count['worse']} of the other networks{base}, tied "
         f"with {count['tie']} and behind {count['better']}."
     )
-    return " ".join((_winner(table), counts, _resolution(table)))
+    return " ".join((_winner(comparison, table), counts, _resolution(table)))
 
 
-def _winner(table: Sequence[Line]) -> str:
+def _winner(comparison: Comparison, table: Sequence[Line]) -> str:
     kept = [
         line
         for line in table
@@ -159,12 +162,13 @@ def _winner(table: Sequence[Line]) -> str:
     if not kept or kept[0].top1_mean is None:
         return "No method that keeps both limits has a trained network."
     best = kept[0]
+    networks = len({comparison.spec(line.method) for line in kept})
     beside = {
         "tie": f", which {OURS} cannot be told from",
         "better": f", and {OURS} is behind it",
     }.get(best.verdict or "", "")
     return (
-        f"Of {len(kept)} networks that keep both limits, that of `{best.method}` has the best "
+        f"Of {networks} networks that keep both limits, that of `{best.method}` has the best "
         f"mean, {percent(best.top1_mean or 0.0)}{beside}."
     )
 

@@ -27,7 +27,8 @@ def climb(
     """Trains sampled networks of a run for different times.
 
     They are the first of the sample stage, at the resolution of the α search. Each rung has the
-    short training of the sample stage, stretched to its epochs with its schedule. Trainings are
+    short training of the sample stage, stretched to its epochs with its schedule; that with the
+    epochs of the final training is the final training itself. Trainings are
     rows of the ledger, and those of the sample stage are among them. Writes ``fidelity.json``, and
     the report again if the run is finished. Stages up to the fit that the run lacks are done first.
 
@@ -48,9 +49,11 @@ def climb(
         specs = tuple(dict.fromkeys(trainings.sampled_specs(resolution, networks)))
         short = recipe.sample.training
         epochs = sorted(set(rungs)) or default_rungs(short.epochs, recipe.train.epochs)
+        whole = recipe.train
+        of_rung = [whole if e == whole.epochs else short.for_epochs(e) for e in epochs]
         tasks = [
-            [replace(trainings.sample_task(spec), training=short.for_epochs(e)) for spec in specs]
-            for e in epochs
+            [replace(trainings.sample_task(spec), training=training) for spec in specs]
+            for training in of_rung
         ]
         progress.begin("fidelity")
         rows = search.trainer.train("fidelity", [task for rung in tasks for task in rung])

@@ -57,9 +57,14 @@ class Trainings:
         ]
 
     def choose_tasks(self, spec: NetworkSpec) -> list[TrainingTask]:
-        """The trainings of one network that may be the answer, one for each repeat."""
+        """The trainings of one network that may be the answer, one for each repeat.
+
+        Their seeds are not those of the α search: the network that was the best by those has been
+        lucky there.
+        """
+        first = self.recipe.seed + self.recipe.alpha.repeats
         return [
-            replace(self.short_task(spec), seed=self.recipe.seed + repeat)
+            replace(self.short_task(spec), seed=first + repeat)
             for repeat in range(self.recipe.choose.repeats)
         ]
 

@@ -111,6 +111,10 @@ class Comparison:
         """Returns the entry of a method."""
         return next(entry for entry in self.entries if entry.proposal.method == method)
 
+    def spec(self, method: str) -> NetworkSpec:
+        """Returns the network of a method."""
+        return self.entry(method).proposal.spec
+
     @property
     def ranked(self) -> Sequence[Entry]:
         """The entries by mean accuracy, the best first; those without one last."""
@@ -266,7 +270,8 @@ class ComparisonFile:
 def least_visible(table: Sequence[Line]) -> tuple[float, float, float] | None:
     """Returns how small a difference of accuracy the seeds could have shown.
 
-    That is half the width of a method's 95 % interval: a mean difference below it is a tie.
+    That is half the width of a method's 95 % interval: a mean difference below it is a tie. The
+    interval of a method whose network is that of the run's result has no width, and is none.
 
     Returns:
         The least, the median and the largest over the methods; None without an interval.
@@ -274,6 +279,6 @@ def least_visible(table: Sequence[Line]) -> tuple[float, float, float] | None:
     halves = [
         (line.high_95 - line.low_95) / 2
         for line in table
-        if line.low_95 is not None and line.high_95 is not None
+        if line.low_95 is not None and line.high_95 is not None and line.low_95 < line.high_95
     ]
     return (min(halves), median(halves), max(halves)) if halves else None

@@ -6,6 +6,7 @@ from engine.comparison import OURS, Comparison, least_visible, lines
 from engine.display import count, milliseconds, percent, plural
 from engine.nearness import nearness
 from engine.results import MOST_NOISE
+from engine.spec import NetworkSpec
 
 _NAMED = 4
 """So many methods are named one by one in a sentence."""
@@ -41,6 +42,7 @@ def notes(comparison: Comparison) -> list[str]:
         "operations for every multiply-accumulate, over measured time.",
         visible(comparison),
         noise(comparison),
+        *twins(comparison),
         f"Data: {comparison.data}.",
     ]
     if comparison.no_power:
@@ -48,6 +50,15 @@ def notes(comparison: Comparison) -> list[str]:
     said += nearness(comparison)
     said += [f"{method} is left out: {why}" for method, why in comparison.refusals.items()]
     return said
+
+
+def twins(comparison: Comparison) -> list[str]:
+    """Returns which methods have found one network, as a sentence where some have."""
+    found: dict[NetworkSpec, list[str]] = {}
+    for entry in comparison.ranked:
+        found.setdefault(entry.proposal.spec, []).append(entry.proposal.method)
+    same = [" and ".join(methods) for methods in found.values() if len(methods) > 1]
+    return [f"One network each: {'; '.join(same)}."] if same else []
 
 
 def noise(comparison: Comparison) -> str:

@@ -37,7 +37,8 @@ def fit_response(
     """Fits the surface by non-negative least squares with importance as the prior.
 
     Args:
-        observations: trained networks; several seeds of one network are several observations.
+        observations: trained networks; several seeds of one network are several observations,
+            which are left out together.
         base: widths of the base network.
         resolution: of the base network, in pixels.
         prior: Eq. 6 of every group.
@@ -91,13 +92,15 @@ def _design(
 
 
 def _left_out(design: _Vector, losses: _Vector, expected: _Vector, pull: float) -> float:
-    """Mean squared error of each network's loss, predicted from the others."""
-    errors: list[float] = []
-    for i in range(len(losses)):
-        others = np.arange(len(losses)) != i
-        floor, gains = _solve(design[others], losses[others], expected, pull)
-        errors.append(float(floor + design[i] @ gains - losses[i]) ** 2)
-    return float(np.mean(errors))
+    """Mean squared error of each network's losses, predicted from the other networks."""
+    errors = np.empty(len(losses))
+    # Several seeds of one network are left out together.
+    _, network = np.unique(design, axis=0, return_inverse=True)
+    for number in range(network.max() + 1):
+        left = network == number
+        floor, gains = _solve(design[~left], losses[~left], expected, pull)
+        errors[left] = (floor + design[left] @ gains - losses[left]) ** 2
+    return float(errors.mean())
 
 
 def _solve(

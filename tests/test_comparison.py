@@ -23,7 +23,7 @@ from engine.comparison import ComparisonFile, Entry, difference, least_visible, 
 from engine.comparison_figures import ComparisonFigures, draw_comparison, spaced_out
 from engine.comparison_table import table_of
 from engine.comparison_view import render_comparison, render_csv, write_comparison
-from engine.comparison_words import noise, notes, visible
+from engine.comparison_words import noise, notes, twins, visible
 from engine.dimensions import measure_dimensions, scale_dimensions
 from engine.errors import UserError
 from engine.graph import load_graph
@@ -194,6 +194,19 @@ def test_latencies_that_were_not_told_well_are_named() -> None:
     assert "is 4.0\u00a0% in the median" in said
     assert "those of depth (39.0\u00a0%)" in said and "flat" not in said
     assert said in notes(comparison(*rows, with_floor(entry("depth", 0.5), 0.39)))
+
+
+def test_methods_with_one_network_are_named_together() -> None:
+    """It is no difference that seeds could show, and none that they could not."""
+    made = comparison(*(entry(m, 0.5) for m in ("hacscale", "flat", "base")))
+    (said,) = twins(made)
+    assert said == "One network each: hacscale and flat and base."
+    assert said in notes(made)
+    widths = made.spec("flat").with_widths({g: w + 1 for g, w in made.spec("flat").widths})
+    flat = made.entry("flat")
+    other = dataclasses.replace(flat, proposal=dataclasses.replace(flat.proposal, spec=widths))
+    assert twins(comparison(made.entry("hacscale"), other)) == []
+    assert least_visible(lines(made)) is None
 
 
 def test_the_files_of_a_comparison(tmp_path: Path, powered: ComparisonFigures) -> None:

@@ -113,3 +113,11 @@ def test_too_few_networks_are_one_line() -> None:
         fit_response(networks(3), BASE, 32, prior(**TRUTH))
     with pytest.raises(ValueError, match="loss must be finite"):
         Observation(resolution=32, widths=BASE, loss=float("nan"))
+
+
+def test_seeds_of_one_network_are_left_out_together() -> None:
+    """Its twin would give away what a network that is left out comes to."""
+    seen = networks(6, noise=0.05)
+    once = fit_response(seen, BASE, 32, prior(a=1.0, b=1.0, c=1.0))
+    twice = fit_response([*seen, *seen], BASE, 32, prior(a=1.0, b=1.0, c=1.0))
+    assert twice.rmse > 0.9 * once.rmse

@@ -152,6 +152,10 @@ class Proposing:
             trained.update({row.task.id: row for row in rows})
             return [row for row in rows if row.status == "done"]
 
+        def free(rows: Sequence[Row]) -> None:
+            with _no_fault_of_the_method():
+                release(search.store, rows)
+
         return Question(
             graph=search.base.graph,
             base=search.base.spec,
@@ -163,7 +167,7 @@ class Proposing:
             short=search.trainings.short_task,
             sampling=lambda source: search.trainings.sampling_task(source, known.alpha.resolution),
             train=train,
-            release=lambda rows: release(search.store, rows),
+            release=free,
             resolution=known.alpha.resolution,
             resolutions=sorted({search.base.spec.resolution, *search.base.resolutions}),
             round_to=search.recipe.alpha.round_to,

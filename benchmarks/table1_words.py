@@ -125,6 +125,11 @@ def decided(decisions: Decisions) -> list[str]:
             if one.accuracies
         ]
         said.append(f"Widths: {', '.join(tried)}. The answer is that of `{choice.winner.method}`.")
+        if choice.surface is not None:
+            said.append(
+                f"The response surface tells the losses of networks left out of its fit with R² = "
+                f"{choice.surface.r2:.2f}."
+            )
     how = "How hacscale decided, by accuracy on the validation split (each short training):"
     paragraphs = [" ".join((how, *said))] if said else []
     if decisions.fidelity is not None:

@@ -427,6 +427,23 @@ class Candidate(Judged):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SurfaceFigures:
+    """How well the response surface (`engine.response`) tells losses of networks left out.
+
+    Attributes:
+        r2: negative where the mean loss predicts better.
+        rmse: of the loss.
+        losses: that it was fitted to.
+    """
+
+    __pydantic_config__ = STRICT
+
+    r2: float
+    rmse: float
+    losses: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ChooseResult:
     """The answer of a run, and what else it could have been.
 
@@ -434,6 +451,7 @@ class ChooseResult:
         candidates: that of Algorithm 1 first.
         chosen: index of the answer.
         left_out: why a rival has no network, by its name.
+        surface: of the sampled losses; None where too few networks have one.
     """
 
     __pydantic_config__ = STRICT
@@ -441,6 +459,7 @@ class ChooseResult:
     candidates: tuple[Candidate, ...]
     chosen: int
     left_out: dict[str, str]
+    surface: SurfaceFigures | None = None
 
     @property
     def winner(self) -> Candidate:

@@ -32,6 +32,7 @@ from engine.results import (
     RunRecord,
     SampleResult,
     Step,
+    SurfaceFigures,
     Trained,
 )
 from engine.rows import Epoch
@@ -263,6 +264,7 @@ def example_run(
             chosen=1,
         ),
         choose=ChooseResult(
+            surface=SurfaceFigures(r2=0.43, rmse=0.021, losses=24),
             candidates=(
                 Candidate(
                     method="algorithm-1",

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import pytest
 from quick_run import drive, epochs_trained, quick_recipe, without_ray
@@ -13,13 +14,14 @@ from rich.console import Console
 import cluster.stages.propose
 from cluster.compare import compare_run
 from cluster.driver import read_run
+from cluster.measuring import Measuring
 from cluster.stages.choose import merit
 from cluster.trainer import Trainer
 from engine.answers import answer
 from engine.budgets import read_budgets
 from engine.codec import decode
 from engine.errors import StorageError, UserError
-from engine.peers.methods import rivals
+from engine.peers.methods import chosen, rivals
 from engine.recipe import Choose, Recipe, override
 from engine.results import Candidate, Latency, RunRecord
 from engine.rows import Row, TrainingTask
@@ -213,6 +215,33 @@ def test_a_cluster_that_fails_is_no_fault_of_a_rival(
     assert not record.choose.left_out
     mine = record.choose.candidates[1].trained
     assert len(mine) > len(record.choose.candidates[1].accuracies)
+
+
+def test_a_network_is_measured_once_whatever_methods_come_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Uniform widths and the uniform rival are one family at one resolution: the base's."""
+    asked: list[NetworkSpec] = []
+    latencies = Measuring.latencies
+
+    def counting(self: Measuring, purpose: str, specs: Sequence[NetworkSpec], *rest: Any):
+        if purpose in ("allocate", "compare"):
+            asked.extend(specs)
+        return latencies(self, purpose, specs, *rest)
+
+    monkeypatch.setattr(Measuring, "latencies", counting)
+    base = ["alpha.candidates=compute", "alpha.budget=1.1", "choose.rivals=[uniform-alpha]"]
+    record = searched(tmp_path / "quick", *base)
+    assert record.alpha.resolution == record.baseline.spec.resolution
+    with without_ray():
+        made = compare_run(
+            tmp_path / "quick",
+            chosen("uniform,uniform-resolution,flat,flat-resolution"),
+            1,
+            console=Console(quiet=True),
+        )
+    assert made.spec("uniform") in [one.spec for one in record.choose.candidates]
+    assert asked and len(asked) == len(set(asked))
 
 
 def test_a_store_that_fails_is_no_fault_of_a_rival(

@@ -306,6 +306,13 @@ def test_equal_importance_from_a_cheaper_source_gives_equal_widths(source: Cheap
     assert cheap in METHODS
 
 
+def test_published_numbers_of_trainings_are_to_be_had_by_name() -> None:
+    netadapt, legr = chosen("netadapt-published,legr-published")
+    assert isinstance(netadapt, NetAdapt) and netadapt.steps.first == 0.025
+    assert isinstance(legr, LeGR) and legr.evaluations == 400
+    assert not {netadapt, legr} & set(chosen("all"))
+
+
 def one_more(make: Callable[[int], NetworkSpec], asked: Question) -> int:
     """The largest whole parameter whose network keeps the limits, found by counting up."""
     count = 1

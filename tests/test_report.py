@@ -364,6 +364,7 @@ def test_the_report_says_which_network_was_chosen(record: RunRecord, page: Page)
     assert page.row("algorithm-1, chosen")[4:] == ["2", "73.4 %", "0.905"]
     assert page.row("uniform-alpha")[4:] == ["2", "71.6 %", "0.975"]
     assert "response was left out: no sampled network has a loss." in page.text
+    assert "left out of the fit it tells with R² = 0.43, to 0.021" in " ".join(page.text.split())
     assert "has beaten" not in page.text
 
     rival = changed(changed(record, "choose", chosen=1), "result", method="uniform-alpha")

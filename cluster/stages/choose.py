@@ -11,7 +11,7 @@ from engine.closed_loop import latency_verdict
 from engine.comparison import Proposal
 from engine.errors import Inapplicable
 from engine.peers.methods import rivals
-from engine.results import AllocateResult, Candidate, ChooseResult
+from engine.results import AllocateResult, Candidate, ChooseResult, SurfaceFigures
 from engine.rows import Row
 
 
@@ -32,6 +32,8 @@ def choose_stage(search: Search, known: Groundwork, found: AllocateResult) -> Ch
 
     def run() -> ChooseResult:
         proposing = Proposing(search, known)
+        for done in found.rounds:
+            proposing.note(found.spec.with_widths(done.allocation.widths), done.latency)
         candidates, left_out = [_of_algorithm_1(search, found)], dict[str, str]()
         for method in methods:
             try:
@@ -56,6 +58,7 @@ def choose_stage(search: Search, known: Groundwork, found: AllocateResult) -> Ch
             candidates=judged,
             chosen=max(range(len(judged)), key=lambda i: merit(judged[i], known.limit.latency_ms)),
             left_out=left_out,
+            surface=_figures(proposing),
         )
 
     tasks = trainings.choose_tasks(found.spec)
@@ -74,6 +77,14 @@ def _of_algorithm_1(search: Search, found: AllocateResult) -> Candidate:
         latency=found.latency,
         rounds=len(found.rounds),
     )
+
+
+def _figures(proposing: Proposing) -> SurfaceFigures | None:
+    surface = proposing.surface()
+    if surface is None:
+        return None
+    losses = len(proposing.observations())
+    return SurfaceFigures(r2=surface.r2, rmse=surface.rmse, losses=losses)
 
 
 def _candidate(search: Search, proposing: Proposing, proposal: Proposal) -> Candidate:

@@ -14,7 +14,8 @@ from engine.comparison import BASE, OURS, Proposal
 from engine.errors import Inapplicable, UserError
 from engine.limits import Usage
 from engine.peers.contract import BOTH, Method, Question, Resource, Trainings
-from engine.response import Observation
+from engine.response import Observation, ResponseSurface
+from engine.response_fit import FEWEST, fit_response
 from engine.results import ChooseResult, Latency
 from engine.rows import Row, TrainingTask
 from engine.spec import NetworkSpec
@@ -52,7 +53,7 @@ class Proposing:
         self._search = search
         self._known = known
         self._model = latency_model(search, known.profile, known.baseline)
-        self._measured: dict[NetworkSpec, float] = {}
+        self._measured: dict[NetworkSpec, Latency] = {known.baseline.spec: known.baseline.latency}
         trainings, rows = search.trainings, search.trainer.rows
         # What other methods have trained, here or in a comparison before, is not among them.
         self._rows: dict[Trainings, list[Row]] = {
@@ -72,6 +73,8 @@ class Proposing:
         A method that does not apply to the network is left out, with its reason by its name.
         """
         search, known, winner = self._search, self._known, answer.winner
+        for candidate in answer.candidates:
+            self.note(candidate.spec, candidate.latency)
         ids = [task for candidate in answer.candidates for task in candidate.trained]
         rows = [row for row in map(search.store.ledger.find, ids) if row is not None]
         proposals = [
@@ -116,7 +119,7 @@ class Proposing:
                     break  # the corrected limit leaves no network: what was measured stands
                 if any(spec == earlier for earlier, _ in seen):
                     break
-                latency = self._measure(spec)
+                latency = self._latency(spec)
                 seen.append((spec, latency))
                 if is_full(latency, known.limit.latency_ms):
                     break
@@ -135,13 +138,19 @@ class Proposing:
 
         known, search = self._known, self._search
         uses = (method, *inputs_of_question(search, known))
-        return search.stage(
+        proposal = search.stage(
             f"propose-{method.name}",
             Proposal,
             uses,
             run,
             lambda out: f"{out.params:,} parameters, {out.latency.ms:.3f} ms",
         )
+        self.note(proposal.spec, proposal.latency)
+        return proposal
+
+    def note(self, spec: NetworkSpec, latency: Latency) -> None:
+        """Takes what a network measured before, so that no method has it measured again."""
+        self._measured.setdefault(spec, latency)
 
     def _question(self, limit: Usage, method: str, trained: dict[str, Row]) -> Question:
         search, known = self._search, self._known
@@ -189,15 +198,27 @@ class Proposing:
         """Predicted where the latency model holds, measured elsewhere."""
         ms = self.predicted_ms(spec)
         if ms is None:
-            if spec not in self._measured:
-                with _no_fault_of_the_method():
-                    self._measured[spec] = self._measure(spec).ms
-            ms = self._measured[spec]
+            with _no_fault_of_the_method():
+                ms = self._latency(spec).ms
         return self._search.costs.usage(spec, ms)
 
-    def _measure(self, spec: NetworkSpec) -> Latency:
-        expected_ms = self.predicted_ms(spec)
-        return self._search.measuring.latency("compare", spec, self._known.baseline, expected_ms)
+    def _latency(self, spec: NetworkSpec) -> Latency:
+        """Measures a network once, whatever methods come to it.
+
+        Two sessions differ by noise: it would keep the limit for one method and not for another.
+        """
+        if spec not in self._measured:
+            measuring, expected_ms = self._search.measuring, self.predicted_ms(spec)
+            baseline = self._known.baseline
+            self._measured[spec] = measuring.latency("compare", spec, baseline, expected_ms)
+        return self._measured[spec]
+
+    def surface(self) -> ResponseSurface | None:
+        """Fits the response surface of the search; None where it has too few losses."""
+        seen, base = self.observations(), self._search.base.spec
+        if len(seen) < FEWEST:
+            return None
+        return fit_response(seen, base.width_of, base.resolution, self._known.fit.predictors)
 
     def observations(self) -> list[Observation]:
         """Returns the sampled networks, and those of the α search where they were trained alike."""

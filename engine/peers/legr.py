@@ -138,7 +138,7 @@ class LeGR:
         return [accuracy.get(spec, -1.0) for spec in specs]
 
 
-PUBLISHED = LeGR(evaluations=400, population=64, tournament=16, parallel=1)
+PUBLISHED = LeGR(name="legr-published", evaluations=400, population=64, tournament=16, parallel=1)
 
 
 def _fitness_of(tried: tuple[float, Ranking]) -> float:

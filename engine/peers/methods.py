@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from engine.errors import UserError, nearest
+from engine.peers import legr, steps
 from engine.peers.algorithm1 import ImportanceWidths, InverseWidth, ResponseSurfaceWidths
 from engine.peers.cheap import CheapImportance
 from engine.peers.contract import BOTH, Method
@@ -52,6 +53,12 @@ METHODS: tuple[Method, ...] = (
     MorphNet(name="morphnet-params", resource="params"),
 )
 
+PUBLISHED: tuple[Method, ...] = (
+    NetAdapt(name="netadapt-published", steps=steps.PUBLISHED),
+    legr.PUBLISHED,
+)
+"""As in their papers, where those have more trainings than ``all`` would be worth."""
+
 
 def chosen(names: str) -> tuple[Method, ...]:
     """Returns the methods that ``names``, divided by commas, or ``all`` ask for.
@@ -94,7 +101,7 @@ def named(names: Sequence[str]) -> tuple[Method, ...]:
     Raises:
         UserError: a name that is none.
     """
-    by_name = {method.name: method for method in METHODS}
+    by_name = {method.name: method for method in (*METHODS, *PUBLISHED)}
     for name in names:
         if name not in by_name:
             raise UserError(f"unknown method {name!r}{nearest(name, by_name)}")

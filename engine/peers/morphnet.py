@@ -28,7 +28,7 @@ class MorphNet:
     Deviations: the strength is found by hand there; here the shrunk network is the one that has
     come closest to ``left`` of its resource, one half, as in NeuralScale's comparison with
     MorphNet. Training is the search's short one; both limits hold and not that of the
-    resource alone; no width exceeds the widest that all methods may use.
+    resource alone; no width exceeds the widest that the latency model knows.
 
     Attributes:
         resource: what a channel costs: multiply-accumulates (the paper's FLOPs, halved) or

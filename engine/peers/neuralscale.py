@@ -33,7 +33,7 @@ class NeuralScale:
     Source: Lee and Lee, CVPR 2020; one iteration is the first step of its descent.
     Deviations: the training is the search's short one, with its schedule (published: 0.1 for 10
     epochs, then 0.01 and falling); groups that change together have one law; no width exceeds
-    the widest that all methods may use; where a pruning leaves fewer than three networks, the
+    the widest that the latency model knows; where a pruning leaves fewer than three networks, the
     descent ends with the laws before it (published: with fewer than six it scales uniformly).
 
     Attributes:

@@ -6,7 +6,7 @@ Fits every kind of model to the networks that a profile times and judges it on o
 box of widths and resolutions. `systolic` and `pim` are left out: they describe accelerators that
 are designed, not a CPU or GPU that can be timed. "Profiling" is the time that measuring the fitted
 networks took, in a session of their own; those that judge are visited more often. With --timings,
-raw timings are kept there, and a repetition with the same settings only fits and judges.
+timings are kept there, and a repetition with the same settings only fits and judges.
 Writes docs/results/latency-models-RUNTIME.json, docs/latency-models-RUNTIME.svg and the table of
 that runtime in docs/latency.md.
 """
@@ -231,7 +231,7 @@ def main() -> None:
     parser = device_options(__doc__)
     parser.add_argument("--networks", nargs="+", choices=NAMES, default=list(NAMES))
     parser.add_argument("--held-out", type=int, default=30, help="networks to judge on, of each")
-    parser.add_argument("--timings", type=Path, help="directory that keeps raw timings")
+    parser.add_argument("--timings", type=Path, help="directory that keeps timings")
     chosen = parser.parse_args()
     device = Device(runtime=chosen.runtime, accelerator=chosen.accelerator)
     profile = Profile(held_out=chosen.held_out, calls=chosen.calls, rounds=chosen.rounds)

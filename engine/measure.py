@@ -186,8 +186,9 @@ def time_networks(
         calls: timed forwards of a network in a round at the least; the minimum counts.
         rounds: times every network is visited, at least 2; more often if it was disturbed, see
             `engine.bench.take_visits`.
-        per_layer: whether ops are timed too, in further forwards of the same kind. Where they are
-            not, energy is measured, if a sensor answers.
+        per_layer: whether ops are timed too, in further forwards of the same kind. The energy of
+            all networks is measured where they are not, that of the first where they are, if a
+            sensor answers.
         on_progress: is told visits done and visits in all.
 
     Raises:
@@ -222,7 +223,8 @@ def time_networks(
                 "raise device.batch, or set device.threads above 1 to use the wall clock"
             ) from None
         timings = summarise(specs, visits)
-        return timings if per_layer else _with_energy(timings, subjects, device)
+        powered = timings[:1] if per_layer else timings
+        return [*_with_energy(powered, subjects, device), *timings[len(powered) :]]
 
 
 def summarise(specs: Sequence[NetworkSpec], visits: Sequence[Visit]) -> list[Timing]:

@@ -1,5 +1,6 @@
 import itertools
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,7 @@ from engine.environment import environment
 from engine.errors import UserError
 from engine.graph import NetworkGraph, load_graph
 from engine.measure import Timing, noise_floor, summarise
+from engine.power import Energy
 from engine.recipe import Device
 from engine.spec import ModelRef, NetworkSpec
 
@@ -420,6 +422,30 @@ def test_the_environment_states_what_a_figure_is_valid_for():
     assert found["dtype"] == "float32"
     assert all(isinstance(v, str) and v for v in found.values())
     assert environment(Device(runtime="synthetic"))["runtime"] == "synthetic"
+
+
+@pytest.mark.parametrize("per_layer", [True, False])
+def test_energy_is_of_all_networks_but_in_a_profile_of_the_first(
+    graph: NetworkGraph, monkeypatch: pytest.MonkeyPatch, per_layer: bool
+):
+    """What was counted is told of the network that ran meanwhile."""
+    ran: list[int] = []
+
+    def energy(meter: object, forward: Callable[[], None]) -> Energy:
+        forward()
+        ran.append(1)
+        return Energy(energy_mj=float(len(ran)), power_mw=2.0, idle_mw=1.0, forwards=1)
+
+    monkeypatch.setattr(bench, "ROUND_SECONDS", 0.0)
+    monkeypatch.setattr(measure, "power_meter", lambda accelerator: (object(), ""))
+    monkeypatch.setattr(measure, "measure_energy", energy)
+    specs = [graph.spec(32, 0.05), graph.spec(32, 0.1)]
+    timings = measure.time_networks(
+        graph, specs, specs[0], Device(), calls=3, rounds=2, per_layer=per_layer
+    )
+    assert [t.spec for t in timings] == specs
+    expected = [1.0, None] if per_layer else [1.0, 2.0]
+    assert [t.latency.energy_mj for t in timings] == expected
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

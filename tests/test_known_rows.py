@@ -1,6 +1,10 @@
-"""Which trainings of a stage are done already: those with a row that can be read."""
+"""Which trainings of a stage are done already: those with a row that can be read.
+
+And with weights, where others start from them.
+"""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,8 +18,9 @@ from cluster.trials import TrialRunner
 from engine.codec import decode
 from engine.errors import UserError
 from engine.recipe import Cluster
-from engine.rows import Row, TrainingTask
+from engine.rows import Row, Start, TrainingTask
 from engine.store import RunStore
+from engine.trained_weights import weights_name
 
 
 def run(location: Path, task: TrainingTask) -> RunStore:
@@ -47,3 +52,16 @@ def test_a_row_of_another_version_is_trained_again(
     assert epochs_trained(store) == once + once
     # Once: the new row is found in every later run.
     assert epochs_trained(run(tmp_path, task)) == once + once
+
+
+def test_weights_to_start_from_that_are_gone_are_made_again_first(tmp_path: Path) -> None:
+    short = tiny_task(seed=71, epochs=1)
+    parent = replace(short, keep_weights=True)
+    child = replace(short, start=Start(row=parent.id, spec=parent.spec))
+    store = run(tmp_path, parent)
+    store.weights.delete(weights_name(parent.id))
+    store = run(tmp_path, child)  # which starts from weights that are there, or fails
+    assert epochs_trained(store) == Counter({(parent.id, 1): 2, (child.id, 1): 1})
+    for one in (parent, child):
+        row = store.ledger.find(one.id)
+        assert row is not None and row.status == "done"

@@ -20,10 +20,9 @@ from cluster.trials import TrialRunner
 from engine.errors import UserError
 from engine.graph import load_graph
 from engine.recipe import Cluster, Data, Device
-from engine.rows import Start, TrainingTask
+from engine.rows import TrainingTask
 from engine.spec import ModelRef
 from engine.store import RunStore
-from engine.trained_weights import weights_name
 from engine.training import Training
 from trainables.data import ImageData, load_data
 
@@ -110,22 +109,6 @@ def test_rows_that_are_known_are_not_trained_again(runner: TrialRunner, task: Tr
     before = runner.store.epochs.numbers(known.id)
     runner.run_tasks("again", [known])
     assert runner.store.epochs.numbers(known.id) == before == [1, 2, 3, 4]
-
-
-def test_weights_to_start_from_that_are_gone_are_made_again_first(
-    runner: TrialRunner, task: TrainingTask
-) -> None:
-    short = replace(task, training=TRAINING.for_epochs(1), seed=71)
-    parent = replace(short, keep_weights=True)
-    store = runner.store
-    runner.run_tasks("parents", [parent])
-    store.weights.delete(weights_name(parent.id))
-    child = replace(short, start=Start(row=parent.id, spec=parent.spec))
-    runner.run_tasks("children", [child])
-    assert store.epochs.numbers(parent.id) == [1, 1] and store.epochs.numbers(child.id) == [1]
-    for one in (parent, child):
-        row = store.ledger.find(one.id)
-        assert row is not None and row.status == "done"
 
 
 def test_a_killed_worker_repeats_one_epoch_at_most(runner: TrialRunner, task: TrainingTask) -> None:

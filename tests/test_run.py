@@ -183,21 +183,6 @@ def test_a_changed_recipe_reuses_what_did_not_change(uninterrupted: Path) -> Non
     }
 
 
-def test_more_samples_train_only_those_and_refit(
-    uninterrupted: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    before = epochs_trained(uninterrupted)
-    main(["sample", str(uninterrupted), "--networks", "+2"])
-    said = capsys.readouterr().out
-    assert "4 networks before, 6 now" in said
-    assert f"hacscale resume {uninterrupted}" in said
-    after = epochs_trained(uninterrupted)
-    assert len({task for task, _ in after} - {task for task, _ in before}) == 2
-    assert all(after[epoch] == count for epoch, count in before.items())
-    recipe = json.loads((uninterrupted / "run.json").read_text())["recipe"]
-    assert recipe["sample"]["networks"] == 6
-
-
 @pytest.mark.parametrize(
     ("number", "stage"),
     [

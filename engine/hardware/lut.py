@@ -98,8 +98,7 @@ class Lut(Calibrated):
             UserError: no table for such an op, or one that does not reach it.
         """
         table = self.tables.get(_key(cost)) or self.tables.get(_sized_key(cost))
-        other_sizes = any(name.startswith(f"{_key(cost)} at ") for name in self.tables)
-        if table is None and not other_sizes:
+        if table is None and not self._has_other_sizes(cost):
             if self.listed and not cost.macs:
                 return 0.0
             raise unknown_op(cost, self.tables)
@@ -110,6 +109,9 @@ class Lut(Calibrated):
                 f"to {cost.cout} channels and {cost.hout}×{cost.wout} outputs; measure such layers"
             )
         return table.at(point)
+
+    def _has_other_sizes(self, cost: LayerCost) -> bool:
+        return any(name.startswith(f"{_key(cost)} at ") for name in self.tables)
 
     def granularity(self, cost: LayerCost) -> int:
         """Returns ``lanes`` for convolutions and linear layers."""

@@ -15,21 +15,20 @@ from engine.spec import NetworkSpec
 class ImportanceWidths:
     """The resolution of the α search and the widths of Algorithm 1 over Eq. 6.
 
-    Source: HACScale (Kong et al. 2022); mode ``paper`` is the printed loop.
+    Source: HACScale (Kong et al. 2022); what differs is in `engine.allocation.allocate`.
 
     Attributes:
-        mode, choice: see `allocated`.
+        choice: as in `engine.recipe.Allocate`; without it all settings are the recipe's.
     """
 
     name: str
-    mode: Mode = "greedy"
     choice: Choice | None = None
     limits: tuple[Resource, ...] = BOTH
     rests_on: tuple[Trainings, ...] = ("alpha", "samples")
 
     def propose(self, question: Question) -> NetworkSpec:
         """See `engine.peers.contract.Method`."""
-        return allocated(question, question.resolution, mode=self.mode, choice=self.choice)
+        return allocated(question, question.resolution, choice=self.choice)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

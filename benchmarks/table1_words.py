@@ -116,15 +116,16 @@ def decided(decisions: Decisions) -> list[str]:
     alpha, choice = decisions.alpha, decisions.choice
     if alpha is not None:
         tried = [f"{one.spec.resolution} px {_judged(one)}" for one in alpha.candidates]
-        tied = "" if alpha.tied is None else f"; {alpha.tied} of the others cannot be told from it"
-        said.append(f"Resolution: {', '.join(tried)}. The best is {alpha.resolution} px{tied}.")
+        best = f"The best is {alpha.resolution} px{_tied(alpha.tied)}."
+        said.append(f"Resolution: {', '.join(tried)}. {best}")
     if choice is not None and len(choice.candidates) > 1:
         tried = [
             f"`{one.method}` {_judged(one)} at {one.spec.resolution} px"
             for one in choice.candidates
             if one.accuracies
         ]
-        said.append(f"Widths: {', '.join(tried)}. The answer is that of `{choice.winner.method}`.")
+        answer = f"The answer is that of `{choice.winner.method}`{_tied(choice.tied)}."
+        said.append(f"Widths: {', '.join(tried)}. {answer}")
         if choice.surface is not None:
             said.append(
                 f"The response surface tells the losses of networks left out of its fit with R² = "
@@ -136,6 +137,10 @@ def decided(decisions: Decisions) -> list[str]:
         worth = "; ".join(sentences(decisions.fidelity))
         paragraphs.append(f"What its short trainings are worth, on sampled networks: {worth}.")
     return paragraphs
+
+
+def _tied(count: int | None) -> str:
+    return "" if count is None else f"; {count} of the others cannot be told from it"
 
 
 def _judged(one: Judged) -> str:

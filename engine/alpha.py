@@ -6,6 +6,7 @@ from statistics import fmean
 
 from engine.errors import UserError
 from engine.graph import NetworkGraph
+from engine.judging import pooled_deviation, tied
 from engine.results import AlphaCandidate, AlphaResult
 from engine.rows import Row
 from engine.spec import NetworkSpec
@@ -74,34 +75,16 @@ def rank_candidates(
             "check the data and alpha.training"
         )
     winner = max(candidates, key=lambda c: c.merit)
-    spread = _pooled_deviation(rows_of.values())
+    spread = pooled_deviation(
+        [row.last.val_accuracy for row in repeats if row.status == "done"]
+        for repeats in rows_of.values()
+    )
+    others = [one.accuracies for one in candidates if one is not winner]
     return AlphaResult(
         alpha=winner.alphas[0],
         resolution=winner.spec.resolution,
         standard_error=None if spread is None else spread / math.sqrt(len(winner.accuracies)),
-        tied=None if spread is None else _tied(winner, candidates, spread),
+        tied=None if spread is None else tied(winner.accuracies, others, spread),
         candidates=tuple(candidates),
         failed=len(rows) - len(usable(rows)),
-    )
-
-
-def _pooled_deviation(repeats: Iterable[Sequence[Row]]) -> float | None:
-    """Square root of Σ(x − mean)² over all candidates by the degrees of freedom left."""
-    squares, freedom = 0.0, 0
-    for rows in repeats:
-        accuracies = [row.last.val_accuracy for row in rows if row.status == "done"]
-        if accuracies:
-            mean = fmean(accuracies)
-            squares += sum((accuracy - mean) ** 2 for accuracy in accuracies)
-            freedom += len(accuracies) - 1
-    return math.sqrt(squares / freedom) if freedom else None
-
-
-def _tied(winner: AlphaCandidate, candidates: Sequence[AlphaCandidate], spread: float) -> int:
-    """Others within two standard errors of the difference, 2·√2·standard error at equal repeats."""
-    return sum(
-        winner.accuracy - other.accuracy
-        <= 2 * spread * math.sqrt(1 / len(winner.accuracies) + 1 / len(other.accuracies))
-        for other in candidates
-        if other is not winner
     )

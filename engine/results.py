@@ -452,6 +452,8 @@ class ChooseResult:
         chosen: index of the answer.
         left_out: why a rival has no network, by its name.
         surface: of the sampled losses; None where too few networks have one.
+        tied: how many other candidates lie within two standard errors of a difference; None where
+            no repeats tell how large those are.
     """
 
     __pydantic_config__ = STRICT
@@ -460,6 +462,7 @@ class ChooseResult:
     chosen: int
     left_out: dict[str, str]
     surface: SurfaceFigures | None = None
+    tied: int | None = None
 
     @property
     def winner(self) -> Candidate:

@@ -265,6 +265,7 @@ def example_run(
         ),
         choose=ChooseResult(
             surface=SurfaceFigures(r2=0.43, rmse=0.021, losses=24),
+            tied=0,
             candidates=(
                 Candidate(
                     method="algorithm-1",

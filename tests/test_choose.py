@@ -1,10 +1,11 @@
 """Which network is the answer of a run: the best of those that keep the limits, by validation."""
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Any
 
 import pytest
@@ -73,6 +74,17 @@ def test_the_answer_has_the_best_mean_of_the_short_trainings(
         *("uniform-alpha", "inverse-width", "response"),
     ]
     assert choice.chosen == means.index(max(means))
+
+
+def test_what_the_repeats_cannot_tell_from_the_answer_is_counted(
+    found: tuple[Path, RunRecord],
+) -> None:
+    choice = found[1].choose
+    within = [stdev(candidate.accuracies) ** 2 for candidate in choice.candidates]
+    error = math.sqrt(fmean(within)) * math.sqrt(2 / 3)  # three repeats of each
+    winner = choice.winner.accuracy
+    near = sum(winner - one.accuracy <= 2 * error for one in choice.candidates)
+    assert choice.tied == near - 1
 
 
 def test_the_answer_is_what_is_trained_measured_and_told(found: tuple[Path, RunRecord]) -> None:

@@ -1,5 +1,6 @@
 """The choose stage: the best of several networks that keep the limits, by short trainings."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from cluster.parents import release_all
@@ -10,6 +11,7 @@ from engine.budgets import ALGORITHM_1
 from engine.closed_loop import latency_verdict
 from engine.comparison import Proposal
 from engine.errors import Inapplicable
+from engine.judging import pooled_deviation, tied
 from engine.peers.methods import rivals
 from engine.results import AllocateResult, Candidate, ChooseResult, SurfaceFigures
 from engine.rows import Row
@@ -54,11 +56,13 @@ def choose_stage(search: Search, known: Groundwork, found: AllocateResult) -> Ch
             _judged(candidate, [done[task.id] for task in of_one if task.id in done])
             for candidate, of_one in zip(candidates, trials, strict=True)
         )
+        chosen = max(range(len(judged)), key=lambda i: merit(judged[i], known.limit.latency_ms))
         return ChooseResult(
             candidates=judged,
-            chosen=max(range(len(judged)), key=lambda i: merit(judged[i], known.limit.latency_ms)),
+            chosen=chosen,
             left_out=left_out,
             surface=_figures(proposing),
+            tied=_tied(judged, chosen),
         )
 
     tasks = trainings.choose_tasks(found.spec)
@@ -77,6 +81,14 @@ def _of_algorithm_1(search: Search, found: AllocateResult) -> Candidate:
         latency=found.latency,
         rounds=len(found.rounds),
     )
+
+
+def _tied(judged: Sequence[Candidate], chosen: int) -> int | None:
+    accuracies = [candidate.accuracies for candidate in judged]
+    winner, deviation = accuracies[chosen], pooled_deviation(accuracies)
+    if deviation is None or not winner:
+        return None
+    return tied(winner, accuracies[:chosen] + accuracies[chosen + 1 :], deviation)
 
 
 def _figures(proposing: Proposing) -> SurfaceFigures | None:
@@ -127,4 +139,5 @@ def _sentence(out: ChooseResult) -> str:
         for one in out.candidates
         if one is not winner and one.accuracies
     )
-    return f"{winner.method}, {winner.accuracy:.1%} on the validation split ({others})"
+    tied = "" if out.tied is None else f", {out.tied} as good within the noise"
+    return f"{winner.method}, {winner.accuracy:.1%} on the validation split ({others}){tied}"

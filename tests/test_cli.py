@@ -469,7 +469,7 @@ def test_unfinished_runs_are_not_reported(shell: Shell, runs: Path) -> None:
         assert f"the baseline stage of {directory} is not complete" in message
         assert f"`hacscale resume {directory}`" in message
         message = shell.refused("allocate", run, "--runs-dir", runs)
-        assert "the run mine has allocated no widths yet" in message
+        assert "the run mine has chosen no widths yet" in message
         assert f"`hacscale resume {directory}`" in message
     assert {path for path in directory.rglob("*") if path.name != ".lock"} == before
 

@@ -446,16 +446,22 @@ def test_bad_names(name, words):
     ],
 )
 @pytest.mark.parametrize("depth", [0.3, 1.5, 2.0])
-def test_depth_multiplies_the_repeats_of_every_stage(name, of, depth):
+def test_depth_multiplies_the_blocks_and_every_stage_has_its_share(name, of, depth):
     written = make_network(ref(name), without_values=True)
     deeper = make_network(ref(str(NetworkName(base=name, depth=depth))), without_values=True)
-    for stage in of:
-        before, after = written.get_submodule(stage), deeper.get_submodule(stage)
-        if name == "vgg11":
-            convolutions = [m for m in after if isinstance(m, nn.Conv2d)]
-            assert len(convolutions) == sum(max(1, round(n * depth)) for n in (1, 1, 2, 2, 2))
-        else:
-            assert len(after) == max(1, round(len(before) * depth))
+
+    def blocks(network: nn.Module) -> list[int]:
+        if name != "vgg11":
+            return [len(network.get_submodule(stage)) for stage in of]
+        layers = list(network.get_submodule("features"))
+        ends = [i for i, layer in enumerate(layers) if isinstance(layer, nn.MaxPool2d)]
+        stages = zip([0, *ends], ends, strict=False)
+        return [sum(isinstance(m, nn.Conv2d) for m in layers[a:b]) for a, b in stages]
+
+    before, after = blocks(written), blocks(deeper)
+    assert sum(after) == max(len(before), round(sum(before) * depth))
+    for n, times in zip(before, after, strict=True):
+        assert times == n * depth if depth == 2.0 else abs(times - n * depth) <= 1
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v2", "efficientnet_b0", "efficientnet_b6"])
@@ -475,9 +481,9 @@ def test_depth_of_families_with_tables_of_their_own_begins_where_torchvision_doe
             assert one.p == other.p
 
 
-def test_vgg13_is_vgg11_with_doubled_first_stages():
-    graph = load_graph(ref("vgg11@depth=1.5", 10), 32)
-    assert [g.base for g in graph.groups] == [64, 64, 128, 128, *[256] * 3, *[512] * 6]
+def test_vgg19_is_vgg11_at_twice_the_depth():
+    twice, known = (load_graph(ref(name, 10), 32) for name in ("vgg11@depth=2", "vgg19"))
+    assert [g.base for g in twice.groups] == [g.base for g in known.groups]
 
 
 # Building ------------------------------------------------------------------------------------

@@ -33,6 +33,16 @@ def rapl(system: Path, *packages: int, span: int = 1_000_000) -> list[Path]:
     return found
 
 
+def ina_sensor(system: Path, *rails: str) -> Path:
+    """A sensor with labelled rails, as Linux shows it."""
+    sensor = system / "class/hwmon/hwmon3"
+    sensor.mkdir(parents=True)
+    (sensor / "name").write_text("ina3221\n")
+    for number, label in enumerate(rails, start=1):
+        (sensor / f"in{number}_label").write_text(f"{label}\n")
+    return sensor
+
+
 def test_rapl_sums_the_packages_and_counts_on_when_a_counter_wraps(tmp_path: Path):
     first, second = rapl(tmp_path, 999_000, 500, span=1_000_000)
     meter, why = power_meter("cpu", tmp_path)
@@ -76,11 +86,7 @@ def test_the_domain_of_the_whole_machine_is_no_package(tmp_path: Path):
 
 
 def test_the_input_rail_of_a_jetson_is_integrated(tmp_path: Path):
-    sensor = tmp_path / "class/hwmon/hwmon3"
-    sensor.mkdir(parents=True)
-    (sensor / "name").write_text("ina3221\n")
-    for rail, label in ((1, "VDD_CPU_GPU_CV"), (2, "VDD_IN"), (3, "sum of shunt voltages")):
-        (sensor / f"in{rail}_label").write_text(f"{label}\n")
+    sensor = ina_sensor(tmp_path, "VDD_CPU_GPU_CV", "VDD_IN", "sum of shunt voltages")
     (sensor / "in2_input").write_text("5000\n")  # 5 V
     (sensor / "curr2_input").write_text("1000\n")  # 1 A
     found = JetsonMeter.find(tmp_path)
@@ -97,11 +103,7 @@ def test_the_input_rail_of_a_jetson_is_integrated(tmp_path: Path):
 
 
 def test_a_board_that_labels_only_parts_of_its_supply_says_so(tmp_path: Path):
-    sensor = tmp_path / "class/hwmon/hwmon3"
-    sensor.mkdir(parents=True)
-    (sensor / "name").write_text("ina3221\n")
-    for rail, label in ((1, "VDD_GPU_SOC"), (2, "VDD_CPU_CV"), (3, "VIN_SYS_5V0")):
-        (sensor / f"in{rail}_label").write_text(f"{label}\n")
+    ina_sensor(tmp_path, "VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0")
     meter, why = power_meter("cpu", tmp_path)
     assert meter is None
     assert why == "the board has an INA3221 sensor, but none of its rails is the board's input"

@@ -3,10 +3,9 @@
 from dataclasses import dataclass, replace
 from statistics import fmean
 
-from engine.errors import UserError
 from engine.peers.algorithm1 import allocated
 from engine.peers.contract import BOTH, Question, Resource, Trainings
-from engine.peers.inherited import only
+from engine.peers.resolutions import by_resolution
 from engine.spec import NetworkSpec
 
 
@@ -39,14 +38,6 @@ class JointResolution:
             for resolution in question.resolutions
             if all(asked.keeps(question.base.at(resolution)) for asked in (stated, question))
         ]
-        if not candidates:
-            raise UserError("the base widths keep the limits at no resolution")
-        tasks = [
-            replace(task, seed=task.seed + repeat)
-            for task in map(question.short, candidates)
-            for repeat in range(self.repeats)
-        ]
-        losses: dict[int, list[float]] = {}
-        for row in only(question.train(tasks)):
-            losses.setdefault(row.task.spec.resolution, []).append(row.last.val_loss)
-        return allocated(question, min(losses, key=lambda resolution: fmean(losses[resolution])))
+        rows = by_resolution(question, candidates, self.repeats)
+        losses = {r: fmean(row.last.val_loss for row in of_one) for r, of_one in rows.items()}
+        return allocated(question, min(losses, key=lambda resolution: losses[resolution]))

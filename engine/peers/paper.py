@@ -3,10 +3,9 @@
 from dataclasses import dataclass, replace
 from statistics import fmean
 
-from engine.errors import UserError
 from engine.peers.algorithm1 import allocated
 from engine.peers.contract import BOTH, Question, Resource, Trainings
-from engine.peers.inherited import only
+from engine.peers.resolutions import by_resolution
 from engine.scaling import at_equal_compute
 from engine.spec import NetworkSpec
 
@@ -39,15 +38,7 @@ class PaperHACScale:
         room = [r for r in question.resolutions if stated.keeps(base.at(r))]
         found = (at_equal_compute(graph, base, resolution, budget) for resolution in room)
         candidates = [spec for spec in found if spec is not None]
-        if not candidates:
-            raise UserError("the base widths keep the limits at no resolution")
-        tasks = [
-            replace(task, seed=task.seed + repeat)
-            for task in map(question.short, candidates)
-            for repeat in range(self.repeats)
-        ]
-        accuracies: dict[int, list[float]] = {}
-        for row in only(question.train(tasks)):
-            accuracies.setdefault(row.task.spec.resolution, []).append(row.last.val_accuracy)
-        resolution = max(accuracies, key=lambda resolution: fmean(accuracies[resolution]))
-        return allocated(question, resolution, mode="paper", choice="importance")
+        rows = by_resolution(question, candidates, self.repeats)
+        means = {r: fmean(row.last.val_accuracy for row in of_one) for r, of_one in rows.items()}
+        best = max(means, key=lambda resolution: means[resolution])
+        return allocated(question, best, mode="paper", choice="importance")

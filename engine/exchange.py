@@ -10,6 +10,7 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -179,10 +180,9 @@ def read_result(data: bytes, request: Request, what: str) -> Measurement:
 
 def _between_references(visits: Sequence[Visit]) -> bool:
     """Whether every visit to a network stands between two to the reference."""
-    at_reference = [True, *(visit.network == REFERENCE for visit in visits), True]
-    beside = zip(at_reference, at_reference[1:], at_reference[2:], strict=False)
-    ends = at_reference[1] and at_reference[-2]
-    return ends and all(here or (before and after) for before, here, after in beside)
+    at_reference = [visit.network == REFERENCE for visit in visits]
+    ends = at_reference[0] and at_reference[-1]
+    return ends and all(one or other for one, other in pairwise(at_reference))
 
 
 def plan_of(data: bytes, what: str) -> str:

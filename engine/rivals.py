@@ -7,11 +7,11 @@ from engine.allocation import check_room, what_is_used
 from engine.budgets import Budgets
 from engine.largest import largest
 from engine.limits import Usage
-from engine.memory import memory_bytes
 from engine.recipe import CHOICES
 from engine.response import ResponseSurface
 from engine.results import Allocation, ImportancePredictor
 from engine.spec import NetworkSpec
+from engine.widening import NetworkWidening
 
 
 def inverse_width(groups: Iterable[str]) -> dict[str, ImportancePredictor]:
@@ -48,12 +48,10 @@ def uniform(budgets: Budgets, limit: Usage) -> Allocation:
         UserError: the base widths break a limit.
     """
     formula, model = budgets.formula, budgets.latency_model
+    batch = None if limit.memory_bytes is None else budgets.batch
 
     def usage(spec: NetworkSpec) -> Usage:
-        model.check(spec)
-        cost = formula.cost(spec.width_of)
-        held = None if limit.memory_bytes is None else memory_bytes(formula, spec, budgets.batch)
-        return Usage(latency_ms=model.predict(cost), params=cost.params, memory_bytes=held)
+        return NetworkWidening(replace(formula, base=spec), model, batch).usage
 
     start = usage(formula.base)
     check_room(start, limit)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from cluster.hours import MaxHours
 from cluster.opened import opened_search
 from cluster.parents import release_all
 from cluster.search import Search
@@ -29,6 +30,7 @@ def compare_run(
     seeds: int,
     address: str | None = None,
     console: Console | None = None,
+    max_hours: MaxHours | None = None,
 ) -> Comparison:
     """Scales the network of a run by every method under its limits, and trains what they answer.
 
@@ -44,12 +46,13 @@ def compare_run(
         seeds: trainings of each network, with the recipe's seed and those that follow it.
         address: of a Ray cluster; None starts a private session.
         console: where progress is shown.
+        max_hours: stop in order once the run has used so much.
 
     Raises:
         UserError: something the user can mend.
         KeyboardInterrupt: stopped in order; call again to go on.
     """
-    with opened_search(location, address, console) as search:
+    with opened_search(location, address, console, max_hours) as search:
         store, known = search.store, groundwork(search)
         answer = choose_stage(search, known, allocate_stage(search, known))
         # The first seed of its network, which has weights, unlike what trials train.

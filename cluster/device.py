@@ -1,6 +1,7 @@
 """Measurements of the device, by a worker of Ray while no training runs."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -36,17 +37,27 @@ def measure(
             f"no node of the Ray cluster has the resource {resource!r} of device.place; start one "
             f"with `ray start --address=… --resources='{{\"{resource}\": 1}}'`"
         )
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    worker = _measure.options(
-        num_cpus=device.threads,
-        num_gpus=1 if device.accelerator == "cuda" else 0,
-        resources={resource: 1} if resource else {},
-        scheduling_strategy="DEFAULT" if resource else here,
-    )
+    worker = _in_worker(device)
     return result_of(worker.remote(list(specs), reference, device, calls, rounds, per_layer))
 
 
-@ray.remote(max_retries=2)
+def _in_worker(device: Device) -> Any:
+    """What measures, in a worker that has booked the device.
+
+    One with a GPU ends after it (so Ray does where a GPU is booked in ``ray.remote`` itself, and
+    not by ``options``): it would keep memory of the GPU that trainings are to have.
+    """
+    resource, gpu = device.node_resource, int(device.accelerator == "cuda")
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    return ray.remote(
+        max_retries=2,
+        num_cpus=device.threads,
+        num_gpus=gpu,
+        resources={resource: 1} if resource else {},
+        scheduling_strategy="DEFAULT" if resource else here,
+    )(_measure)
+
+
 def _measure(
     specs: list[NetworkSpec],
     reference: NetworkSpec,

@@ -104,11 +104,11 @@ def _train(
         progress.training(done[-1] if done else 0, task.training.epochs)
 
     _fit(trainer, show)
-    row = store.ledger.find(task.id)
+    row = store.ledger.await_row(task.id)
     if row is None:
         raise UserError(
-            f"Ray Train ended without training {task.id} to its end; repeat the command, which "
-            "goes on from the last epoch"
+            f"Ray Train ended without a row of {task.id}; give a --runs-dir that all machines "
+            "share, or repeat the command if they do: it goes on from the last epoch"
         )
     store.checkpoints.delete(checkpoint_name(task.id))
     return row

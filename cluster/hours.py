@@ -110,8 +110,10 @@ def stopped_after(
                     f"{limit.hours:g}: stopping in order",
                     style="yellow",
                 )
-                if not over.is_set():
+                # Until it is heeded: Tune takes one that comes while it ends for its own.
+                while not over.is_set():
                     signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+                    over.wait(_POLL_SECONDS)
                 return
 
     thread = threading.Thread(target=watch, name="hours", daemon=True)

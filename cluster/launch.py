@@ -18,6 +18,15 @@ TEMPLATES = {
 }
 """Template by kind of cluster."""
 
+_INSTANCES = (
+    ("c5.large", 2, 0), ("c5.xlarge", 4, 0), ("c5.2xlarge", 8, 0), ("c5.4xlarge", 16, 0),
+    ("c5.9xlarge", 36, 0), ("c5.18xlarge", 72, 0),
+    ("g5.xlarge", 4, 1), ("g5.2xlarge", 8, 1), ("g5.4xlarge", 16, 1), ("g5.8xlarge", 32, 1),
+    ("g5.16xlarge", 64, 1), ("g5.12xlarge", 48, 4), ("g5.24xlarge", 96, 4),
+    ("g5.48xlarge", 192, 8),
+)  # fmt: skip
+"""Machines of AWS with their cores and GPUs, the smallest first."""
+
 _NAME = re.compile(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?")
 _WORD = re.compile(r"[A-Za-z0-9._/:@-]+")
 
@@ -66,6 +75,9 @@ def render_launch(kind: str, launch: Launch) -> str:
 
     Args:
         kind: one of `TEMPLATES`.
+
+    Raises:
+        UserError: there are no such machines.
     """
     environment = Environment(
         loader=PackageLoader("cluster"),
@@ -82,6 +94,18 @@ def render_launch(kind: str, launch: Launch) -> str:
         image=launch.image,
         ray_version=version("ray"),
         user=getpass.getuser(),
+        instance=_instance(launch) if kind == "ray-up" else None,
+    )
+
+
+def _instance(launch: Launch) -> str:
+    """The smallest machine of AWS that is enough for a worker."""
+    for name, cpus, gpus in _INSTANCES:
+        if cpus >= launch.cpus and gpus >= launch.gpus and bool(gpus) == bool(launch.gpus):
+            return name
+    raise UserError(
+        f"ray-up knows no machine of AWS with {launch.cpus} cores and {launch.gpus} GPUs; lower "
+        "--cpus-per-worker or --gpus-per-worker"
     )
 
 

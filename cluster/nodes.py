@@ -10,6 +10,8 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.machine import Machine, this_machine
+from engine.errors import UserError
+from engine.recipe import Cluster
 from engine.storage import open_folder
 
 _SECONDS = 120.0
@@ -62,6 +64,33 @@ def inspect_nodes(runs_dir: str) -> list[Node]:
         return [_node(node, answer, sent, until) for node, answer, sent in asked]
     finally:
         folder.delete(mark)
+
+
+def check_shared(location: str, training: Cluster) -> None:
+    """Checks that every node that may train sees a run, where there are several nodes.
+
+    Args:
+        location: of the run.
+        training: what one training holds.
+
+    Raises:
+        UserError: one does not; what it trains would be lost.
+    """
+    if sum(node["Alive"] for node in ray.nodes()) < 2:
+        return
+    blind = [
+        node.address
+        for node in inspect_nodes(location)
+        if node.machine is not None
+        and not node.reads_shared
+        and node.cpus >= training.cpus_per_trial
+        and node.gpus >= training.gpu_share
+    ]
+    if blind:
+        raise UserError(
+            f"{', '.join(blind[:3])}{' …' if len(blind) > 3 else ''} of the cluster cannot see "
+            f"{location}; give a --runs-dir that all its machines share, or s3://BUCKET/PATH"
+        )
 
 
 def _node(node: dict[str, Any], answer: Any, sent: float, until: float) -> Node:

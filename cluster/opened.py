@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from cluster.hours import MaxHours, stopped_after
 from cluster.progress import Progress
 from cluster.search import Search
 from cluster.session import Session, session
@@ -14,7 +15,10 @@ from engine.store import RunStore
 
 @contextmanager
 def opened_search(
-    location: Path | str, address: str | None, console: Console | None
+    location: Path | str,
+    address: str | None,
+    console: Console | None,
+    max_hours: MaxHours | None = None,
 ) -> Generator[Search]:
     """Locks a run and yields its search, whose Ray is started on first use and ended after.
 
@@ -22,6 +26,7 @@ def opened_search(
         location: of the run.
         address: of a Ray cluster; None starts a private session.
         console: where progress is shown; None for standard output.
+        max_hours: stop in order once the run has used so much.
 
     Raises:
         UserError: there is no such run, or another process works on it.
@@ -30,6 +35,7 @@ def opened_search(
     with (
         store.lock(),
         Progress(console or Console()) as progress,
+        stopped_after(max_hours, store, store.info().recipe.cluster, progress),
         session(address, store.logs) as ray_session,
     ):
         yield Search(

@@ -132,7 +132,10 @@ def make_plan(recipe: Recipe) -> Plan:
     recipe.check_batches(len(planned.data.train))
     resources = recipe.cluster
     small = _calibration_data(planned.data, recipe.sample.training.batch_size)
-    calibrate = _calibrate.options(num_cpus=resources.cpus_per_trial, num_gpus=resources.gpu_share)
+    # Booked here and not by ``options``, so that a worker with a GPU ends and frees its memory.
+    calibrate = ray.remote(
+        max_retries=2, num_cpus=resources.cpus_per_trial, num_gpus=resources.gpu_share
+    )(_calibrate)
     seconds = result_of(
         calibrate.remote(
             planned.calibration, ray.put(small), resources.cpus_per_trial, resources.gpu_share
@@ -299,7 +302,6 @@ def _calibration_data(data: ImageData, batch_size: int) -> ImageData:
     return replace(data, train=data.train.take(train), validation=data.validation.take(validation))
 
 
-@ray.remote(max_retries=2)
 def _calibrate(task: TrainingTask, data: ImageData, cpus: int, gpus: float) -> float:
     """Seconds of one epoch."""
     torch.set_num_threads(cpus)

@@ -13,7 +13,9 @@ from cluster.session import Session
 from cluster.stage_runner import StageRunner
 from cluster.trainer import Trainer
 from cluster.trainings import Trainings
+from engine.factory import check_factory
 from engine.peers.methods import rivals
+from engine.profile_key import ProfileKey
 from engine.profiling import Profiling, read_profile
 from engine.recipe import Recipe
 from engine.store import RunStore
@@ -41,8 +43,14 @@ class Search:
 
     @cached_property
     def base(self) -> BaseNetwork:
-        """The network before scaling."""
-        return BaseNetwork(recipe=self.recipe, facts=self.data.facts)
+        """The network before scaling.
+
+        Raises:
+            UserError: it cannot be scaled, or is not the one that the run began with.
+        """
+        base = BaseNetwork(recipe=self.recipe, facts=self.data.facts)
+        check_factory(self.store, base.spec)
+        return base
 
     @cached_property
     def costs(self) -> Costs:
@@ -99,7 +107,12 @@ class Search:
         # What the run has of it is kept: the file may be gone by now.
         settings, profiled = self.recipe.profile, "profile" in self.store.committed_stages()
         if settings.file and not profiled:
-            read_profile(Path(settings.file), self.profiling)
+            known = read_profile(Path(settings.file), self.profiling).key
+            # Which device it is will be known once it has measured.
+            asked = ProfileKey.of(self.recipe.device, known.device)
+            known.check(asked, f"the profile {settings.file}")
+        elif not profiled:
+            _ = self.profiling.specs  # raises if there are too few
         if settings.table and not profiled:
             self.profiling.listed()
 
@@ -110,4 +123,4 @@ class Search:
             UserError: Ray has less than one training or measurement needs, and would wait forever.
         """
         self.session.start()
-        self.session.require(self.recipe)
+        self.session.require(self.recipe, self.progress.say)

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from functools import partial
@@ -26,6 +27,9 @@ from engine.errors import UserError
 from engine.recipe import Recipe
 
 _STARTS = 3
+_STARTING_SECONDS = 300.0
+"""Nodes of a cluster that was just started have joined it by then."""
+_POLL_SECONDS = 5.0
 _REMEDY = (
     "lower cluster.final_workers, cluster.cpus_per_trial or device.threads; without GPUs set "
     "cluster.gpus_per_trial=0 device.accelerator=cpu"
@@ -83,41 +87,26 @@ class Session:
             with travelling_code() as folder:
                 init(address=self._address, runtime_env={"working_dir": str(folder)})
 
-    def require(self, recipe: Recipe) -> None:
+    def require(self, recipe: Recipe, tell: Callable[[str], None]) -> None:
         """Checks that Ray has what one training or measurement of a recipe needs.
+
+        Nodes of a cluster that has just been started are waited for.
+
+        Args:
+            tell: is told what is waited for.
 
         Raises:
             UserError: it has less, and would wait forever.
         """
-        total, resources, device = ray.cluster_resources(), recipe.cluster, recipe.device
-        workers = resources.final_workers_min or resources.final_workers
-        of_all = {
-            "CPU": workers * resources.cpus_per_trial,
-            "GPU": workers * int(resources.uses_gpus),
-        }
-        for kind, needed in of_all.items():
-            if total.get(kind, 0) < needed:
-                raise UserError(
-                    f"the recipe needs {needed} {kind}{'s' if needed > 1 else ''} at once, but Ray "
-                    f"has {total.get(kind, 0):g}; {_REMEDY}"
-                )
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        training = {"CPU": resources.cpus_per_trial, "GPU": resources.gpu_share}
-        gpu = int(device.accelerator == "cuda")
-        measurement: dict[str, float] = {"CPU": device.threads, "GPU": gpu}
-        if device.node_resource:
-            measurement[device.node_resource] = 1
-        bundles: dict[str, dict[str, float]] = {"training": training}
-        # That the device's node is not there at all is said when it is to be measured.
-        if device.place != "offline" and (device.node_resource or "CPU") in total:
-            bundles["measurement"] = measurement
-        for what, bundle in bundles.items():
-            if not any(all(n.get(k, 0) >= v for k, v in bundle.items()) for n in nodes):
-                needs = ", ".join(f"{amount:g} {kind}" for kind, amount in bundle.items() if amount)
-                raise UserError(
-                    f"one {what} of the recipe needs {needs} on one node, which no node of Ray "
-                    f"has; {_REMEDY}"
-                )
+        until = time.monotonic() + (_STARTING_SECONDS if self._address else 0.0)
+        told = False
+        while lack := _lack(recipe):
+            if time.monotonic() >= until:
+                raise UserError(f"{lack}; {_REMEDY}")
+            if not told:
+                tell(f"  {lack}: waiting {_STARTING_SECONDS:.0f} s for nodes that may be starting")
+            told = True
+            time.sleep(_POLL_SECONDS)
 
     def stop(self) -> None:
         """Leaves Ray; a private session ends with it."""
@@ -134,6 +123,37 @@ class Session:
             logger = logging.getLogger(name)
             logger.handlers = [handler]
             logger.propagate = False
+
+
+def _lack(recipe: Recipe) -> str:
+    """Returns what Ray has too little of for a recipe, "" if it has enough."""
+    total, resources, device = ray.cluster_resources(), recipe.cluster, recipe.device
+    workers = resources.final_workers_min or resources.final_workers
+    of_all = {
+        "CPU": workers * resources.cpus_per_trial,
+        "GPU": workers * int(resources.uses_gpus),
+    }
+    for kind, needed in of_all.items():
+        if total.get(kind, 0) < needed:
+            return (
+                f"the recipe needs {needed} {kind}{'s' if needed > 1 else ''} at once, but Ray "
+                f"has {total.get(kind, 0):g}"
+            )
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    training = {"CPU": resources.cpus_per_trial, "GPU": resources.gpu_share}
+    gpu = int(device.accelerator == "cuda")
+    measurement: dict[str, float] = {"CPU": device.threads, "GPU": gpu}
+    if device.node_resource:
+        measurement[device.node_resource] = 1
+    bundles: dict[str, dict[str, float]] = {"training": training}
+    # That the device's node is not there at all is said when it is to be measured.
+    if device.place != "offline" and (device.node_resource or "CPU") in total:
+        bundles["measurement"] = measurement
+    for what, bundle in bundles.items():
+        if not any(all(n.get(k, 0) >= v for k, v in bundle.items()) for n in nodes):
+            needs = ", ".join(f"{amount:g} {kind}" for kind, amount in bundle.items() if amount)
+            return f"one {what} of the recipe needs {needs} on one node, which no node of Ray has"
+    return ""
 
 
 def _patiently(start: Callable[..., object]) -> None:

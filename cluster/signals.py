@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+_TOLD = threading.Event()
 
 
 @contextmanager
@@ -29,6 +30,14 @@ def signals_kept() -> Generator[None]:
             signal.signal(number, handler)
 
 
+def told_to_stop() -> bool:
+    """Whether a signal to stop has arrived since `announced` was entered, whoever handled it.
+
+    Tune only notes it, and looks at that for the last time before it has ended its workers.
+    """
+    return _TOLD.is_set()
+
+
 @contextmanager
 def announced(announce: Callable[[], None]) -> Generator[None]:
     """Calls ``announce`` once, in a thread, when the first signal to stop arrives.
@@ -37,12 +46,14 @@ def announced(announce: Callable[[], None]) -> Generator[None]:
     process group ends the processes of Ray as well, and those may take this one with them. Only
     the main thread may enter.
     """
+    _TOLD.clear()
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
 
     def listen() -> None:
         while number := os.read(reader, 1):  # ends with the last writer
             if number[0] in _SIGNALS:
+                _TOLD.set()
                 announce()
                 return
 

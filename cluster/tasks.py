@@ -3,9 +3,10 @@
 from typing import TypeVar
 
 import ray
-from ray.exceptions import RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
 from engine.errors import TrainingFailed, UserError
+from trainables.device import is_out_of_memory
 
 T = TypeVar("T")
 
@@ -14,8 +15,8 @@ def result_of(task: "ray.ObjectRef[T]") -> T:
     """Waits for a task of Ray and returns its result.
 
     Raises:
-        UserError: what the task raised as one, or that a training in it failed; without the
-            traceback that Ray makes its message.
+        UserError: what the task raised as one, that a training in it failed, or that it or its
+            worker had too little memory; without the traceback that Ray makes its message.
     """
     try:
         return ray.get(task)
@@ -24,4 +25,19 @@ def result_of(task: "ray.ObjectRef[T]") -> T:
             raise error.cause from None
         if isinstance(error.cause, TrainingFailed):
             raise UserError(f"a training that was tried failed: {error.cause}") from None
+        if is_out_of_memory(error.cause):
+            raise UserError(
+                f"a worker ran out of GPU memory ({_last_line(error)}); lower profile.max_width "
+                "(and allocate.max_width), data.resolution or device.batch"
+            ) from error
         raise
+    except RayError as error:
+        raise UserError(
+            f"a worker of Ray ended before it was done ({_last_line(error)}); repeat the command, "
+            "with more memory for each worker if that was what it lacked"
+        ) from error
+
+
+def _last_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:300] if lines else type(error).__name__

@@ -8,6 +8,7 @@ import ray
 
 from cluster.dataset import DataSet
 from cluster.final import run_final
+from cluster.nodes import check_shared
 from cluster.progress import Progress
 from cluster.trials import TrialRunner
 from engine.errors import UserError
@@ -36,10 +37,12 @@ class Trainer:
         """Starts Ray and sends the data to it, on first use.
 
         Raises:
-            UserError: the data set is not the one that the run began with.
+            UserError: the data set is not the one that the run began with, or a machine of the
+                cluster does not see the run.
         """
         data = self.data.read()
         self.start_ray()
+        check_shared(self.store.location, self.recipe.cluster)
         return TrialRunner(
             store=self.store,
             data=ray.put(data),
@@ -87,5 +90,6 @@ class Trainer:
         if len(errors) > self.recipe.cluster.max_failure_share * len(rows):
             raise UserError(
                 f"{len(errors)} of {len(rows)} trainings of the {stage} stage failed, the first "
-                f"with: {errors[0]}; mend the cause and repeat with --retry-failed"
+                f"with: {errors[0]}; mend the cause and repeat the command, with --retry-failed if "
+                "the recipe stays the same"
             )

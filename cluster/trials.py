@@ -14,7 +14,7 @@ from ray.tune.search import Searcher
 from cluster.packing import lowered, measure_packing, share_of, widest
 from cluster.parents import lost_parents
 from cluster.progress import Progress
-from cluster.signals import signals_kept
+from cluster.signals import signals_kept, told_to_stop
 from engine.codec import canonical, decode
 from engine.errors import UserError
 from engine.recipe import Cluster
@@ -154,7 +154,9 @@ class TrialRunner:
             checkpoint_seconds=self.resources.checkpoint_minutes * 60,
         )
         packed = bool(self.share) and lowered(self.share) is not None
-        watcher = _Watcher(self.store, self.progress, packed)
+        watcher = _Watcher(
+            self.store, self.progress, packed, self.resources.cpus_per_trial, self.share
+        )
         tuner = tune.Tuner(
             tune.with_resources(
                 trainable,
@@ -175,7 +177,7 @@ class TrialRunner:
             tuner.fit()
         if watcher.user_error is not None:
             raise UserError(watcher.user_error)
-        if watcher.unfinished:
+        if watcher.unfinished or told_to_stop():
             raise KeyboardInterrupt
         if watcher.postponed:
             self._unpack(watcher.postponed)
@@ -203,9 +205,12 @@ class _Watcher(tune.Callback, tune.Stopper):
             checkpoints are kept.
     """
 
-    def __init__(self, store: RunStore, progress: Progress, packed: bool) -> None:
+    def __init__(
+        self, store: RunStore, progress: Progress, packed: bool, cpus: int, gpus: float
+    ) -> None:
         self._store = store
         self._packed = packed
+        self._cpus, self._gpus = cpus, gpus
         self._progress = progress
         self._history: dict[str, dict[int, Epoch]] = {}
         self.unfinished: set[str] = set()
@@ -265,15 +270,24 @@ class _Watcher(tune.Callback, tune.Stopper):
         task = _task_of(trial)
         history = self._history.pop(trial.trial_id, {})
         ledger = self._store.ledger
-        row = ledger.find(task.id)
-        if row is None and (trial.last_result or {}).get("status") == "done":
+        done = (trial.last_result or {}).get("status") == "done"
+        row = ledger.await_row(task.id) if done else ledger.find(task.id)
+        if row is None and done:
             self.user_error = (
-                f"the row that a worker wrote of {task.id} cannot be read; repeat the command"
+                f"the row that a worker wrote of {task.id} cannot be read; give a --runs-dir that "
+                "all machines share, or repeat the command if they do"
             )
             return
         if row is None:
             epochs = tuple(history[number] for number in sorted(history))
-            row = Row(task=task, status=status, history=epochs, error=error)
+            row = Row(
+                task=task,
+                status=status,
+                history=epochs,
+                error=error,
+                cpus=self._cpus,
+                gpus=self._gpus,
+            )
             ledger.add(row)
             ledger.find(task.id)
         if error is None:

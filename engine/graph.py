@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 
 from engine.building import initial_values, initialise, replacements, skeleton
 from engine.channels import Channels, Segment
+from engine.codec import digest
 from engine.costs import NetworkCost
 from engine.errors import UserError
 from engine.formula import Count, LayerFormula, NetworkFormula
@@ -208,7 +209,7 @@ class NetworkGraph:
                         kind=op.kind,
                         cin=self.count(op.cin, fold_in),
                         cout=self.count(op.cout, fold),
-                        learnt=self.count(op.learnt, fold),
+                        learnt=self.count(op.learnt, self._learnt_fold(op, fold)),
                         hin=max((layer.formula.hout for layer in before), default=resolution),
                         win=max((layer.formula.wout for layer in before), default=resolution),
                         hout=hout,
@@ -223,6 +224,11 @@ class NetworkGraph:
                 )
             )
         return tuple(layers)
+
+    def _learnt_fold(self, op: Op, fold: int) -> int:
+        """Parameters are there for every position of a channel, but one for all channels is one."""
+        width = self.traced.variables.width
+        return fold if width(op.learnt) >= width(op.cout) else 1
 
     def _base_shapes(self, resolution: int) -> tuple[dict[str, Shape], dict[str, int]]:
         """Returns the shape of every op's output, and the op in whose memory it lies."""
@@ -260,6 +266,10 @@ class NetworkGraph:
     def skeleton(self, spec: NetworkSpec) -> fx.GraphModule:
         """Returns a module with the widths of ``spec`` on the meta device, without values."""
         return skeleton(self.traced, self.cost(spec), self._lengths(spec))
+
+    def identity(self, spec: NetworkSpec) -> str:
+        """Returns a digest of the layers, their options and the forward, at the widths given."""
+        return digest(str(self.skeleton(spec)))
 
     def replacements(self, spec: NetworkSpec, group: str) -> dict[str, nn.Module | Tensor]:
         """Returns the layers and parameters that ``group`` changes, with the widths of ``spec``.

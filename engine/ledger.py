@@ -9,6 +9,7 @@ leaves rows that are there twice, which does no harm.
 
 import hashlib
 import logging
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from io import BytesIO
@@ -23,6 +24,9 @@ log = logging.getLogger("hacscale")
 MANY = 128
 """So many rows in files of their own are worth a part. Of 10,000 rows, a driver that goes on then
 asks an object store for some 200 files at the most, about the fewest that any such number gives."""
+
+SEEN_SECONDS = 60.0
+"""A file that was written on another machine is seen by then: the default of NFS."""
 
 _LISTINGS = 5
 _COLUMNS = ("id", "digest", "row")
@@ -67,6 +71,17 @@ class Ledger:
         if row is None:
             self._accept(task_id, self.folder.read(f"{task_id}.json"))
         return self._rows.get(task_id)
+
+    def await_row(self, task_id: str) -> Row | None:
+        """Returns the row that another machine has just written, None if it is not seen in time.
+
+        A network file system may say for a while that a file is not there that was asked for before
+        it was (nfs(5), lookupcache).
+        """
+        until = time.monotonic() + SEEN_SECONDS
+        while (row := self.find(task_id)) is None and time.monotonic() < until:
+            time.sleep(1.0)
+        return row
 
     def seen(self, task_id: str) -> Row | None:
         """Returns the row of a task as far as this process has read it, which takes no time."""

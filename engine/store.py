@@ -240,6 +240,10 @@ class RunStore:
         """Whether a stage is complete for these ``uses``."""
         return self.folder.exists(f"{_stage_name(name, uses)}/manifest.json")
 
+    def forget(self, name: str, uses: object) -> None:
+        """Opens a stage again: what it came to is no longer there."""
+        self.folder.delete(f"{_stage_name(name, uses)}/manifest.json")
+
     def forget_failures(self, stages: Iterable[str]) -> None:
         """Removes failed rows, so that they are tried again.
 

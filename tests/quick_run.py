@@ -41,8 +41,6 @@ from trainables.checkpoint import checkpoint_name, load_checkpoint, save_checkpo
 PART = 3
 """Rows that are worth a part of the ledger here."""
 
-_MEASURE = cluster.device._measure._function
-
 
 def quick_recipe() -> Recipe:
     """All stages, as small as they can be."""
@@ -113,25 +111,20 @@ def _fit(self: TrialRunner, stage: str, config: tune.TuneConfig) -> list[Trainin
     raise AssertionError
 
 
-class _Context:
-    def get_node_id(self) -> str:
-        return "0" * 56
-
-
 @contextmanager
 def without_ray() -> Generator[None]:
     """Replaces what Ray does."""
-    remote = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=_MEASURE))
+    worker = SimpleNamespace(remote=cluster.device._measure)
     with (
         mock.patch.object(TrialRunner, "_fit", _fit),
         mock.patch.object(cluster.trials.ray, "cluster_resources", lambda: {"CPU": 2.0}),
         mock.patch.object(Session, "start", lambda _: None),
         mock.patch.object(Session, "require", lambda *_, **__: None),
         mock.patch.object(cluster.final, "_train", lambda task, store, *_: train(task, store)),
-        mock.patch.object(cluster.device, "_measure", remote),
-        mock.patch.object(cluster.device, "ray", SimpleNamespace(get_runtime_context=_Context)),
+        mock.patch.object(cluster.device, "_in_worker", lambda _: worker),
         mock.patch.object(cluster.device, "result_of", lambda value: value),
         mock.patch.object(cluster.trainer, "ray", SimpleNamespace(put=lambda value: value)),
+        mock.patch.object(cluster.trainer, "check_shared", lambda *_: None),
         mock.patch.object(cluster.driver, "render_report", lambda _: "report"),
         mock.patch.object(Ledger.compact, "__defaults__", (PART,)),
     ):

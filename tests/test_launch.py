@@ -55,6 +55,21 @@ def test_files_for_ray_up_keep_the_schema_that_ray_ships(kind: str, gpus: int, w
         assert resources == {"CPU": 8, **({"GPU": gpus} if gpus else {})}
 
 
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "instance"),
+    [(8, 0, "c5.2xlarge"), (9, 0, "c5.4xlarge"), (8, 1, "g5.2xlarge"), (8, 2, "g5.12xlarge")],
+)
+def test_a_worker_on_aws_has_the_cores_that_ray_gives(cpus: int, gpus: int, instance: str) -> None:
+    config = yaml.safe_load(render_launch("ray-up", launch(cpus=cpus, gpus=gpus)))
+    worker = config["available_node_types"]["worker"]["node_config"]
+    assert worker["InstanceType"] == instance
+
+
+def test_machines_that_aws_has_not_are_refused() -> None:
+    with pytest.raises(UserError, match="no machine of AWS with 8 cores and 9 GPUs"):
+        render_launch("ray-up", launch(gpus=9))
+
+
 @pytest.mark.parametrize("gpus", [0, 2])
 def test_a_rayjob_has_the_documented_fields(gpus: int) -> None:
     job = yaml.safe_load(render_launch("kuberay", launch(gpus=gpus)))

@@ -18,8 +18,10 @@ import cluster.nodes
 from cluster.doctor import Check, judge_cluster, judge_here, judge_machine
 from cluster.interface import interface_of
 from cluster.machine import Machine, this_machine
-from cluster.nodes import Node, inspect_nodes
+from cluster.nodes import Node, check_shared, inspect_nodes
 from engine.cli import main
+from engine.errors import UserError
+from engine.recipe import Cluster
 
 GIB = 2**30
 GOOD = Machine(
@@ -191,6 +193,27 @@ def test_every_node_that_lives_is_asked(tmp_path: Path, monkeypatch) -> None:
     assert found["shared disk"].clock_skew == pytest.approx(0, abs=1)
     assert found["fast"].clock_skew == pytest.approx(100, abs=2)
     assert not list((tmp_path / "runs").iterdir())
+
+
+def test_a_machine_that_would_train_and_does_not_see_the_run_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine, alive = this_machine(str(tmp_path)), [{"Alive": True}]
+    found = [
+        Node(address="10.0.0.1", cpus=4, gpus=1, machine=machine, reads_shared=True),
+        Node(address="10.0.0.2", cpus=4, gpus=0, machine=machine, reads_shared=False),
+        Node(address="10.0.0.3", cpus=4, gpus=0, machine=None, error="gone"),
+    ]
+    nodes = list[dict[str, Any]]()
+    monkeypatch.setattr(cluster.nodes, "ray", SimpleNamespace(nodes=lambda: nodes))
+    monkeypatch.setattr(cluster.nodes, "inspect_nodes", lambda _: found)
+    nodes[:] = alive
+    check_shared("/runs/x", Cluster())  # a machine alone
+    nodes[:] = 3 * alive
+    with pytest.raises(UserError, match=r"^10\.0\.0\.2 of the cluster cannot see /runs/x; give"):
+        check_shared("/runs/x", Cluster())
+    check_shared("/runs/x", Cluster(gpus_per_trial=1.0))  # it has no GPU to train with
+    check_shared("/runs/x", Cluster(cpus_per_trial=5))
 
 
 def test_the_doctor_of_one_machine_ends_with_1_if_something_fails(

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,6 +12,7 @@ from engine.graph import load_graph
 from engine.rows import TrainingTask
 from engine.spec import ModelRef
 from engine.training import FAST
+from trainables.device import is_out_of_memory
 from trainables.occupancy import Occupancy
 
 GIB = 2**30
@@ -55,6 +57,23 @@ def test_so_many_shares_are_a_gpu_as_ray_counts(networks: int) -> None:
     in_ray = round(share * 10_000)  # Ray's fixed point
     assert networks * in_ray <= 10_000
     assert int(1 / share) == networks
+
+
+@pytest.mark.parametrize(
+    ("error", "is_one"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), True),
+        (RuntimeError("CUDA error: out of memory"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling"), True),
+        (RuntimeError("CUDA error: device-side assert triggered"), False),
+        (RuntimeError("the file system is out of memory"), False),
+        (ValueError("CUDA out of memory"), False),
+        (None, False),
+    ],
+)
+def test_what_says_that_a_gpu_has_no_memory_left(error: Exception | None, is_one: bool) -> None:
+    assert is_out_of_memory(error) == is_one
 
 
 def test_lowering_ends_with_a_gpu_for_each() -> None:

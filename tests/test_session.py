@@ -28,7 +28,7 @@ def require(monkeypatch: pytest.MonkeyPatch, nodes: list[dict[str, float]], aske
         cluster_resources=lambda: total, nodes=lambda: [*told, dead], is_initialized=lambda: False
     )
     monkeypatch.setattr(cluster.session, "ray", fake)
-    Session(None, Path()).require(asked)
+    Session(None, Path()).require(asked, lambda _: None)
 
 
 @pytest.mark.parametrize(
@@ -48,6 +48,32 @@ def test_what_fits_is_taken(
     nodes: list[dict[str, float]], settings: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     require(monkeypatch, nodes, recipe(*settings))
+
+
+def test_nodes_of_a_cluster_that_has_just_begun_are_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock, said = [0.0], list[str]()
+
+    def sleep(seconds: float) -> None:
+        clock[0] += seconds
+
+    def resources() -> dict[str, float]:
+        return {"CPU": 2.0 if clock[0] >= 20 else 0.0}
+
+    def nodes() -> list[dict[str, object]]:
+        return [{"Alive": True, "Resources": resources()}]
+
+    fake = SimpleNamespace(cluster_resources=resources, nodes=nodes, is_initialized=lambda: False)
+    monkeypatch.setattr(cluster.session, "ray", fake)
+    told = SimpleNamespace(monotonic=lambda: clock[0], sleep=sleep)
+    monkeypatch.setattr(cluster.session, "time", told)
+    Session("auto", Path()).require(recipe(), said.append)
+    assert clock[0] == 20
+    assert len(said) == 1 and "waiting 300 s for nodes" in said[0]
+    with pytest.raises(UserError, match="one measurement of the recipe needs 9 CPU"):
+        Session("auto", Path()).require(recipe("device.threads=9"), said.append)
+    assert clock[0] == 320
 
 
 @pytest.mark.parametrize(

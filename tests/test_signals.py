@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.signals import announced
+from cluster.signals import announced, told_to_stop
 from engine.provenance import run_info
 from engine.recipes import RECIPES
 from engine.store import RunStore
@@ -87,3 +87,20 @@ def test_it_is_announced_once_and_only_while_it_may_be(monkeypatch: pytest.Monke
     finally:
         signal.signal(signal.SIGUSR1, before)
     assert signal.set_wakeup_fd(-1) == -1
+
+
+def test_a_signal_that_somebody_else_swallows_is_known_afterwards() -> None:
+    """As Tune's own handler does while Tune ends its workers."""
+    before = signal.signal(signal.SIGINT, lambda *_: None)
+    try:
+        with announced(lambda: None):
+            assert not told_to_stop()
+            signal.raise_signal(signal.SIGINT)
+            deadline = time.monotonic() + 5
+            while not told_to_stop() and time.monotonic() < deadline:
+                time.sleep(0.01)
+            assert told_to_stop()
+        with announced(lambda: None):
+            assert not told_to_stop()
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -13,11 +13,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import engine.ledger
 from engine.codec import STRICT, canonical, pretty
 from engine.errors import Unfinished, UserError
 from engine.ledger import Ledger
@@ -105,8 +107,8 @@ def fail_in(step: str, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (errno.ENOSPC, "no space left for"),
         (errno.EDQUOT, "no space left for"),
-        (errno.EACCES, "Permission denied; give another --runs-dir"),
-        (errno.EROFS, "Read-only file system; give another --runs-dir"),
+        (errno.EACCES, "Permission denied; give another path"),
+        (errno.EROFS, "Read-only file system; give another path"),
         (errno.EIO, "Input/output error"),
     ],
 )
@@ -190,6 +192,26 @@ def test_rows_come_back_as_they_were_added(tmp_path: Path) -> None:
         ledger.add(one)
         assert ledger.find(one.task.id) == one
     assert {one.task.seed: one for one in ledger.rows()} == {one.task.seed: one for one in rows}
+
+
+def test_a_row_that_another_machine_wrote_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a network file system, which may deny for a while that a file is there."""
+    ledger, clock = Ledger(open_folder(tmp_path)), [0.0]
+
+    def sleep(seconds: float) -> None:
+        clock[0] += seconds
+        if clock[0] == 5:
+            Ledger(open_folder(tmp_path)).add(row())
+
+    told = SimpleNamespace(monotonic=lambda: clock[0], sleep=sleep)
+    monkeypatch.setattr(engine.ledger, "time", told)
+    assert ledger.find(row().task.id) is None
+    assert ledger.await_row(row().task.id) == row()
+    assert clock[0] == 5
+    assert ledger.await_row(row(1).task.id) is None
+    assert clock[0] == 5 + engine.ledger.SEEN_SECONDS
 
 
 def test_a_row_that_is_there_stands(tmp_path: Path) -> None:

@@ -74,6 +74,8 @@ def test_failures_are_recorded_and_the_others_go_on(
     assert "most frequent class" in (row(never_learns).error or "")
     assert row(crashes).status == "failed"
     assert "the spec belongs to another network" in (row(crashes).error or "")
+    # What the driver writes down says what was held, as what a worker does.
+    assert row(crashes).cpus == row(good).cpus == runner.resources.cpus_per_trial
     # A crash is tried again, a training that ended by itself is not.
     assert runner.store.epochs.numbers(never_learns.id) == [1]
 

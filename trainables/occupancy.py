@@ -9,6 +9,7 @@ import torch
 from engine.rows import TrainingTask
 from engine.store import RunStore
 from trainables.data import ImageData
+from trainables.device import is_out_of_memory
 from trainables.loop import NetworkTraining
 from trainables.tensors import TensorData
 
@@ -50,8 +51,10 @@ def measure_occupancy(task: TrainingTask, source: ImageData) -> Occupancy:
                 torch.cuda.synchronize(device)
         utilisation = _utilisation(device)
         free, total = torch.cuda.mem_get_info(device)
-    except torch.OutOfMemoryError:
-        free, total = torch.cuda.mem_get_info(device)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        _, total = torch.cuda.mem_get_info(device)
         return Occupancy(used_bytes=total, total_bytes=total, utilisation=None)
     return Occupancy(used_bytes=total - free, total_bytes=total, utilisation=utilisation)
 

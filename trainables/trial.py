@@ -12,7 +12,7 @@ from engine.rows import NO_MEMORY, Epoch, Row, TrainingTask
 from engine.store import RunStore
 from engine.trained_weights import weights_name, write_weights
 from trainables.data import ImageData
-from trainables.device import device_for
+from trainables.device import device_for, is_out_of_memory
 from trainables.loop import NetworkTraining
 from trainables.tensors import TensorData
 
@@ -52,7 +52,9 @@ class TrainingTrial(tune.Trainable):
         """
         try:
             return self._step()
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             self._training = None
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()

@@ -6,6 +6,7 @@ from pathlib import Path
 from rich.console import Console
 
 from engine.commands.options import Commands, find_recipe
+from engine.errors import UserError
 
 _FILES = {
     "kuberay": "rayjob.yaml",
@@ -36,7 +37,13 @@ def _init(arguments: argparse.Namespace, console: Console) -> None:
     from cluster.launch import Launch, write_launch
 
     if Path(arguments.recipe).suffix not in (".yaml", ".yml"):
-        find_recipe(arguments.recipe)  # a file need not be on this machine, a name is known here
+        # A file need not be on this machine, a name is known here.
+        recipe, name = find_recipe(arguments.recipe)
+        if arguments.gpus_per_worker > 0 and not recipe.cluster.uses_gpus:
+            raise UserError(
+                f"--gpus-per-worker {arguments.gpus_per_worker}: the recipe {name} uses no GPU; "
+                "give --recipe with one that does (cluster.gpus_per_trial), or no GPUs"
+            )
     launch = Launch(
         name=arguments.name,
         recipe=arguments.recipe,

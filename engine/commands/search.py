@@ -76,13 +76,13 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
         help="recipe fields, for example train.epochs=20",
     )
     add_runs_dir(parser)
-    _add_max_hours(parser)
+    add_max_hours(parser)
 
 
 def add_driving(parser: argparse.ArgumentParser) -> None:
     """Adds how a search is driven whose recipe is known."""
     _add_retry(parser)
-    _add_max_hours(parser)
+    add_max_hours(parser)
 
 
 def _add_retry(parser: argparse.ArgumentParser) -> None:
@@ -91,7 +91,8 @@ def _add_retry(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_max_hours(parser: argparse.ArgumentParser) -> None:
+def add_max_hours(parser: argparse.ArgumentParser) -> None:
+    """Adds a ceiling on what trainings may use."""
     hours = parser.add_mutually_exclusive_group()
     for kind in _KINDS:
         hours.add_argument(
@@ -119,7 +120,7 @@ def asked_search(arguments: argparse.Namespace) -> AskedSearch:
     Raises:
         UserError: there is no such recipe, it does not fit together, or the name is none.
     """
-    recipe, recipe_name = find_recipe(arguments.recipe)
+    recipe, recipe_name = find_recipe(arguments.recipe, arguments)
     recipe = with_limits(override(recipe, arguments.set), arguments)
     name = recipe_name if arguments.name is None else arguments.name
     if not _NAME.fullmatch(name):

@@ -1,0 +1,44 @@
+"""Whether a factory of the user still makes the network that a run began with."""
+
+from dataclasses import dataclass
+
+from engine.codec import STRICT
+from engine.errors import UserError
+from engine.graph import load_graph
+from engine.spec import NetworkSpec
+from engine.store import RunStore
+
+_STAGE = "network"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Made:
+    """Identity of the layers, their options and the forward."""
+
+    __pydantic_config__ = STRICT
+
+    digest: str
+
+
+def check_factory(store: RunStore, base: NetworkSpec) -> None:
+    """Checks what a factory makes against what it made when the run began, if that is known.
+
+    Trainings are kept under the name of a factory, whose code may change.
+
+    Args:
+        store: of the run; it keeps what it sees first, unless it is read-only.
+        base: the network before scaling, of any kind of model.
+
+    Raises:
+        UserError: it is another network.
+    """
+    if ":" not in base.model.name:
+        return
+    if store.read_only and not store.is_committed(_STAGE, base):
+        return
+    found = _Made(digest=load_graph(base.model, base.resolution).identity(base))
+    if found != store.stage(_STAGE, _Made, base, lambda: found):
+        raise UserError(
+            f"{base.model.name} makes another network than when the run {store.location} began; "
+            "give another --name to start a new one, or take the change back"
+        )

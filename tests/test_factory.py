@@ -1,0 +1,56 @@
+"""A run keeps to the network that its factory made when it began."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from engine.errors import UserError
+from engine.factory import check_factory
+from engine.graph import load_graph
+from engine.spec import ModelRef, NetworkSpec
+from engine.store import RunStore
+
+SOURCE = """
+from torch import nn
+
+def make(classes):  # a comment
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.1),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, classes),
+    )
+"""
+
+
+@pytest.fixture
+def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Writes the factory's module, and returns its network before scaling."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+
+    def write(source: str) -> NetworkSpec:
+        (tmp_path / "own_net.py").write_text(source)
+        monkeypatch.delitem(sys.modules, "own_net", raising=False)
+        load_graph.cache_clear()
+        return load_graph(ModelRef(name="own_net:make", classes=10), 16).spec(16)
+
+    return write
+
+
+@pytest.mark.parametrize(
+    "change", [("nn.ReLU", "nn.SiLU"), ("0.1", "0.2"), ("nn.Conv2d(3, 8, 3)", "nn.Conv2d(3, 8, 5)")]
+)
+def test_another_network_under_the_same_name_is_refused(base, change, tmp_path: Path):
+    run = RunStore(tmp_path / "run")
+    check_factory(run, base(SOURCE))
+    with pytest.raises(UserError, match=r"own_net:make makes another network .* another --name"):
+        check_factory(run, base(SOURCE.replace(*change)))
+    with pytest.raises(UserError, match="makes another network"):
+        check_factory(RunStore(tmp_path / "run", read_only=True), base(SOURCE.replace(*change)))
+    check_factory(run, base(SOURCE.replace("a comment", "another comment")))
+
+
+def test_a_run_that_is_only_read_and_does_not_know_is_not_refused(base, tmp_path: Path):
+    store = RunStore(tmp_path / "run", read_only=True)
+    check_factory(store, base(SOURCE))
+    assert not store.committed_stages()

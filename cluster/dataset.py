@@ -28,20 +28,25 @@ class DataSet:
             "data",
             DataFacts,
             self.recipe.data,
-            lambda: facts_of(read_data(self.recipe)),
+            lambda: facts_of(self._images),
             lambda out: (
-                f"{out.name}: {out.train_images:,} images to train on, "
-                f"{out.validation_images:,} to decide on, {out.test_images:,} for the end"
+                f"{out.name}: {out.train_images:,} images of {self.recipe.data.stored} px to train "
+                f"on, {out.validation_images:,} to decide on, {out.test_images:,} for the end"
             ),
         )
 
+    @cached_property
+    def _images(self) -> ImageData:
+        return read_data(self.recipe)
+
     def read(self) -> ImageData:
-        """Reads the data set of the run once more.
+        """Returns the images, and keeps them no longer.
 
         Raises:
-            UserError: it cannot be read, or is not the one that the run began with.
+            UserError: they cannot be read, or are not those that the run began with.
         """
-        data = read_data(self.recipe)
+        data = self._images
+        vars(self).pop("_images")
         if data.digest != self.facts.digest:
             raise UserError(
                 f"{self.recipe.data.source} has changed since the run {self.stage.store.location} "

@@ -117,7 +117,8 @@ def _tie(record: RunRecord) -> str:
     """Says so where the two accuracies cannot be told apart.
 
     The test images are a sample: the difference of two shares p and q of n images has the standard
-    error √((p(1−p) + q(1−q)) / n), taken as independent. Seeds add to it; one of each was trained.
+    error √((p(1−p) + q(1−q)) / n), taken as independent; means of other scores in [0, 1] have no
+    more than that. Seeds add to it; one of each was trained.
     """
     accuracy, images = record.result.accuracy, record.data.test_images
     p, q = accuracy.test, accuracy.baseline_test

@@ -197,6 +197,7 @@ def _planned(graph: NetworkGraph, spec: NetworkSpec, batch: int) -> PlannedNetwo
         classes=spec.model.classes,
         channels=spec.model.channels,
         resolution=spec.resolution,
+        stored=spec.resolution,
         mean=(0.0,) * spec.model.channels,
         std=(1.0,) * spec.model.channels,
     )

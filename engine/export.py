@@ -23,6 +23,7 @@ from engine.export_formats import (
     to_onnx,
     to_pt2,
 )
+from engine.factory import check_factory
 from engine.graph import load_graph
 from engine.limits import Limits
 from engine.local_folder import write_atomic
@@ -49,14 +50,17 @@ class Input:
     """What the network takes: float32, N×channels×resolution×resolution, (pixel − mean) / std.
 
     Attributes:
+        stored: side at which the images of the training were kept, uint8: the largest centred
+            square of a picture is resized to it, and that to ``resolution``.
         mean, std: of each channel, for pixels in [0, 1].
-        resize: how images of another size are brought to that resolution.
+        resize: how.
     """
 
     __pydantic_config__ = STRICT
 
     channels: int
     resolution: int
+    stored: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
     resize: Literal["bilinear, antialiased"] = "bilinear, antialiased"
@@ -165,6 +169,7 @@ def export_run(record: RunRecord, location: Path | str, out: Path) -> ExportSpec
     taken = Input(
         channels=facts.channels,
         resolution=spec.resolution,
+        stored=info.recipe.data.stored,
         mean=facts.mean,
         # As in training, a channel without spread is centred, not scaled up.
         std=tuple(deviation if deviation >= 1 / 255 else 1.0 for deviation in facts.std),
@@ -176,6 +181,7 @@ def export_run(record: RunRecord, location: Path | str, out: Path) -> ExportSpec
         classes=facts.classes,
         channels=taken.channels,
         resolution=taken.resolution,
+        stored=taken.stored,
         mean=taken.mean,
         std=taken.std,
     )
@@ -233,6 +239,7 @@ def _provenance(record: RunRecord, info: RunInfo) -> Provenance:
 def _trained(record: RunRecord, store: RunStore) -> fx.GraphModule:
     """The result's network with its trained weights, in evaluation mode."""
     spec, path = record.choose.winner.spec, store.folder.path(record.trained.weights)
+    check_factory(store, record.baseline.spec)
     network = load_graph(spec.model, spec.resolution).build(spec, seed=0)
     remedy = f"`hacscale resume {store.location}` trains the network again"
     data = store.folder.read(record.trained.weights)

@@ -81,6 +81,7 @@ from torch import nn
 from torch.nn import functional as F
 
 RESOLUTION = $resolution
+STORED = $stored  # side at which the images of the training were kept
 MEAN = $mean
 STD = $std
 
@@ -124,13 +125,25 @@ def load(path: str | Path) -> nn.Module:
 
 
 def prepare(images: torch.Tensor) -> torch.Tensor:
-    """Turns uint8 images, N×$channels×H×W, into the network's input: resized and normalised."""
-    pixels = images.float() / 255
-    if pixels.shape[-2:] != (RESOLUTION, RESOLUTION):
-        size = (RESOLUTION, RESOLUTION)
-        pixels = F.interpolate(pixels, size, mode="bilinear", antialias=True)
+    """Turns uint8 images, N×$channels×H×W, into the network's input as its training did.
+
+    That is the largest centred square, resized and normalised.
+    """
+    height, width = images.shape[-2:]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    pixels = images[..., top : top + side, left : left + side].float()
+    if side != STORED:
+        pixels = _resized(pixels, STORED).round()
+    pixels = _resized(pixels / 255, RESOLUTION)
     mean, std = (torch.tensor(v, device=pixels.device).view(1, -1, 1, 1) for v in (MEAN, STD))
     return (pixels - mean) / std
+
+
+def _resized(pixels: torch.Tensor, side: int) -> torch.Tensor:
+    if pixels.shape[-1] == side:
+        return pixels
+    return F.interpolate(pixels, (side, side), mode="bilinear", antialias=True)
 ''')
 
 
@@ -189,6 +202,7 @@ def model_source(
     classes: int,
     channels: int,
     resolution: int,
+    stored: int,
     mean: Sequence[float],
     std: Sequence[float],
 ) -> str:
@@ -202,6 +216,7 @@ def model_source(
         classes: number of logits.
         channels: of the images.
         resolution: side of the network's input, in pixels.
+        stored: side at which the images of the training were kept.
         mean, std: of each channel, for pixels in [0, 1].
 
     Raises:
@@ -215,6 +230,7 @@ def model_source(
         classes=classes,
         channels=channels,
         resolution=resolution,
+        stored=stored,
         mean=tuple(mean),
         std=tuple(std),
         dtypes=", ".join(f'"{name}": {dtype}' for dtype, name in _DTYPES.items() if dtype in used),

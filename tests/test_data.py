@@ -17,7 +17,7 @@ from sklearn.datasets import load_digits
 
 from engine.errors import UserError
 from engine.recipe import Data
-from trainables import sources
+from trainables import pictures, sources
 from trainables.augment import to_batch
 from trainables.data import ImageData, batches, load_data
 from trainables.images import ImageSet
@@ -412,6 +412,15 @@ def test_pictures_kept_larger_are_resized_once_for_each_resolution(tmp_path: Pat
     assert np.abs(seen(lost, 12) - pixels).mean() > 0.1
 
 
+def test_more_pictures_than_the_memory_holds_are_refused_before_they_are_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pictures, "_memory_bytes", lambda: 10 * 3 * 8 * 8)
+    assert pictures.allocate(10, 3, 8).shape == (10, 3, 8, 8)
+    with pytest.raises(UserError, match=r"more than the memory; lower data\.stored_resolution"):
+        pictures.allocate(11, 3, 8)
+
+
 def test_the_orientation_of_the_camera_is_applied(tmp_path: Path) -> None:
     rgb = random_images(1)[0]
     exif = Image.Exif()
@@ -489,6 +498,8 @@ def empty(): return (x[:20], y[:20]), (x[:0], y[:0])
 def float_labels(): return (x[:20], y[:20] / 1), (x[20:], y[20:])
 def bool_labels(): return (x[:20], y[:20] > 0), (x[20:], y[20:])
 def one_hot(): return (x[:20], np.eye(2, dtype=int)[y[:20]]), (x[20:], y[20:])
+def masks(): return (x[:20], x[:20, :, :4, 0] / 1), (x[20:], x[20:, :, :4, 0] / 1)
+def oblong_masks(): return (x[:20, :, :4], x[:20, :, :4, 0]), (x[20:, :, :4], x[20:, :, :4, 0])
 def mixed(): return (x[:20], y[:20]), (x[20:, :, :, :1], y[20:])
 value = 3
 """
@@ -534,6 +545,7 @@ def test_grey_stays_grey_and_oblong_becomes_square(module: str) -> None:
         ("float_labels", "labels must be integers with one axis, not float64"),
         ("bool_labels", "labels must be integers with one axis, not bool"),
         ("one_hot", "labels must be integers with one axis, not int64 with 2"),
+        ("masks", "float64 with 3; other targets need task.loss and task.metric of your own"),
         ("mixed", "3 channels but the test images 1"),
         ("lost", "no function 'lost'; did you mean 'last'?"),
         ("value", "no function 'value'"),
@@ -541,6 +553,11 @@ def test_grey_stays_grey_and_oblong_becomes_square(module: str) -> None:
 )
 def test_bad_functions_are_refused(module: str, function: str, fragment: str) -> None:
     assert fragment in refusal(Data(source=f"{module}:{function}", resolution=6))
+
+
+def test_targets_of_images_that_would_be_cut_are_refused(module: str) -> None:
+    with pytest.raises(UserError, match="images of 6×4 would be cut to squares and their targets"):
+        load_data(Data(source=f"{module}:oblong_masks", resolution=4), any_targets=True)
 
 
 def test_a_module_that_fails_to_import_is_named(module: str, tmp_path: Path) -> None:
@@ -558,6 +575,7 @@ def test_a_module_that_fails_to_import_is_named(module: str, tmp_path: Path) -> 
         ("parqet:birds", "did you mean 'parquet:PATH'?"),
         ("digits:8", "did you mean 'digits'?"),
         ("no_such_package.images:load", "package.module:function"),
+        ("no_such_package.images:load", "there is no module 'no_such_package.images' in /"),
         ("", "known: cifar10, cifar100, digits"),
         (":", "known:"),
         ("a b:c", "known:"),

@@ -42,6 +42,7 @@ from engine.store import RunStore
 from engine.trained_weights import write_weights
 from trainables.augment import to_batch
 from trainables.data import ImageData
+from trainables.pictures import resize
 from trainables.tensors import TensorData
 
 WRITTEN = ["model.onnx", "model.pt2", "model.py", "spec.json", "weights.safetensors"]
@@ -131,7 +132,11 @@ def finished_run(
         facts = replace(facts, mean=data.mean, std=data.std, digest=data.digest)
     store = RunStore(directory)
     write_weights(store.weights, f"{row}.safetensors", weights)
-    store.write_info(run_info(directory.name, "a", RECIPES["digits-vgg11"]()))
+    recipe = RECIPES["digits-vgg11"]()
+    if data is not None:
+        side = data.train.images.shape[2]
+        recipe = replace(recipe, data=replace(recipe.data, resolution=side))
+    store.write_info(run_info(directory.name, "a", recipe))
     return replace(
         record,
         name=directory.name,
@@ -206,6 +211,7 @@ def test_model_py_gives_the_logits_without_us(tmp_path: Path):
             classes=10,
             channels=3,
             resolution=resolution,
+            stored=40,
             mean=(0.5, 0.4, 0.3),
             std=(0.25, 0.5, 1.0),
         )
@@ -250,6 +256,30 @@ def test_the_exported_accuracy_is_the_one_of_the_training(tmp_path: Path):
     pixels = F.interpolate(pixels, (14, 14), mode="bilinear", antialias=True)
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (spec.input.mean, spec.input.std))
     torch.testing.assert_close((pixels - mean) / std, batch)
+
+
+@pytest.mark.parametrize(("height", "width"), [(50, 38), (38, 51), (20, 20), (16, 16)])
+def test_photographs_of_any_shape_are_prepared_as_in_training(
+    height: int, width: int, vgg_export: tuple[ExportSpec, Path]
+):
+    """Pillow cut and resized what the training saw, to a precision of one level of 255."""
+    spec, out = vgg_export
+    text = (out / "model.py").read_text()
+    stored = f"STORED = {spec.input.stored}"
+    assert stored in text
+    smaller = out.parent / "smaller.py"
+    smaller.write_text(text.replace(stored, "STORED = 20"))
+    model = runpy.run_path(str(smaller))
+    noise = torch.rand(4, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+    smooth = F.interpolate(noise, (height, width), mode="bicubic").clamp(0, 1)
+    images = (255 * smooth).to(torch.uint8)
+    kept = torch.from_numpy(resize(images.numpy(), 20))
+    expected = to_batch(kept, spec.input.resolution, spec.input.mean, spec.input.std)
+    prepared = model["prepare"](images)
+    # Where the cut is odd, Pillow's square begins half a pixel further.
+    odd = abs(height - width) % 2
+    tolerance = (12 if odd else 1.01) / 255 / min(spec.input.std)
+    torch.testing.assert_close(prepared, expected, rtol=0, atol=tolerance)
 
 
 def test_runs_of_layers_become_one_call(vgg_export: tuple[ExportSpec, Path]):

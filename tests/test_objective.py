@@ -96,6 +96,8 @@ def test_the_same_at_a_larger_resolution(task: TrainingTask, tmp_path: Path) -> 
         ("broken:per_image", "broken:scores", "task.loss must return one number"),
         ("broken:number", "broken:scores", "task.loss must return a tensor, not float"),
         ("broken:loss", "broken:one_score", "task.metric must return one score for each"),
+        ("broken:loss", "broken:percent", "scores from 0 to 1, more for better, not 100;"),
+        ("broken:loss", "broken:none", "scores from 0 to 1, more for better, not nan;"),
         ("broken:los", "broken:scores", "has no function 'los'; did you mean 'loss'"),
     ],
 )
@@ -112,6 +114,8 @@ def test_functions_that_return_something_else_are_named(
         "def loss(o, t): return o.mean()\n"
         "def number(o, t): return float(o.mean())\n"
         "def scores(o, t): return o.mean((1, 2, 3))\n"
+        "def percent(o, t): return 100 + 0 * o.mean((1, 2, 3))\n"
+        "def none(o, t): return o.mean((1, 2, 3)) * float('nan')\n"
         "def one_score(o, t): return o.mean()\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -121,6 +125,8 @@ def test_functions_that_return_something_else_are_named(
     tensors = TensorData.on(data, torch.device("cpu"))
     with pytest.raises(UserError, match=message):
         NetworkTraining(task, tensors, RunStore(tmp_path)).run_epoch()
+    # An epoch that cannot be judged is not kept: a mended function goes on without it.
+    assert not list((tmp_path / "checkpoints").glob("*.pt"))
 
 
 def test_class_numbers_are_asked_for_unless_both_functions_are_the_users() -> None:

@@ -54,7 +54,7 @@ def load_data(config: Data, any_targets: bool = False) -> ImageData:
         UserError: the source is unknown, missing or damaged, its labels are not 0 to K−1 with
             K ≥ 2, or a split leaves a class without training images.
     """
-    source = read_source(config.source, config.stored_resolution or config.resolution, any_targets)
+    source = read_source(config.source, config.stored, any_targets)
     classes = _count_classes(source) if source.train.has_classes else 0
     train, validation = _split(source.train, config, classes)
     channels = train.images.shape[1]

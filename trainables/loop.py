@@ -196,7 +196,8 @@ class NetworkTraining:
         majority = float(labels.bincount().max()) / len(labels)
         if max(epoch.val_accuracy for epoch in self.history) <= majority:
             raise TrainingFailed(
-                f"no epoch was better than naming the most frequent class ({majority:.1%})"
+                f"no epoch was better than naming the most frequent class ({majority:.1%}): "
+                "give such trainings more epochs, or a task.metric for classes of unequal size"
             )
 
     def _filter_norms(self) -> dict[str, tuple[float, ...]] | None:
@@ -218,12 +219,11 @@ class NetworkTraining:
 
     def _train(self, number: int, limit: int | None = None) -> float:
         training, begun = self.task.training, self._begun
-        images, labels = self._data.train
         self._forward.train()
         generator = torch.Generator().manual_seed(_seed(self.task.seed, number))
         if begun.generator is not None:
             generator.set_state(begun.generator)
-        steps = len(labels) // training.batch_size
+        steps = len(self._data.train[1]) // training.batch_size
         # The mean over the workers' gradients is that over the batch although parts differ in size.
         weight = len(self._part) * self._world / training.batch_size
         began = time.perf_counter() - begun.seconds
@@ -234,8 +234,7 @@ class NetworkTraining:
             torch.manual_seed(_seed(self.task.seed, number, 1 + self._rank, step))
             for parameters in self._optimizer.param_groups:
                 parameters["lr"] = learning_rate(training, number + (step + 0.5) / steps)
-            index = chosen.to(self._device)
-            batch, target = self._make_input(images[index], labels[index], generator)
+            batch, target = self._make_input(*self._data.take(self._data.train, chosen), generator)
             with self._autocast():
                 logits = self._forward(batch)
             loss = self._objective.loss(logits.float(), target) * weight
@@ -294,14 +293,15 @@ class NetworkTraining:
     def _evaluate(self, network: nn.Module, split: tuple[Tensor, Tensor]) -> tuple[float, float]:
         """Returns mean loss and score (accuracy); the workers share the images."""
         network.eval()
-        images, labels = (tensor[self._rank :: self._world] for tensor in split)
+        mine = range(self._rank, len(split[1]), self._world)
         sums = torch.zeros(2, dtype=torch.float64, device=self._device)
         # What fits while training fits here.
         size = self.task.training.batch_size // self._world
-        for first in range(0, len(labels), size):
-            target = labels[first : first + size]
+        for first in range(0, len(mine), size):
+            part = mine[first : first + size]
+            images, target = self._data.take(split, slice(part.start, part.stop, part.step))
             with self._autocast():
-                logits = network(self._to_input(images[first : first + size]))
+                logits = network(self._to_input(images))
             loss, scores = self._objective.judge(logits.float(), target)
             sums[0] += loss * len(target)
             sums[1] += scores.sum()
@@ -359,7 +359,7 @@ class NetworkTraining:
             norm.momentum = None  # the mean over all batches
         for chosen in self._batches(0, self._rank):
             with self._autocast():
-                network(self._to_input(self._data.train[0][chosen.to(self._device)]))
+                network(self._to_input(self._data.take(self._data.train, chosen)[0]))
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
 

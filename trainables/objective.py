@@ -23,7 +23,8 @@ class Objective:
         loss: what is minimised, the mean over the batch. A user's that returns anything but one
             number raises UserError.
         plain_loss: the same without label smoothing, to judge with.
-        metric: a score for every image, N, in [0, 1].
+        metric: a score for every image, N, in [0, 1]. A user's that returns anything else raises
+            UserError.
     """
 
     loss: _Function
@@ -31,18 +32,8 @@ class Objective:
     metric: _Function
 
     def judge(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the mean loss of a batch and the score of every image.
-
-        Raises:
-            UserError: the user's metric returns something else.
-        """
-        loss, scores = self.plain_loss(outputs, targets), self.metric(outputs, targets)
-        if scores.shape != (len(targets),):
-            raise UserError(
-                f"task.metric must return one score for each of {len(targets)} images, not a shape "
-                f"of {tuple(scores.shape)}"
-            )
-        return loss, scores
+        """Returns the mean loss of a batch and the score of every image."""
+        return self.plain_loss(outputs, targets), self.metric(outputs, targets)
 
 
 def make_objective(task: TrainingTask) -> Objective:
@@ -71,12 +62,26 @@ def make_objective(task: TrainingTask) -> Objective:
             return found
 
         loss = plain_loss = checked
-    metric = (
-        _hits
-        if task.metric == "accuracy"
-        else cast(_Function, import_function(task.metric, "task.metric"))
-    )
-    return Objective(loss, plain_loss, metric)
+    if task.metric == "accuracy":
+        return Objective(loss, plain_loss, _hits)
+    own_metric = cast(_Function, import_function(task.metric, "task.metric"))
+
+    def scored(outputs: Tensor, targets: Tensor) -> Tensor:
+        scores = own_metric(outputs, targets)
+        if scores.shape != (len(targets),):
+            raise UserError(
+                f"task.metric must return one score for each of {len(targets)} images, not a shape "
+                f"of {tuple(scores.shape)}"
+            )
+        wrong = scores[~((scores >= 0) & (scores <= 1))]
+        if len(wrong):
+            raise UserError(
+                f"task.metric must return scores from 0 to 1, more for better, not {wrong[0]:.4g}; "
+                "scale them, and say what an image without anything to find is worth"
+            )
+        return scores
+
+    return Objective(loss, plain_loss, scored)
 
 
 def _hits(outputs: Tensor, targets: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Pictures of any format, mode and size to uint8 squares."""
 
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
@@ -63,6 +64,9 @@ def allocate(count: int, channels: int, resolution: int) -> np.ndarray:
         UserError: it does not fit into memory.
     """
     try:
+        # Linux promises any amount, and kills who uses it.
+        if count * channels * resolution**2 > _memory_bytes():
+            raise MemoryError
         return np.empty((count, channels, resolution, resolution), np.uint8)
     except (MemoryError, ValueError):
         raise UserError(
@@ -70,6 +74,11 @@ def allocate(count: int, channels: int, resolution: int) -> np.ndarray:
             f"{count * channels * resolution**2 / 1e9:.0f} GB, more than the memory; "
             "lower data.stored_resolution (or data.resolution) or give fewer images"
         ) from None
+
+
+def _memory_bytes() -> int:
+    """Of this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def one_line(error: Exception) -> str:

@@ -74,12 +74,20 @@ def read_source(source: str, resolution: int, any_targets: bool) -> Source:
         case _ if _is_function(kind, rest):
             return _function(source, resolution, any_targets)
         case _:
-            raise UserError(f"unknown data source {source!r}{nearest(kind.lower(), _SOURCES)}")
+            hint = nearest(kind.lower(), _SOURCES)
+            if _is_function_name(kind, rest):
+                hint += f"; there is no module {kind!r} in {Path.cwd()} or on PYTHONPATH"
+            raise UserError(f"unknown data source {source!r}{hint}")
+
+
+def _is_function_name(module: str, name: str) -> bool:
+    """Whether it is written like a function of a package."""
+    return all(part.isidentifier() for part in (*module.split("."), name))
 
 
 def _is_function(module: str, name: str) -> bool:
-    """Whether it is written like a function of a package on the Python path."""
-    if not all(part.isidentifier() for part in (*module.split("."), name)):
+    """The same, of a package that is on the Python path."""
+    if not _is_function_name(module, name):
         return False
     package = module.partition(".")[0]
     return package in sys.modules or importlib.util.find_spec(package) is not None
@@ -284,6 +292,11 @@ def _from_arrays(
             f"not both or none: the shape is {images.shape}"
         )
     pixels = images if channels_first else images.transpose(0, 3, 1, 2)
+    if labels.ndim > 1 and pixels.shape[2] != pixels.shape[3]:
+        raise UserError(
+            f"{where}: images of {pixels.shape[2]}×{pixels.shape[3]} would be cut to squares and "
+            "their targets would not; cut or pad both"
+        )
     return _image_set(
         where, resize(pixels, resolution), labels.astype(np.int64 if whole else np.float32)
     )

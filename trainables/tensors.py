@@ -1,5 +1,10 @@
-"""A data set as tensors on the device that trains on it: moved there once, not once a trial."""
+"""A data set as tensors, on the device that trains on it where it has room for them.
 
+Moved there once, not once a trial. What takes more than half of the memory that a GPU has left
+stays in that of the machine, and each batch is moved.
+"""
+
+import math
 import warnings
 from dataclasses import dataclass
 
@@ -15,10 +20,11 @@ Split = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TensorData:
-    """The three splits on one device.
+    """The three splits in one place.
 
     Attributes:
         source: the data set they are of.
+        device: what trains on them; they may lie elsewhere, see `take`.
     """
 
     source: ImageData
@@ -30,12 +36,31 @@ class TensorData:
     @classmethod
     def on(cls, source: ImageData, device: torch.device) -> "TensorData":
         """Returns ``source`` as tensors; on the CPU they share the arrays' memory."""
-        splits = (_split(part, device) for part in (source.train, source.validation, source.test))
-        return cls(source, device, *splits)
+        parts = (source.train, source.validation, source.test)
+        size = sum(part.images.nbytes + part.labels.nbytes for part in parts)
+        place = device if size <= _room(device) else torch.device("cpu")
+        return cls(source, device, *(_split(part, place) for part in parts))
+
+    def take(self, split: Split, rows: Tensor | slice) -> Split:
+        """Returns some images and labels of a split on the device that trains.
+
+        Args:
+            split: one of the three.
+            rows: which, as indices on any device or as a slice.
+        """
+        images, labels = split
+        if isinstance(rows, Tensor):
+            rows = rows.to(images.device)
+        return images[rows].to(self.device), labels[rows].to(self.device)
 
 
-def _split(images: ImageSet, device: torch.device) -> Split:
-    return _tensor(images.images).to(device), _tensor(images.labels).to(device)
+def _room(device: torch.device) -> float:
+    """Bytes that images may take on a device."""
+    return torch.cuda.mem_get_info(device)[0] / 2 if device.type == "cuda" else math.inf
+
+
+def _split(images: ImageSet, place: torch.device) -> Split:
+    return _tensor(images.images).to(place), _tensor(images.labels).to(place)
 
 
 def _tensor(array: np.ndarray) -> Tensor:

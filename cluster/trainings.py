@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 from cluster.network import BaseNetwork
+from engine.peers.resolutions import REPEATS
 from engine.recipe import Recipe
 from engine.results import DataFacts
 from engine.rows import Cheap, TrainingTask
@@ -59,10 +60,10 @@ class Trainings:
     def choose_tasks(self, spec: NetworkSpec) -> list[TrainingTask]:
         """The trainings of one network that may be the answer, one for each repeat.
 
-        Their seeds are not those of the α search: the network that was the best by those has been
-        lucky there.
+        Their seeds are not those of the α search, or of methods that compare resolutions: the
+        network that was the best by those has been lucky there.
         """
-        first = self.recipe.seed + self.recipe.alpha.repeats
+        first = self.recipe.seed + max(self.recipe.alpha.repeats, REPEATS)
         return [
             replace(self.short_task(spec), seed=first + repeat)
             for repeat in range(self.recipe.choose.repeats)

@@ -100,6 +100,17 @@ def corrected(done: Round) -> float:
     return done.factor * done.latency.ms * _room(done.latency) / expected
 
 
+def corrected_limit(expected_ms: float, latency: Latency, limit_ms: float) -> float:
+    """Returns the limit to be told of, so that what keeps it keeps ``limit_ms`` as measured.
+
+    Args:
+        expected_ms: latency that a network was expected to have, which need not be all of a limit.
+        latency: of that network, as measured.
+        limit_ms: the limit.
+    """
+    return expected_ms / share_used(latency, limit_ms)
+
+
 def best(rounds: tuple[Round, ...], limit_ms: float) -> int:
     """Returns the index of the round that uses most of the limit and keeps it; see `miss`."""
     return min(range(len(rounds)), key=lambda index: miss(rounds[index].latency, limit_ms))

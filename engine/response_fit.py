@@ -1,9 +1,10 @@
 """The fit of a response surface (`engine.response`) to the losses of trained networks.
 
 A dozen networks do not determine as many coefficients: importance is the prior. A layer's summed
-importance C·I(C) is the first-order change of the loss with log C, so β_g is drawn towards
-κ·C·I(C) at the base width, where κ ≥ 0 is one scale for all groups and left to the losses. How
-strongly, and p, are chosen by leaving networks out one at a time.
+importance C·I(C) (Eq. 5: squares of the loss's first-order changes) ranks what layers are worth, so
+β_g is drawn towards κ·C·I(C) at the base width, where κ ≥ 0 is one scale for all groups and left to
+the losses. How strongly, and p, are chosen by leaving networks out one at a time, and the error and
+R² that are told are those of the choice.
 """
 
 import math
@@ -23,7 +24,7 @@ EXPONENTS = (0.25, 0.5, 1.0)
 PULLS = (0.01, 0.1, 1.0, 10.0, 100.0)
 """Candidates for the weight of the prior against one observation."""
 FEWEST = 4
-"""Observations below which nothing is left to choose p and the prior's weight by."""
+"""Networks below which nothing is left to choose p and the prior's weight by."""
 
 _Vector = NDArray[np.float64]
 
@@ -44,12 +45,13 @@ def fit_response(
         prior: Eq. 6 of every group.
 
     Raises:
-        UserError: fewer than `FEWEST` observations.
+        UserError: fewer than `FEWEST` networks.
     """
-    if len(observations) < FEWEST:
+    different = len({(seen.resolution, *seen.widths.items()) for seen in observations})
+    if different < FEWEST:
         raise UserError(
-            f"a response surface needs at least {FEWEST} trained networks, not "
-            f"{len(observations)}; raise sample.networks"
+            f"a response surface needs at least {FEWEST} trained networks, not {different}; raise "
+            "sample.networks"
         )
     groups = tuple(base)
     expected = np.array([base[group] * prior[group](base[group]) for group in groups])
@@ -66,7 +68,10 @@ def fit_response(
     error, exponent, pull = best
     design = _design(observations, base, resolution, exponent)
     floor, gains = _solve(design, losses, expected, pull)
-    spread = float(np.mean((losses - losses.mean()) ** 2))
+    # The mean of the others is the guess that R² compares with, since they make the prediction.
+    network = _networks(design)
+    means = np.array([losses[network != number].mean() for number in network])
+    spread = float(np.mean((losses - means) ** 2))
     return ResponseSurface(
         base=dict(base),
         base_resolution=resolution,
@@ -94,13 +99,17 @@ def _design(
 def _left_out(design: _Vector, losses: _Vector, expected: _Vector, pull: float) -> float:
     """Mean squared error of each network's losses, predicted from the other networks."""
     errors = np.empty(len(losses))
-    # Several seeds of one network are left out together.
-    _, network = np.unique(design, axis=0, return_inverse=True)
+    network = _networks(design)
     for number in range(network.max() + 1):
         left = network == number
         floor, gains = _solve(design[~left], losses[~left], expected, pull)
         errors[left] = (floor + design[left] @ gains - losses[left]) ** 2
     return float(errors.mean())
+
+
+def _networks(design: _Vector) -> NDArray[np.int64]:
+    """The number of each observation's network: several seeds of one are left out together."""
+    return np.unique(design, axis=0, return_inverse=True)[1].reshape(-1)
 
 
 def _solve(

@@ -56,9 +56,9 @@ def uniform(budgets: Budgets, limit: Usage) -> Allocation:
     start = usage(formula.base)
     check_room(start, limit)
     widest = largest(
-        formula.multiplied, 1.0, budgets.settings.max_width, lambda spec: usage(spec).within(limit)
+        1.0, budgets.settings.max_width, lambda x: usage(formula.multiplied(x)).within(limit)
     )
-    spec = widest or formula.base
+    spec = formula.multiplied(widest or 1.0)
     used = usage(spec)
     return Allocation(
         widths=spec.width_of,

@@ -98,7 +98,8 @@ def widest_within(
 
     The base itself where not even that keeps them.
     """
-    return largest(lambda width: multiplied(graph, base, width), 1.0, most, keeps) or base
+    widest = largest(1.0, most, lambda width: keeps(multiplied(graph, base, width)))
+    return multiplied(graph, base, widest or 1.0)
 
 
 def _check(alpha: float, budget: float, round_to: int) -> None:

@@ -211,6 +211,21 @@ class Norms(Net):
         return self.response(x + y.permute(0, 3, 1, 2))
 
 
+class FlattenedScales(nn.Module):
+    """After a flatten: one learnt scalar for all features, one for each, and a norm."""
+
+    def __init__(self, classes):
+        super().__init__()
+        self.stem, self.pool = conv(3, 8), nn.AdaptiveAvgPool2d(4)
+        self.one, self.norm = nn.PReLU(), nn.BatchNorm1d(128)
+        self.scale = nn.Parameter(torch.full((1,), 0.5))
+        self.head = nn.Linear(128, classes)
+
+    def forward(self, x):
+        x = self.pool(self.stem(x)).flatten(1)
+        return self.head(self.norm(self.one(x)) * self.scale)
+
+
 class ChannelsFirstNorm(nn.Module):
     """The layer norm of ConvNeXt's authors, in both forms, with parameters of its own."""
 
@@ -384,7 +399,7 @@ def googlenet_with_auxiliaries(classes):
 FOLLOWED = (
     SharedConv, Split, CutSum, Chunk, DepthMultiplier, Grouped, SqueezeExcite, SpatialAttention,
     Shuffled, SplitAttention, UpSampled, PixelShuffled, Norms, OwnParameters, Frozen,
-    PaddedShortcut, Sliced, LeNet, Regularised, Auxiliary, UNet,
+    FlattenedScales, PaddedShortcut, Sliced, LeNet, Regularised, Auxiliary, UNet,
 )  # fmt: skip
 
 

@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.closed_loop import MARGIN, TOLD, best, close_loop, corrected, latency_verdict
+from engine.closed_loop import (
+    MARGIN,
+    TOLD,
+    best,
+    close_loop,
+    corrected,
+    corrected_limit,
+    latency_verdict,
+)
 from engine.errors import UserError
 from engine.limits import Usage
 from engine.results import Allocation, Latency, Round
@@ -134,6 +142,15 @@ def test_latency_left_over_is_used_only_where_latency_ended_the_allocation() -> 
 def test_the_corrected_model_expects_what_was_measured_with_room() -> None:
     (done,) = closed(lambda width: width * 1.25, noise=0.02, most=1)
     assert corrected(done) == pytest.approx(1.25 * 1.02)
+
+
+def test_a_corrected_limit_leaves_out_what_was_over_although_it_was_expected_below() -> None:
+    """Expected at 9 of 10 ms and measured at 10.5: as much slower than the limit allows."""
+    limit = corrected_limit(9.0, Latency.constant(10.5, 0.01), 10.0)
+    assert limit == pytest.approx(9.0 * 10.0 / (10.5 * 1.01))
+    assert limit < 9.0
+    # A device of which all is 10.5/9 as slow as expected then keeps its limit with room.
+    assert limit * 10.5 / 9.0 * 1.01 == pytest.approx(10.0)
 
 
 @pytest.mark.parametrize(

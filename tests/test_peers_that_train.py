@@ -10,11 +10,12 @@ import pytest
 from test_peers import filter_norms, loss, question, trained, usage
 
 from engine.errors import UserError
+from engine.limits import Usage
 from engine.peers import legr
 from engine.peers.contract import Method, Question
 from engine.peers.depth import Compound, deeper
 from engine.peers.grid import CompoundGrid, grid
-from engine.peers.growing import NetAdaptGrowing
+from engine.peers.growing import NetAdaptGrowing, widened
 from engine.peers.inherited import FineTuning, oversized
 from engine.peers.legr import LeGR, Ranking, cut
 from engine.peers.netadapt import NetAdapt, narrowed
@@ -227,6 +228,24 @@ def test_what_grows_only_grows_and_uses_what_there_is() -> None:
     assert asked.limit.latency_ms - usage(answer).latency_ms < 0.025 * room
     # At most a tenth of the room a step, and a step for every group.
     assert len(steps) < 20 * len(answer.widths)
+
+
+def test_a_group_that_adds_next_to_nothing_hides_no_other() -> None:
+    """It has room for a channel, and the next width of all others is more than a step."""
+    asked = question()
+    first, *others = asked.base.width_of
+    base = asked.base.width_of
+
+    def by_group(spec: NetworkSpec) -> Usage:
+        grown = {group for group, width in spec.widths if width > base[group]}
+        ms = 1.0 + 0.001 * (first in grown) + 0.12 * len(grown - {first})
+        return Usage(latency_ms=ms, params=1)
+
+    limit = Usage(latency_ms=2.0, params=10**9)
+    asked = replace(asked, usage=by_group, limit=limit, stated_limit=limit)
+    wider = widened(asked, asked.base, {"latency_ms": 1.0, "params": 10**9}, 0.1)
+    assert [g for spec in wider for g, width in spec.widths if width > base[g]] == others
+    assert list(wider.values()) == pytest.approx([0.12] * len(others))
 
 
 # LeGR ------------------------------------------------------------------------------------------

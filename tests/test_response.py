@@ -103,6 +103,17 @@ def test_equal_losses_give_a_flat_surface() -> None:
     assert surface.r2 == 0.0
 
 
+def test_a_surface_that_knows_nothing_has_an_r2_of_zero() -> None:
+    """Wider networks are worse here; no gain is negative, so its guess is the others' mean."""
+    seen = [
+        Observation(resolution=32, widths=n.widths, loss=sum(n.widths.values()) / 100)
+        for n in networks(8)
+    ]
+    surface = fit_response(seen, BASE, 32, prior(**TRUTH))
+    assert set(surface.gains.values()) == {0.0}
+    assert surface.r2 == pytest.approx(0.0, abs=1e-12)
+
+
 def test_it_goes_through_its_file() -> None:
     surface = fit_response(networks(8), BASE, 32, prior(**TRUTH))
     assert decode(ResponseSurface, canonical(surface), "surface") == surface
@@ -111,6 +122,8 @@ def test_it_goes_through_its_file() -> None:
 def test_too_few_networks_are_one_line() -> None:
     with pytest.raises(UserError, match="needs at least 4 trained networks, not 3"):
         fit_response(networks(3), BASE, 32, prior(**TRUTH))
+    with pytest.raises(UserError, match="not 3"):
+        fit_response(networks(3) * 2, BASE, 32, prior(**TRUTH))
     with pytest.raises(ValueError, match="loss must be finite"):
         Observation(resolution=32, widths=BASE, loss=float("nan"))
 

@@ -9,7 +9,7 @@ from cluster.search import Search
 from cluster.stages.allocate import budgets_of
 from cluster.stages.groundwork import Groundwork
 from cluster.stages.profile import latency_model
-from engine.closed_loop import is_full, miss, share_used
+from engine.closed_loop import corrected_limit, is_full, miss
 from engine.comparison import BASE, OURS, Proposal
 from engine.errors import Inapplicable, UserError
 from engine.limits import Usage
@@ -123,8 +123,9 @@ class Proposing:
                 seen.append((spec, latency))
                 if is_full(latency, known.limit.latency_ms):
                     break
-                used = share_used(latency, known.limit.latency_ms)
-                limit = replace(limit, latency_ms=limit.latency_ms / used)
+                expected = self._usage(spec).latency_ms
+                corrected = corrected_limit(expected, latency, known.limit.latency_ms)
+                limit = replace(limit, latency_ms=corrected)
             spec, latency = min(seen, key=lambda one: miss(one[1], known.limit.latency_ms))
             return self._proposal(
                 method.name,

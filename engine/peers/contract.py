@@ -6,7 +6,7 @@ from typing import Literal, Protocol
 
 from engine.budgets import Budgets
 from engine.errors import UserError
-from engine.graph import NetworkGraph
+from engine.graph import NetworkGraph, graph_of
 from engine.largest import largest
 from engine.limits import Usage
 from engine.response import Observation
@@ -46,8 +46,8 @@ class Question:
         resolutions: that the latency model knows, ascending, the base's own among them.
         round_to: resolutions are multiples of this many pixels.
         budget: s of the α search, in the base network's multiply-accumulates.
-        min_width, max_width: narrowest and widest multiple of a group's base width that the
-            latency model knows.
+        min_width, max_width: narrowest and widest multiple of a group's base width that an answer
+            may have; the latency model knows all of them.
         seed: of what is drawn.
     """
 
@@ -78,7 +78,12 @@ class Question:
         return self._known[spec]
 
     def keeps(self, spec: NetworkSpec, limits: Sequence[Resource] = BOTH) -> bool:
-        """Whether a network keeps the limits named."""
+        """Whether a network keeps the limits named.
+
+        Parameters are counted first: latency may have to be measured.
+        """
+        if "params" in limits and not self.has_few_params(spec):
+            return False
         usage = self.usage_of(spec)
         within = replace(
             self.limit,
@@ -86,6 +91,10 @@ class Question:
             params=self.limit.params if "params" in limits else usage.params,
         )
         return usage.within(within)
+
+    def has_few_params(self, spec: NetworkSpec) -> bool:
+        """Whether a network keeps the limit of parameters."""
+        return graph_of(self.graph, spec).cost(spec).params <= self.limit.params
 
     def widths(self, group: str) -> range:
         """Returns the valid widths of a group from its narrowest to its widest."""
@@ -122,12 +131,14 @@ class Question:
         Raises:
             UserError: not even ``make(low)`` keeps the limits.
         """
-        best = largest(make, low, high, lambda spec: self.keeps(spec, limits))
+        if "params" in limits:  # no latency is asked of what has too many
+            high = largest(low, high, lambda x: self.has_few_params(make(x))) or low
+        best = largest(low, high, lambda x: self.keeps(make(x), limits))
         if best is None:
             raise UserError(
                 "the smallest network of the family does not keep the limits; raise them"
             )
-        return best
+        return make(best)
 
 
 class Method(Protocol):

@@ -47,6 +47,10 @@ class Compound:
     Source: Eq. 3, EfficientNet (Tan and Le 2019), whose d, w, r = 1.2, 1.1, 1.15 are the
     defaults: each unit of φ about doubles the multiply-accumulates. Fast compound scaling (Dollár
     et al. 2021, dWr with α = 0.8) has d = s^0.1, w = s^0.4, r = s^0.05: `FAST_COMPOUND`.
+    Deviations: widths are any that the network may have (published: multiples of 8), resolutions
+    multiples of ``alpha.round_to``; more blocks are dealt to the stages one by one
+    (`engine.depth.repeats`; published: each stage's rounded, up in EfficientNet); the number of
+    groups of a grouped convolution stays.
     """
 
     name: str = "efficientnet"

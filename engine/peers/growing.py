@@ -88,4 +88,5 @@ def widened(
             fitting[made(within[-1])] = added(made(within[-1]))
         elif kept:
             following[made(kept[0])] = added(made(kept[0]))
-    return {s: a for s, a in (fitting or following).items() if a >= _WORTHWHILE * share}
+    worth = {s: a for s, a in fitting.items() if a >= _WORTHWHILE * share}
+    return worth or following

@@ -5,7 +5,7 @@ from statistics import fmean
 
 from engine.peers.algorithm1 import allocated
 from engine.peers.contract import BOTH, Question, Resource, Trainings
-from engine.peers.resolutions import by_resolution
+from engine.peers.resolutions import REPEATS, by_resolution
 from engine.spec import NetworkSpec
 
 
@@ -19,14 +19,15 @@ class JointResolution:
     candidate keeps all limits and uses them up. Importance is that of the run, whatever its
     resolution.
 
-    The resolution is found once, at the limits as they were stated.
+    The resolution is found at the limits as they were stated, among those at which the base network
+    keeps a corrected limit as well.
 
     Attributes:
         repeats: trainings of each candidate, of which the mean loss counts.
     """
 
     name: str = "hacscale-joint"
-    repeats: int = 2
+    repeats: int = REPEATS
     limits: tuple[Resource, ...] = BOTH
     rests_on: tuple[Trainings, ...] = ("alpha", "samples")
 

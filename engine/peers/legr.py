@@ -13,6 +13,9 @@ from engine.peers.inherited import FineTuning, only, oversized, trained_to_start
 from engine.rows import Row
 from engine.spec import NetworkSpec
 
+_FALL = 1.25
+"""Times the evaluations after which σ would have fallen to nothing."""
+
 Norms = Mapping[str, tuple[float, ...]]
 """‖Θ‖² of every filter by width group."""
 
@@ -44,21 +47,22 @@ class LeGR:
 
     A filter has the score α_l‖Θ‖² + κ_l, with α and κ of its width group. They are learned by
     regularised evolution: a tournament of the population finds a parent, some of its groups are
-    mutated (α by a factor exp(N(0, σ²)), κ by N(0, s_l²) with s_l the standard deviation of the
-    norms in the group), the network is cut down to the limits in that order and trained for a
-    short time, its accuracy is the fitness, and the oldest of the population goes.
+    mutated (α by a factor exp(N(0, σ_t²)), κ by N(0, s_l²) with s_l the standard deviation of the
+    norms in the group; σ_t falls evenly from σ to σ/5 over the evaluations), the network is cut
+    down to the limits in that order and trained for a short time, its accuracy is the fitness, and
+    the oldest of the population goes.
 
     The order is learned at the limits as they were stated, and cut off at those of the question:
     a corrected limit, or any other, takes no further training.
 
     Source: Chin et al., CVPR 2020, with 400 evaluations, a population of 64, tournaments of 16 and
-    one evaluation at a time: `PUBLISHED`. Deviations:
+    one evaluation at a time: `PUBLISHED`, whose fall of σ is that of its code. Deviations:
 
     - What is pruned is widened beyond the limits first (`engine.peers.inherited.OVERSIZE`), and
       trained like the sampled networks and not to its end.
     - The fast defaults are 32 evaluations, 8, 3, and four evaluations at a time.
     - The filter of a channel that several layers write is all their kernels together. A group
-      keeps the fewest channels that the latency model knows.
+      keeps `profile.min_width` of its base width.
     - The first evaluation is α = 1, κ = 0, and in those that fill the population all groups mutate.
     - The answer is trained from new weights, like those of all methods.
 
@@ -68,7 +72,7 @@ class LeGR:
         tournament: of the population, drawn for each parent.
         parallel: evaluations that are trained together, whose parents are drawn before any ends.
         mutated: share of the groups that mutate, at least one.
-        spread: σ.
+        spread: σ, at the beginning.
     """
 
     name: str = "legr"
@@ -113,20 +117,28 @@ class LeGR:
                 rankings = [neutral, *others]
             else:
                 rankings = [
-                    self._child(rng, tried[-self.population :], norms)
+                    self._child(rng, tried[-self.population :], norms, self._spread(len(tried)))
                     for _ in range(min(self.parallel, self.evaluations - len(tried)))
                 ]
             tried += zip(self._fitness(stated, whole, rankings), rankings, strict=True)
         return max(tried, key=_fitness_of)[1]
 
     def _child(
-        self, rng: np.random.Generator, pool: Sequence[tuple[float, Ranking]], norms: Norms
+        self,
+        rng: np.random.Generator,
+        pool: Sequence[tuple[float, Ranking]],
+        norms: Norms,
+        spread: float,
     ) -> Ranking:
         """A mutant of the fittest of a tournament."""
         drawn = rng.choice(len(pool), size=self.tournament, replace=False)
         _, parent = max((pool[i] for i in sorted(drawn.tolist())), key=_fitness_of)
         count = max(1, round(self.mutated * len(norms)))
-        return mutant(rng, parent, norms, count, self.spread)
+        return mutant(rng, parent, norms, count, spread)
+
+    def _spread(self, done: int) -> float:
+        """σ_t after so many evaluations."""
+        return self.spread * (1 - done / (_FALL * self.evaluations))
 
     def _fitness(self, question: Question, whole: Row, rankings: Sequence[Ranking]) -> list[float]:
         """The accuracy of each after a short training; below all others if that failed."""

@@ -57,7 +57,8 @@ PUBLISHED: tuple[Method, ...] = (
     NetAdapt(name="netadapt-published", steps=steps.PUBLISHED),
     legr.PUBLISHED,
 )
-"""As in their papers, where those have more trainings than ``all`` would be worth."""
+"""With as many trainings as in their papers, more than ``all`` would be worth; how else they differ
+stands with each."""
 
 
 def chosen(names: str) -> tuple[Method, ...]:

@@ -6,7 +6,7 @@ from typing import Literal
 from engine.errors import UserError
 from engine.gates import check_scales
 from engine.peers.contract import BOTH, Question, Resource, Trainings
-from engine.peers.shrinking import shrinking_task, valid, within_limits
+from engine.peers.shrinking import shrinking_task, valid
 from engine.shrinking import Sparsifying
 from engine.spec import NetworkSpec
 
@@ -28,7 +28,7 @@ class MorphNet:
     Deviations: the strength is found by hand there; here the shrunk network is the one that has
     come closest to ``left`` of its resource, one half, as in NeuralScale's comparison with
     MorphNet. Training is the search's short one; both limits hold and not that of the
-    resource alone; no width exceeds the widest that the latency model knows.
+    resource alone; no width exceeds `allocate.max_width` times the base.
 
     Attributes:
         resource: what a channel costs: multiply-accumulates (the paper's FLOPs, halved) or
@@ -84,4 +84,4 @@ class MorphNet:
 
         # With this multiplier every group is at its widest.
         most = question.max_width * max(base[g] / width for g, width in shrunk.widths)
-        return within_limits(question, make, _NARROWEST, most, self.limits)
+        return question.largest(make, _NARROWEST, most, self.limits)

@@ -1,7 +1,7 @@
 """Widths that follow the power laws by which a network shrinks while it is pruned."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -9,8 +9,9 @@ import numpy as np
 
 from engine.errors import UserError
 from engine.gates import check_gates
+from engine.largest import largest
 from engine.peers.contract import BOTH, Question, Resource, Trainings
-from engine.peers.shrinking import at_params, shrinking_task, valid, within_limits
+from engine.peers.shrinking import shrinking_task, valid
 from engine.shrinking import Pruning, Shrunk
 from engine.spec import NetworkSpec
 
@@ -33,7 +34,7 @@ class NeuralScale:
     Source: Lee and Lee, CVPR 2020; one iteration is the first step of its descent.
     Deviations: the training is the search's short one, with its schedule (published: 0.1 for 10
     epochs, then 0.01 and falling); groups that change together have one law; no width exceeds
-    the widest that the latency model knows; where a pruning leaves fewer than three networks, the
+    `allocate.max_width` times the base; where a pruning leaves fewer than three networks, the
     descent ends with the laws before it (published: with fewer than six it scales uniformly).
 
     Attributes:
@@ -63,15 +64,14 @@ class NeuralScale:
                 break
             make = partial(_network, question, fit_laws(path))
             low = math.log(path[-1].params)
-            tau = at_params(question, make, low, math.log(base_params * _LARGEST), base_params)
-            spec = make(tau)
+            spec = make(_log_tau(question, make, low, base_params))
         if make is None:
             raise UserError(
                 f"{self.name} needs {_FEWEST} networks left by a pruning in which every group lost "
                 "a channel; train longer with --set sample.training.epochs=…, or leave it out"
             )
         high = math.log(question.limit.params * _LARGEST)
-        return within_limits(question, make, low, high, self.limits)
+        return question.largest(make, low, high, self.limits)
 
     def _path(self, question: Question, spec: NetworkSpec) -> Sequence[Shrunk]:
         rows = question.train([shrinking_task(question, spec, self.pruning)])
@@ -110,6 +110,17 @@ def fit_laws(path: Sequence[Shrunk]) -> WidthLaws:
         alpha=dict(zip(groups, np.exp(log_alpha).tolist(), strict=True)),
         beta=dict(zip(groups, beta.tolist(), strict=True)),
     )
+
+
+def _log_tau(
+    question: Question, make: Callable[[float], NetworkSpec], low: float, params: int
+) -> float:
+    """The largest log τ whose network has no more parameters, ``low`` if there is none."""
+
+    def keeps(log_tau: float) -> bool:
+        return question.graph.cost(make(log_tau)).params <= params
+
+    return largest(low, math.log(params * _LARGEST), keeps) or low
 
 
 def _network(question: Question, laws: WidthLaws, log_tau: float) -> NetworkSpec:

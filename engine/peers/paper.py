@@ -5,7 +5,7 @@ from statistics import fmean
 
 from engine.peers.algorithm1 import allocated
 from engine.peers.contract import BOTH, Question, Resource, Trainings
-from engine.peers.resolutions import by_resolution
+from engine.peers.resolutions import REPEATS, by_resolution
 from engine.scaling import at_equal_compute
 from engine.spec import NetworkSpec
 
@@ -27,7 +27,7 @@ class PaperHACScale:
     """
 
     name: str = "hacscale-paper"
-    repeats: int = 2
+    repeats: int = REPEATS
     limits: tuple[Resource, ...] = BOTH
     rests_on: tuple[Trainings, ...] = ("samples",)
 

@@ -9,6 +9,9 @@ from engine.peers.inherited import only
 from engine.rows import Row
 from engine.spec import NetworkSpec
 
+REPEATS = 2
+"""Trainings of each network where nothing else is said."""
+
 
 def by_resolution(
     question: Question, candidates: Sequence[NetworkSpec], repeats: int

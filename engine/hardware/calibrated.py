@@ -1,22 +1,18 @@
-"""What the latency models share: a sum over ops, one scale and one offset to whole networks."""
+"""What fits of latency models share: op times, least squares, one scale and offset to networks."""
 
-import math
-from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Self, TypeVar, get_args
+from typing import TYPE_CHECKING, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.codec import STRICT, canonical
-from engine.costs import LayerCost, NetworkCost
+from engine.costs import LayerCost
 from engine.errors import UserError
-from engine.hardware.contract import Box, op_class, unknown_op
+from engine.hardware.contract import LatencyModel, op_class, unknown_op
 from engine.memory import FLOAT_BYTES
 from engine.ops import Kind
-from engine.spec import NetworkSpec
 
 if TYPE_CHECKING:  # a model is read and asked without PyTorch
     from engine.graph import NetworkGraph
@@ -28,70 +24,7 @@ RESOLVED_MS = 1e-4
 """Shorter op times are taken for this, so that one no clock can see has a finite weight."""
 
 Matrix = NDArray[np.float64]
-M = TypeVar("M", bound="Calibrated")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Calibrated(ABC):
-    """Implements `engine.hardware.contract.LatencyModel` over `op_ms`, which is left to kinds.
-
-    Attributes:
-        scale: from the sum of the ops to the whole network.
-        offset_ms: overhead of all ops together.
-    """
-
-    __pydantic_config__ = STRICT
-
-    box: Box
-    scale: float = 1.0
-    offset_ms: float = 0.0
-
-    def __post_init__(self) -> None:
-        for name in ("scale", "offset_ms"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(
-                    f"{name} must be finite and not negative, not {getattr(self, name)}"
-                )
-
-    @abstractmethod
-    def op_ms(self, cost: LayerCost) -> float:
-        """Returns the latency of one op before calibration.
-
-        Raises:
-            UserError: the model knows no op of that class.
-        """
-
-    def granularity(self, cost: LayerCost) -> int:
-        """Returns how many output channels are computed together: none is known."""
-        return 1
-
-    def layer_ms(self, cost: LayerCost) -> float:
-        """Returns what one op adds to the network's latency beyond ``offset_ms``.
-
-        Raises:
-            UserError: the model knows no op of that class.
-        """
-        return self.scale * self.op_ms(cost)
-
-    def predict(self, cost: NetworkCost) -> float:
-        """Returns the latency of a whole network in ms. `check` its spec first.
-
-        Raises:
-            UserError: the model knows no op of some layer's class.
-        """
-        return self.offset_ms + sum([self.layer_ms(layer) for layer in cost.layers])
-
-    def check(self, spec: NetworkSpec) -> None:
-        """Raises a UserError if ``spec`` lies outside the box."""
-        self.box.check(spec)
-
-    def rescaled(self, factor: float) -> Self:
-        """Returns the model with every prediction multiplied by ``factor``."""
-        return replace(self, scale=self.scale * factor, offset_ms=self.offset_ms * factor)
-
-    def to_json(self) -> str:
-        """Returns canonical JSON."""
-        return canonical(self).decode()
+M = TypeVar("M", bound=LatencyModel)
 
 
 @dataclass(frozen=True, slots=True)

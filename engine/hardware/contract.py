@@ -1,10 +1,12 @@
 """What every latency model can do, and the networks that it holds for."""
 
+import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, Self
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Self
 
-from engine.codec import STRICT
+from engine.codec import STRICT, canonical
 from engine.costs import LayerCost, NetworkCost
 from engine.errors import UserError, nearest
 from engine.recipe import Profile
@@ -12,64 +14,6 @@ from engine.spec import ModelRef, NetworkSpec
 
 if TYPE_CHECKING:  # a model is read and asked without PyTorch
     from engine.graph import NetworkGraph
-
-
-class LatencyModel(Protocol):
-    """Predicts latency on one device as a sum over ops, so that one change asks few of them.
-
-    `predict` is ``offset_ms`` plus `layer_ms` of every op. No prediction falls when a width grows,
-    nor when the resolution does, but where the device was seen to run another algorithm. Equal
-    questions have equal answers, also of a model that was read back.
-    `engine.hardware.models` makes models and reads them. The latency after a change of one group
-    is `engine.widening.NetworkWidening.after`.
-    """
-
-    @property
-    def kind(self) -> str:
-        """Its name in ``profile.model``."""
-        ...
-
-    @property
-    def box(self) -> "Box":
-        """The networks that it holds for."""
-        ...
-
-    @property
-    def offset_ms(self) -> float:
-        """Latency that belongs to no single op."""
-        ...
-
-    def layer_ms(self, cost: LayerCost) -> float:
-        """Returns what one op adds to the network's latency beyond ``offset_ms``.
-
-        Raises:
-            UserError: the model knows no op of that class; the message names the op.
-        """
-        ...
-
-    def predict(self, cost: NetworkCost) -> float:
-        """Returns the latency of a whole network in ms. `check` its spec first.
-
-        Raises:
-            UserError: like `layer_ms`.
-        """
-        ...
-
-    def granularity(self, cost: LayerCost) -> int:
-        """Returns how many output channels the device computes together; 1 if none was found."""
-        ...
-
-    def check(self, spec: NetworkSpec) -> None:
-        """Raises a UserError if ``spec`` lies outside the box."""
-        ...
-
-    def rescaled(self, factor: float) -> Self:
-        """Returns the model with every prediction multiplied by ``factor``."""
-        ...
-
-    def to_json(self) -> str:
-        """Returns canonical JSON, which holds ``kind``."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,6 +83,78 @@ class Box:
                 f"the latency model was fitted with {low} to {high} channels of {group}, "
                 f"not {width}; widen profile.min_width or profile.max_width"
             )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatencyModel(ABC):
+    """Predicts latency on one device as a sum over ops, so that one change asks few of them.
+
+    `predict` is ``offset_ms`` plus `layer_ms` of every op. No prediction falls when a width grows,
+    nor when the resolution does, but where the device was seen to run another algorithm. Equal
+    questions have equal answers, also of a model that was read back.
+    `engine.hardware.models` makes models and reads them. The latency after a change of one group
+    is `engine.widening.NetworkWidening.after`.
+
+    Attributes:
+        kind: its name in ``profile.model``.
+        box: the networks that it holds for.
+        scale: from the sum of the ops to the whole network.
+        offset_ms: latency that belongs to no single op.
+    """
+
+    __pydantic_config__ = STRICT
+
+    kind: str
+    box: Box
+    scale: float = 1.0
+    offset_ms: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("scale", "offset_ms"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(
+                    f"{name} must be finite and not negative, not {getattr(self, name)}"
+                )
+
+    @abstractmethod
+    def op_ms(self, cost: LayerCost) -> float:
+        """Returns the latency of one op before calibration.
+
+        Raises:
+            UserError: the model knows no op of that class; the message names the op.
+        """
+
+    def granularity(self, cost: LayerCost) -> int:
+        """Returns how many output channels the device computes together; 1 if none was found."""
+        return 1
+
+    def layer_ms(self, cost: LayerCost) -> float:
+        """Returns what one op adds to the network's latency beyond ``offset_ms``.
+
+        Raises:
+            UserError: like `op_ms`.
+        """
+        return self.scale * self.op_ms(cost)
+
+    def predict(self, cost: NetworkCost) -> float:
+        """Returns the latency of a whole network in ms. `check` its spec first.
+
+        Raises:
+            UserError: like `op_ms`.
+        """
+        return self.offset_ms + sum([self.layer_ms(layer) for layer in cost.layers])
+
+    def check(self, spec: NetworkSpec) -> None:
+        """Raises a UserError if ``spec`` lies outside the box."""
+        self.box.check(spec)
+
+    def rescaled(self, factor: float) -> Self:
+        """Returns the model with every prediction multiplied by ``factor``."""
+        return replace(self, scale=self.scale * factor, offset_ms=self.offset_ms * factor)
+
+    def to_json(self) -> str:
+        """Returns canonical JSON, which holds ``kind``."""
+        return canonical(self).decode()
 
 
 def op_class(cost: LayerCost) -> str:

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from engine.costs import LayerCost
-from engine.hardware.calibrated import Calibrated, calibrated, check_known
-from engine.hardware.contract import Box
+from engine.hardware.calibrated import calibrated, check_known
+from engine.hardware.contract import Box, LatencyModel
 
 if TYPE_CHECKING:  # a model is read and asked without PyTorch
     from engine.graph import NetworkGraph
@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # a model is read and asked without PyTorch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Flops(Calibrated):
+class Flops(LatencyModel):
     """``scale`` is ms per million MACs; ops without MACs are free."""
 
     kind: Literal["flops"] = "flops"

@@ -28,14 +28,13 @@ from engine.costs import LayerCost
 from engine.errors import require
 from engine.hardware.boosting import Boosting, boost, exported
 from engine.hardware.calibrated import (
-    Calibrated,
     Matrix,
     OpTime,
     calibrated,
     op_times,
     solve,
 )
-from engine.hardware.contract import Box, op_class, unknown_op
+from engine.hardware.contract import Box, LatencyModel, op_class, unknown_op
 
 if TYPE_CHECKING:  # a model is read and asked without PyTorch
     from engine.graph import NetworkGraph
@@ -183,7 +182,7 @@ class FewPixels:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class InSitu(Calibrated):
+class InSitu(LatencyModel):
     """Predicts latency on one device; make one with `fit`.
 
     Attributes:

@@ -12,8 +12,8 @@ import numpy as np
 from engine.codec import STRICT
 from engine.costs import LayerCost
 from engine.errors import UserError, require
-from engine.hardware.calibrated import Calibrated, Matrix, calibrated, op_times, solve
-from engine.hardware.contract import Box, op_class, unknown_op
+from engine.hardware.calibrated import Matrix, calibrated, op_times, solve
+from engine.hardware.contract import Box, LatencyModel, op_class, unknown_op
 from engine.ops import WRITERS
 
 if TYPE_CHECKING:  # a model is read and asked without PyTorch
@@ -68,7 +68,7 @@ class Table:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Lut(Calibrated):
+class Lut(LatencyModel):
     """Looks ops up in tables, one for every class and stride.
 
     Source: NetAdapt, whose tables hold layers timed alone, by (cin, cout) at one resolution.
@@ -88,7 +88,7 @@ class Lut(Calibrated):
     tables: dict[str, Table]
 
     def __post_init__(self) -> None:
-        Calibrated.__post_init__(self)
+        LatencyModel.__post_init__(self)
         require(self.lanes >= 1, "lanes must be at least 1", self.lanes)
 
     def op_ms(self, cost: LayerCost) -> float:

@@ -13,12 +13,11 @@ from engine.codec import STRICT
 from engine.costs import LayerCost
 from engine.errors import UserError, require
 from engine.hardware.calibrated import (
-    Calibrated,
     Matrix,
     calibrated,
     op_times,
 )
-from engine.hardware.contract import Box, op_class, unknown_op
+from engine.hardware.contract import Box, LatencyModel, op_class, unknown_op
 
 if TYPE_CHECKING:  # a model is read and asked without PyTorch
     from engine.graph import NetworkGraph
@@ -47,7 +46,7 @@ class Polynomial:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NeuralPower(Calibrated):
+class NeuralPower(LatencyModel):
     """Runtime of every class of op as a polynomial of degree 3, with physical terms.
 
     Source: NeuralPower (Cai et al. 2017): lasso with 10-fold cross-validation. Deviation: no

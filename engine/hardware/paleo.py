@@ -9,14 +9,13 @@ import numpy as np
 from engine.costs import LayerCost
 from engine.errors import require
 from engine.hardware.calibrated import (
-    Calibrated,
     calibrated,
     check_known,
     moved_bytes,
     op_times,
     solve,
 )
-from engine.hardware.contract import Box
+from engine.hardware.contract import Box, LatencyModel
 
 if TYPE_CHECKING:  # a model is read and asked without PyTorch
     from engine.graph import NetworkGraph
@@ -24,7 +23,7 @@ if TYPE_CHECKING:  # a model is read and asked without PyTorch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Paleo(Calibrated):
+class Paleo(LatencyModel):
     """Time of an op = bytes / bandwidth + MACs / (peak · platform percent).
 
     Source: Qi et al. 2017 (reading, computing and writing do not overlap).
@@ -40,7 +39,7 @@ class Paleo(Calibrated):
     batch: int = 1
 
     def __post_init__(self) -> None:
-        Calibrated.__post_init__(self)
+        LatencyModel.__post_init__(self)
         for name in ("ms_per_mac", "ms_per_byte"):
             require(getattr(self, name) >= 0, f"{name} must not be negative", getattr(self, name))
         require(self.batch >= 1, "batch must be at least 1", self.batch)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Literal
 
 from engine.costs import LayerCost
 from engine.errors import require
-from engine.hardware.calibrated import Calibrated, calibrated, check_known
-from engine.hardware.contract import Box
+from engine.hardware.calibrated import calibrated, check_known
+from engine.hardware.contract import Box, LatencyModel
 
 if TYPE_CHECKING:  # a model is read and asked without PyTorch
     from engine.graph import NetworkGraph
@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # a model is read and asked without PyTorch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pim(Calibrated):
+class Pim(LatencyModel):
     """Weight-stationary arrays of ``rows`` × ``columns`` cells.
 
     A filter is a column: k·k·c weights lie in as many rows and in ``cells`` columns beside each
@@ -45,7 +45,7 @@ class Pim(Calibrated):
     batch: int = 1
 
     def __post_init__(self) -> None:
-        Calibrated.__post_init__(self)
+        LatencyModel.__post_init__(self)
         for name in ("rows", "columns", "cells", "arrays", "input_bits", "batch"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1", getattr(self, name))
         for name in ("bytes_per_cycle", "clock_ghz"):

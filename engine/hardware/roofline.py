@@ -9,14 +9,13 @@ import numpy as np
 from engine.costs import LayerCost
 from engine.errors import require
 from engine.hardware.calibrated import (
-    Calibrated,
     OpTime,
     calibrated,
     check_known,
     moved_bytes,
     op_times,
 )
-from engine.hardware.contract import Box
+from engine.hardware.contract import Box, LatencyModel
 
 if TYPE_CHECKING:  # a model is read and asked without PyTorch
     from engine.graph import NetworkGraph
@@ -24,7 +23,7 @@ if TYPE_CHECKING:  # a model is read and asked without PyTorch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Roofline(Calibrated):
+class Roofline(LatencyModel):
     """Time of an op = max(MACs / peak, bytes / bandwidth).
 
     Source: Williams et al. 2009. Weights are read once and activations for every image.
@@ -36,7 +35,7 @@ class Roofline(Calibrated):
     batch: int = 1
 
     def __post_init__(self) -> None:
-        Calibrated.__post_init__(self)
+        LatencyModel.__post_init__(self)
         for name in ("macs_per_ms", "bytes_per_ms", "batch"):
             require(getattr(self, name) > 0, f"{name} must be positive", getattr(self, name))
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Literal
 
 from engine.costs import LayerCost
 from engine.errors import require
-from engine.hardware.calibrated import Calibrated, calibrated, check_known
-from engine.hardware.contract import Box
+from engine.hardware.calibrated import calibrated, check_known
+from engine.hardware.contract import Box, LatencyModel
 
 if TYPE_CHECKING:  # a model is read and asked without PyTorch
     import torch
@@ -21,7 +21,7 @@ SHARPNESS = 20.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Systolic(Calibrated):
+class Systolic(LatencyModel):
     """Cycles of convolutions and linear layers; other ops are taken to be fused and cost nothing.
 
     A layer is cut into tiles of at most ``rows`` weights of a filter × ``columns`` filters. Source
@@ -46,7 +46,7 @@ class Systolic(Calibrated):
     batch: int = 1
 
     def __post_init__(self) -> None:
-        Calibrated.__post_init__(self)
+        LatencyModel.__post_init__(self)
         for name in ("rows", "columns", "weight_bytes", "batch"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1", getattr(self, name))
         for name in ("clock_ghz", "weight_bytes_per_cycle"):

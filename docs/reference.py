@@ -18,7 +18,7 @@ A recipe decides everything about the result of a run. `hacscale recipes` lists 
 field is changed with `--set`:
 
 ```sh
-hacscale run digits-vgg11 --set alpha.trials=8 train.epochs=20 data=imagefolder:PATH
+hacscale run digits-vgg11 --set alpha.trials=8 train.epochs=20
 ```
 
 A YAML file holds the same keys. Only `limits` is required, unknown keys are errors, and a field
@@ -27,7 +27,7 @@ that is left out has the default below:
 ```yaml
 # mine.yaml: hacscale run mine.yaml
 model: resnet18
-data: {source: "imagefolder:flowers", resolution: 64}
+data: {source: "imagefolder:flowers", resolution: 64, stored_resolution: 128}  # docs/data.md
 limits: {latency: 1.5x, params: 12M}
 sample: {networks: 12}
 train: {epochs: 40, batch_size: 128, lr: 0.1}

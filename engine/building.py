@@ -74,9 +74,9 @@ def initialise(
     Weights of convolutions are drawn from He's normal distribution (fan-out), those of linear
     layers uniformly within ±1/√fan-in, others with a standard deviation of 0.02 (scales outside
     of layers), from a generator with ``seed``. A parameter whose elements were all equal in the
-    original (ones and zeros of norms, zero biases) keeps that value, and a buffer its own. All
-    networks of a run start in this way, so that they can be compared; a custom initialisation of
-    the original is not repeated.
+    original (ones and zeros of norms, zero biases) keeps that value, and so does a buffer that no
+    layer with a reset of its own has. All networks of a run start in this way, so that they can be
+    compared; a custom initialisation of the original is not repeated.
 
     Args:
         module: made by `skeleton`.

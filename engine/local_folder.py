@@ -153,7 +153,10 @@ def storage_error(error: OSError, path: Path) -> StorageError:
     """Returns the one line for a local file that cannot be written."""
     if error.errno in _FULL:
         return StorageError(f"no space left for {path}; free some, then resume: nothing is lost")
-    return StorageError(f"cannot write {path}: {error.strerror or error}; give another --runs-dir")
+    reason = error.strerror or error
+    return StorageError(
+        f"cannot write {path}: {reason}; give another path, which is --runs-dir for runs"
+    )
 
 
 def _is_passing(error: BaseException) -> bool:

@@ -130,6 +130,11 @@ def import_function(reference: str, what: str) -> Callable[..., object]:
     module_name, _, name = reference.partition(":")
     try:
         module = importlib.import_module(module_name)
+    except SystemExit:
+        raise UserError(
+            f"{what} {reference!r}: {module_name!r} ends the program when it is imported; put what "
+            "makes it a script under `if __name__ == '__main__':`"
+        ) from None
     except Exception as error:
         raise UserError(
             f"{what} {reference!r}: importing {module_name!r} failed: "

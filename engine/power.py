@@ -269,10 +269,8 @@ def gpu_state() -> dict[str, str]:
 
 def _nvml() -> tuple[ModuleType | Any | None, str]:
     """The module of NVML, ready for use, or None and the reason."""
-    try:
-        import pynvml  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        return None, "nvidia-ml-py is not installed (`pip install hacscale[gpu]`)"
+    import pynvml
+
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError as error:

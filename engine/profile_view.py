@@ -1,7 +1,5 @@
 """What `hacscale profile` shows."""
 
-import math
-
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -19,8 +17,6 @@ def render_profile(result: ProfileResult, base: Timing) -> RenderableType:
         base: the base network, as measured.
     """
     quality, key, latency = result.quality, result.key, base.latency
-    errors = [p / m - 1 for p, m in zip(quality.predicted_ms, quality.measured_ms, strict=True)]
-    rmspe = math.sqrt(sum(e * e for e in errors) / len(errors))
     figures = Table(box=None, show_header=False, pad_edge=False)
     figures.add_row("base network", f"{milliseconds(latency.ms)} ± {percent(latency.noise_floor)}")
     figures.add_row(
@@ -34,9 +30,9 @@ def render_profile(result: ProfileResult, base: Timing) -> RenderableType:
     if latency.energy_mj is not None and latency.power_mw is not None:
         energy = f"{latency.energy_mj:.3g} mJ a forward, {latency.power_mw / 1e3:.3g} W"
         figures.add_row("energy", f"{energy} ({result.environment['power']})")
-    figures.add_row("networks not seen", str(len(errors)))
+    figures.add_row("networks not seen", str(len(quality.measured_ms)))
     figures.add_row("MAPE", percent(quality.mape))
-    figures.add_row("RMSPE", percent(rmspe))
+    figures.add_row("RMSPE", percent(quality.rmspe))
     figures.add_row("within ±10 %", percent(quality.within_10, 0))
     figures.add_row("Spearman", signed(quality.spearman, 3))
     figures.add_row("noise floor", f"{percent(result.noise_floor)} (median of all networks)")

@@ -1,8 +1,8 @@
 """A run as one frozen tree: what to scale, on which data and device, under which limits."""
 
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -70,6 +70,11 @@ class Data:
             self.train_images,
         )
         _require_seed(self.seed)
+
+    @property
+    def stored(self) -> int:
+        """Side at which images are kept, in pixels."""
+        return self.stored_resolution or self.resolution
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,7 +181,8 @@ class Profile:
     Attributes:
         model: its kind. ``insitu`` is for a device that can be timed op by op; docs/latency.md says
             how wrong it was there, and what the others are for.
-        networks: networks timed for the fit: the base network, corners, a sweep, random ones.
+        networks: networks timed for the fit: the base network, corners, a sweep, random ones; null
+            for as many as time 216 convolutions and linear layers, 12 to 24.
         held_out: further ones that only judge it.
         min_width, max_width: bounds of the networks' width multipliers, which are log-uniform.
         calls: timed forwards of each network in each round at the least; more fit into 30 ms.
@@ -193,11 +199,11 @@ class Profile:
     model: Literal[
         "insitu", "lut", "neuralpower", "paleo", "roofline", "flops", "systolic", "pim"
     ] = "insitu"
-    networks: int = 24
+    networks: int | None = None
     held_out: int = 8
     min_width: float = 0.5
     max_width: float = 4.0
-    calls: int = 4
+    calls: int = 3
     rounds: int = 3
     seed: int = 0
     file: str = ""
@@ -205,7 +211,11 @@ class Profile:
 
     def __post_init__(self) -> None:
         require(not self.table or self.model == "lut", "table needs model lut", self.table)
-        require(self.networks >= 4, "networks must be at least 4", self.networks)
+        require(
+            self.networks is None or self.networks >= 4,
+            "networks must be at least 4",
+            self.networks,
+        )
         require(self.held_out >= 2, "held_out must be at least 2", self.held_out)
         require(self.calls >= 3, "calls must be at least 3", self.calls)
         require(self.rounds >= 2, "rounds must be at least 2", self.rounds)
@@ -513,8 +523,12 @@ class Recipe:
                 )
 
 
-def load_recipe(path: Path) -> Recipe:
+def load_recipe(path: Path, limits: Mapping[str, str] | None = None) -> Recipe:
     """Reads a recipe from a YAML file.
+
+    Args:
+        path: of the file.
+        limits: that stand in for those of the file.
 
     Raises:
         UserError: no such file, not YAML, unknown keys or wrong types.
@@ -531,6 +545,8 @@ def load_recipe(path: Path) -> Recipe:
     if not isinstance(tree, dict):
         found = "nothing" if tree is None else f"a {type(tree).__name__}"
         raise UserError(f"{path} must hold the keys of a recipe, not {found}; see docs/recipe.md")
+    if limits and isinstance(tree.setdefault("limits", {}), dict):
+        tree["limits"].update(limits)
     return _from_tree(tree, str(path))
 
 
@@ -591,6 +607,8 @@ def _expand_trainings(tree: dict[str, Any]) -> None:
 def _from_tree(tree: dict[str, Any], what: str) -> Recipe:
     _expand_trainings(tree)
     limits = tree.get("limits")
+    if limits is None and tree.keys() <= {one.name for one in fields(Recipe)}:
+        raise UserError(f"{what}: there are no limits; add `limits: {{latency: 1.5x, params: 2x}}`")
     if isinstance(limits, dict):
         # A count is a number in YAML; beside ratios and units it is one more way to write a limit.
         tree["limits"] = {

@@ -279,7 +279,8 @@ class ImportancePredictor:
             in it and is easy to fit, this is not.
         b_low, b_high: 95 % interval of the group's own b, by bootstrap over the networks; None
             where it has none.
-        flag: empty, or why ``b`` was replaced by the pooled one.
+        flag: empty, or what is to be known of it: why ``b`` is not the group's own but the pooled
+            one, or that the importance was zero in some samples.
     """
 
     __pydantic_config__ = STRICT

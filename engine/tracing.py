@@ -242,7 +242,7 @@ def _follow(root: fx.GraphModule, channels: int, resolution: int, name: str) -> 
     except NodeFailed as error:
         raise UserError(
             f"model {name!r} cannot take {channels}×{resolution}×{resolution} images: {error}; "
-            "give images of another size"
+            "give images of another size or number of channels"
         ) from None
     f = Following(returned)
     for node in root.graph.nodes:

@@ -333,13 +333,13 @@ def test_a_runs_dir_under_a_file_is_one_line(shell: Shell, tmp_path: Path) -> No
     for place in (tmp_path / "file", tmp_path / "file" / "below"):
         message = shell.refused("run", "digits-vgg11", "--runs-dir", place)
         assert "cannot write" in message
-        assert "give another --runs-dir" in message
+        assert "give another path, which is --runs-dir for runs" in message
         assert "there is no run 'x'" in shell.refused("status", "x", "--runs-dir", place)
 
 
 @pytest.mark.parametrize(
     ("code", "fragment"),
-    [(errno.EACCES, "Permission denied; give another --runs-dir"), (errno.ENOSPC, "no space left")],
+    [(errno.EACCES, "Permission denied; give another path"), (errno.ENOSPC, "no space left")],
 )
 def test_no_permission_and_no_space_are_one_line(
     code: int, fragment: str, shell: Shell, runs: Path, monkeypatch: pytest.MonkeyPatch

@@ -425,6 +425,7 @@ def test_a_name_is_its_options(name):
         ("resnet19", "did you mean 'resnet1"),
         ("nowhere.module:net", "importing 'nowhere.module' failed"),
         ("example_networks:nothing", "has no function 'nothing'"),
+        ("example_script:net", "ends the program when it is imported; put what makes it a script"),
         ("", "unknown model ''"),
     ],
 )

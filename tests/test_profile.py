@@ -65,9 +65,14 @@ def test_a_profile_file_holds_the_key_the_model_and_what_it_was_made_from(writte
     assert model.predict(graph.cost(spec)) == pytest.approx(true.latency.ms, rel=0.1)
 
 
-def test_what_the_command_shows(capsys: pytest.CaptureFixture[str]):
+def test_what_the_command_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
     main(["profile", "vgg11", *FAST])
     shown = capsys.readouterr().out
+    assert "profile.file=profile.json" in shown
+    assert (tmp_path / "profile.json").is_file()
     for word in ("MAPE", "RMSPE", "within ±10 %", "Spearman", "noise floor", "conv 3x3", "clock"):
         assert word in shown
 
@@ -92,6 +97,8 @@ def test_a_profile_serves_only_what_it_was_made_for(written: Path, tmp_path: Pat
         (["vgg11", "--classes", "0"], "--classes must be at least 1"),
         (["vgg12"], "vgg12"),
         (["vgg11", "--import", "none.csv"], "cannot read none.csv"),
+        (["vgg12", "--import", __file__], "nor is there such a run in runs"),
+        (["vgg11", *FAST, "--out", "/nowhere/p.json"], "cannot write /nowhere/p.json"),
         (["vgg11", *FAST, "device.place=node:jetson"], "device.place is 'node:jetson'"),
         (["vgg11", *FAST[:4], "--set", "device.runtime=gpu"], "device.runtime"),
         (["vgg11", "--plan", "a", "--import", "b"], "not allowed with"),

@@ -1,6 +1,7 @@
 """Recipes: named, from files and from --set; what is allowed and what is refused."""
 
 import json
+from argparse import Namespace
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.codec import decode, digest, jsonable
+from engine.commands.options import find_recipe
 from engine.errors import UserError
 from engine.limits import Limits
 from engine.plain_yaml import load_yaml
@@ -44,6 +46,19 @@ def refused_set(*assignments: str) -> str:
     message = str(caught.value)
     assert "\n" not in message
     return message
+
+
+def test_limits_of_the_command_line_stand_in_for_those_of_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    asked = Namespace(latency=None, latency_ms="8", params="2x", memory=None)
+    for text, memory in (("width: 0.5", None), ("limits: {latency: 3x, memory: 2x}", "2x")):
+        file.write_text(text)
+        recipe, name = find_recipe(str(file), asked)
+        assert recipe.limits == Limits(latency="8ms", params="2x", memory=memory)
+        assert name == "mine"
+    file.write_text("limits: 3")
+    with pytest.raises(UserError, match="limits"):
+        find_recipe(str(file), asked)
 
 
 # Files ----------------------------------------------------------------------------------------
@@ -114,7 +129,7 @@ def test_a_file_needs_only_limits_and_what_it_leaves_out_has_the_default(tmp_pat
         ("# only a comment\n", "not nothing"),
         ("- a\n- b\n", "not a list"),
         ("just words", "not a str"),
-        ("{}", "limits: Field required"),
+        ("{}", "there are no limits; add `limits: {latency: 1.5x, params: 2x}`"),
         ("a: [1, 2", "is not a YAML file"),
         ("\tlimits: x", "is not a YAML file"),
         ("\x00\x01", "is not a YAML file"),

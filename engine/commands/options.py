@@ -72,16 +72,27 @@ def names_recipe(reference: str) -> bool:
     return reference in RECIPES or Path(reference).suffix in (".yaml", ".yml")
 
 
-def find_recipe(reference: str) -> tuple[Recipe, str]:
-    """Returns a recipe and the name that a run of it gets."""
+def find_recipe(reference: str, arguments: argparse.Namespace | None = None) -> tuple[Recipe, str]:
+    """Returns a recipe and the name that a run of it gets.
+
+    Args:
+        reference: its name or its file.
+        arguments: of `add_limits`, which may give what a file leaves out.
+    """
     if reference in RECIPES:
         return RECIPES[reference](), reference
     path = Path(reference)
     if path.suffix in (".yaml", ".yml"):
-        return load_recipe(path), path.stem
+        return load_recipe(path, _stated(arguments) if arguments else {}), path.stem
     if path.is_file():
         raise UserError(f"a recipe file ends in .yaml, {reference!r} does not; rename it")
     raise UserError(f"unknown recipe {reference!r}{nearest(reference, RECIPES)}")
+
+
+def _stated(arguments: argparse.Namespace) -> dict[str, str]:
+    latency = arguments.latency or (arguments.latency_ms and f"{arguments.latency_ms}ms")
+    stated = {"latency": latency, "params": arguments.params, "memory": arguments.memory}
+    return {name: limit for name, limit in stated.items() if limit is not None}
 
 
 def with_limits(recipe: Recipe, arguments: argparse.Namespace) -> Recipe:

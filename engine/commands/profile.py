@@ -1,6 +1,7 @@
 """``hacscale profile``: the latency model of a device for a network."""
 
 import argparse
+import os
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -47,7 +48,11 @@ def add(commands: Commands) -> None:
         help="recipe fields, for example device.runtime=onnxruntime",
     )
     profile.add_argument(
-        "--out", type=Path, metavar="FILE", help="where to write the profile, for profile.file"
+        "--out",
+        type=Path,
+        default=Path("profile.json"),
+        metavar="FILE",
+        help="where to write the profile, for profile.file; default: profile.json",
     )
     files = profile.add_mutually_exclusive_group()
     files.add_argument(
@@ -72,7 +77,12 @@ def _profile(arguments: argparse.Namespace, console: Console) -> None:
     from engine.profile_view import render_profile
     from engine.profiling import write_profile
 
-    recipe, profiling = _wanted(arguments)
+    try:
+        recipe, profiling = _wanted(arguments)
+    except UserError as error:
+        if table is None or names_recipe(arguments.run):
+            raise
+        raise UserError(f"{error}; nor is there such a run in {arguments.runs_dir}") from None
     settings, specs = recipe.profile, profiling.specs
     request = Request(
         purpose=_PURPOSE,
@@ -101,6 +111,7 @@ def _profile(arguments: argparse.Namespace, console: Console) -> None:
             "give --plan, or start the search with `hacscale run`"
         )
     else:
+        _check_writable(arguments.out)
         with _bar(console) as bar:
             task = bar.add_task("measuring", total=None) if bar else None
 
@@ -119,14 +130,11 @@ def _profile(arguments: argparse.Namespace, console: Console) -> None:
                 on_progress=show,
             )
     result = profiling.result(measured, time.monotonic() - began)
-    if arguments.out:
-        write_profile(arguments.out, result, measured.timings)
+    write_profile(arguments.out, result, measured.timings)
     console.print(render_profile(result, measured.timings[0]))
-    if arguments.out:
-        console.print(
-            f"written; use it with: hacscale run … --set profile.file={arguments.out}",
-            soft_wrap=True,
-        )
+    console.print(
+        f"written; use it with: hacscale run … --set profile.file={arguments.out}", soft_wrap=True
+    )
 
 
 def _import_into_run(arguments: argparse.Namespace, table: bytes, console: Console) -> bool:
@@ -156,23 +164,24 @@ def _wanted(arguments: argparse.Namespace) -> "tuple[Recipe, Profiling]":
     from engine.profiling import Profiling
     from engine.scaling import feasible_resolutions
 
-    name = arguments.run
-    is_recipe = names_recipe(name)
-    if is_recipe:
+    name, size, classes = arguments.run, arguments.input, arguments.classes
+    if names_recipe(name):
         recipe = override(find_recipe(name)[0], arguments.set)
+        if size is None or classes is None:
+            from cluster.dataset import facts_of, read_data
+            from cluster.network import BaseNetwork
+
+            made = BaseNetwork(recipe=recipe, facts=facts_of(read_data(recipe))).ref
+            side = recipe.data.resolution
+            size = size or f"{made.channels}x{side}x{side}"
+            classes = made.classes if classes is None else classes
     else:
         recipe = override(
             Recipe(model=name, limits=Limits(latency="1x", params="1x")), arguments.set
         )
-    if is_recipe and arguments.input is None and arguments.classes is None:
-        from cluster.dataset import facts_of, read_data
-        from cluster.network import BaseNetwork
-
-        network = BaseNetwork(recipe=recipe, facts=facts_of(read_data(recipe)))
-        ref, resolution = network.ref, recipe.data.resolution
-    else:
-        classes = 1000 if arguments.classes is None else arguments.classes
-        ref, resolution = model_ref(recipe.model, arguments.input or "3x224x224", classes)
+    ref, resolution = model_ref(
+        recipe.model, size or "3x224x224", 1000 if classes is None else classes
+    )
     graph = load_graph(ref, resolution)
     base = graph.spec(resolution, recipe.width)
     alpha = recipe.alpha
@@ -188,6 +197,12 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
+
+
+def _check_writable(out: Path) -> None:
+    """Said before minutes of measuring, not after."""
+    if not os.access(out if out.exists() else out.absolute().parent, os.W_OK) or out.is_dir():
+        raise UserError(f"cannot write {out}; give another --out")
 
 
 def _bar(console: Console) -> "Progress | nullcontext[None]":

@@ -7,10 +7,10 @@ BIN := .venv/bin
 demo: .venv/installed
 	$(BIN)/hacscale run digits-vgg11
 
-# Tests that start Ray use all cores by themselves; the others share them.
+# Tests that start Ray share a session with others of their file.
 test: .venv/installed lint
 	$(BIN)/pytest -m "not ray and not gpu and not long" --numprocesses 2
-	$(BIN)/pytest -m "ray and not gpu and not long"
+	$(BIN)/pytest -m "ray and not gpu and not long" --numprocesses 2 --dist loadfile $$(grep -l mark.ray tests/test_*.py)
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -9,6 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Generator
 from contextlib import contextmanager
+from functools import cache
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +21,7 @@ from ray import tune
 from ray.tune.search import Searcher
 from rich.console import Console
 
+import cluster.dataset
 import cluster.device
 import cluster.driver
 import cluster.final
@@ -37,6 +39,7 @@ from engine.spec import NetworkSpec
 from engine.store import RunStore
 from engine.trained_weights import has_weights, weights_name, write_weights
 from trainables.checkpoint import checkpoint_name, load_checkpoint, save_checkpoint
+from trainables.data import load_data
 
 PART = 3
 """Rows that are worth a part of the ledger here."""
@@ -54,6 +57,10 @@ def quick_recipe() -> Recipe:
             "choose.repeats=1",
         ],
     )  # fmt: skip
+
+
+_LOADED = cache(load_data)
+"""Every run that goes on would read and resize the digits again."""
 
 
 def train(task: TrainingTask, store: RunStore) -> Row:
@@ -125,6 +132,7 @@ def without_ray() -> Generator[None]:
         mock.patch.object(cluster.device, "result_of", lambda value: value),
         mock.patch.object(cluster.trainer, "ray", SimpleNamespace(put=lambda value: value)),
         mock.patch.object(cluster.trainer, "check_shared", lambda *_: None),
+        mock.patch.object(cluster.dataset, "load_data", _LOADED),
         mock.patch.object(cluster.driver, "render_report", lambda _: "report"),
         mock.patch.object(Ledger.compact, "__defaults__", (PART,)),
     ):

@@ -275,7 +275,7 @@ MODES = [("paper", "importance"), *(("greedy", choice) for choice in CHOICES)]
 
 
 @pytest.mark.parametrize(("mode", "choice"), MODES)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_every_step_is_that_of_the_naive_implementation(
     mode: Mode, choice: Choice, data: st.DataObject
@@ -298,7 +298,7 @@ def test_every_step_is_that_of_the_naive_implementation(
     assert found.limit == limit
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_greedy_leaves_no_step_that_fits_and_says_why_not(data: st.DataObject) -> None:
     problem = data.draw(problems())
@@ -353,7 +353,7 @@ def test_no_limit_is_broken_even_by_costs_that_jump_up_and_down(
 # Larger limits -------------------------------------------------------------------------------
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_paper_with_larger_limits_never_narrows_a_group(data: st.DataObject) -> None:
     """Limits do not enter the choice, only the end: the smaller run is a prefix of the larger."""
@@ -365,7 +365,7 @@ def test_paper_with_larger_limits_never_narrows_a_group(data: st.DataObject) -> 
     assert all(large.widths[g] >= w for g, w in small.widths.items())
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(data=st.data())
 def test_greedy_with_larger_limits_is_the_same_or_exceeds_the_smaller_limits(
     data: st.DataObject,

@@ -590,14 +590,15 @@ def test_tune_runs_a_search_to_its_end_with_trials_side_by_side(tmp_path, monkey
 
     def trainable(config):
         began = time.time()
-        time.sleep(0.5)
+        time.sleep(2.0)
         tune.report({"began": began, "ended": time.time(), "task": config["task"]})
 
     options = search(trials=5, batch=4, repeats=1)
     expected = alphas(tmp_path / "by hand", options)
     world = World(tmp_path / "tuned", options)
     world.lock = threading.Lock()  # Tune pickles its configuration: this must not be in it
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    # By itself: another test may have a cluster on this machine.
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     try:
         spans = []
         for round_ in range(2):

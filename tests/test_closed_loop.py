@@ -91,7 +91,7 @@ def test_a_model_that_is_off_by_a_factor_is_right_in_the_second_round(
         assert rounds[1].predicted_ms == pytest.approx(rounds[1].latency.ms)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(data=st.data())
 def test_nothing_over_the_limit_is_chosen_where_something_below_was_seen(
     data: st.DataObject,

@@ -39,7 +39,7 @@ def web() -> Iterator[str]:
 
 
 def test_a_port_that_is_not_rays_is_one_line(web: str, monkeypatch) -> None:
-    monkeypatch.setattr("cluster.address._ANSWER_SECONDS", 3.0)
+    monkeypatch.setattr("cluster.address._ANSWER_SECONDS", 1.0)
     with pytest.raises(UserError, match="does not answer as a Ray cluster; the port is 6379"):
         check_cluster(web)
     with pytest.raises(UserError, match="is no Ray job server; its port is 8265"):

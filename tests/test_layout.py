@@ -74,6 +74,7 @@ def test_imports_go_one_way(path: Path) -> None:
         assert not used & {"ray"}
 
 
+@pytest.mark.long
 def test_no_module_of_the_engine_loads_ray_or_what_stands_above_it() -> None:
     paths = [path.relative_to(ROOT) for path in (ROOT / "engine").rglob("[!_]*.py")]
     modules = [".".join(path.with_suffix("").parts) for path in paths]

@@ -1,5 +1,6 @@
 import itertools
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -350,7 +351,8 @@ def test_a_measurement_stays_on_its_cores_and_gives_them_back():
     assert (os.sched_getaffinity(0), torch.get_num_threads()) == (before, threads)
 
 
-def test_real_networks_are_timed_op_by_op(graph: NetworkGraph):
+def test_real_networks_are_timed_op_by_op(graph: NetworkGraph, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(bench, "ROUND_SECONDS", 0.0)
     specs = [graph.spec(40, 0.1), graph.spec(32, 0.05)]
     threads = torch.get_num_threads()
     timings = measure.time_networks(
@@ -405,7 +407,10 @@ def test_networks_are_kept_only_while_there_is_room(
     assert len(built) == builds
 
 
-def test_several_threads_are_timed_by_the_wall_clock(graph: NetworkGraph):
+def test_several_threads_are_timed_by_the_wall_clock(
+    graph: NetworkGraph, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(bench, "ROUND_SECONDS", 0.0)
     assert "wall" in environment(Device(threads=2))["clock"]
     assert "CPU time" in environment(Device(threads=1))["clock"]
     spec = graph.spec(32, 0.05)
@@ -413,6 +418,14 @@ def test_several_threads_are_timed_by_the_wall_clock(graph: NetworkGraph):
         graph, [spec], spec, Device(threads=2), calls=3, rounds=2, per_layer=False
     )
     assert timing.latency.ms > 0
+    counted = {}
+    for threads in (1, 2):
+        watch = bench.stopwatch("cpu", threads)
+        watch.mark()
+        time.sleep(0.05)
+        watch.mark()
+        (counted[threads],) = watch.take().counted
+    assert counted[1] < 25 < 50 <= counted[2]  # ms: asleep, a thread takes no time
 
 
 def test_the_environment_states_what_a_figure_is_valid_for():

@@ -157,6 +157,7 @@ def test_a_device_that_is_a_node_is_measured_by_one_at_a_time(nodes: RayCluster)
     graph = load_graph(ModelRef(name="vgg11", classes=10), 32)
     base, wider = graph.spec(32, 1 / 16), graph.spec(32, 1 / 8)
     board = Device(runtime="synthetic", place="node:board")
+    measure([base], base, board, 3, 2, False)  # its worker is there now, and quick
     held = Holder.remote()
     ray.get(held.ready.remote())
     with ThreadPoolExecutor(1) as pool:

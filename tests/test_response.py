@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.codec import canonical, decode
@@ -78,10 +78,14 @@ def test_the_marginal_gain_is_the_slope_of_the_surface() -> None:
         assert predictor(widths[group]) == pytest.approx(slope, rel=1e-3)
 
 
+NOISY = networks(10, noise=0.01)
+PLAIN = fit_response(NOISY, BASE, 32, prior(**TRUTH))
+
+
+@settings(max_examples=40, deadline=None)
 @given(scale=st.floats(1e-6, 1e6), shift=st.floats(-10, 10))
 def test_the_unit_of_the_loss_does_not_matter(scale: float, shift: float) -> None:
-    seen = networks(10, noise=0.01)
-    plain = fit_response(seen, BASE, 32, prior(**TRUTH))
+    seen, plain = NOISY, PLAIN
     other = fit_response(
         [
             Observation(resolution=s.resolution, widths=s.widths, loss=scale * (s.loss + shift))

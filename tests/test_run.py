@@ -12,7 +12,14 @@ from pathlib import Path
 
 import pytest
 
+import cluster.measuring
+from cluster.search import Search
+from engine import measure
 from engine.cli import main
+from engine.graph import load_graph
+from engine.measure import Measurement
+from engine.recipe import Device
+from engine.spec import NetworkSpec
 from engine.store import RunStore
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -26,7 +33,7 @@ TINY = [
     "train.epochs=3", "alpha.training.epochs=2", "sample.training.epochs=2",
     "alpha.trials=4", "alpha.batch=4", "alpha.repeats=1",
     "sample.networks=4", "sample.block=4", "profile.networks=8", "profile.held_out=2",
-    "choose.repeats=1", "choose.rivals=[inverse-width]", "cluster.final_workers=1",
+    "choose.repeats=1", "choose.rivals=[]", "cluster.final_workers=1",
 ]  # fmt: skip
 
 
@@ -39,31 +46,19 @@ def command(runs: Path, name: str) -> list[str]:
     return [sys.executable, "-c", code, *words(runs, name)]
 
 
-# Answers for Ray where nothing is trained: the device without noise is asked in this process.
-WITHOUT_RAY = """
-import cluster.measuring, cluster.search
-from engine.cli import main
-from engine.graph import load_graph
-from engine.measure import measure_here
-
-def measure(specs, reference, device, calls, rounds, per_layer):
+def measure_here(
+    specs: list[NetworkSpec],
+    reference: NetworkSpec,
+    device: Device,
+    calls: int,
+    rounds: int,
+    per_layer: bool,
+) -> Measurement:
+    """Answers for Ray where nothing is trained: the device without noise is asked right here."""
     graph = load_graph(reference.model, reference.resolution)
-    options = {"calls": calls, "rounds": rounds, "per_layer": per_layer}
-    return measure_here(graph, specs, reference, device, **options)
-
-cluster.measuring.measure = measure
-cluster.search.Search._start_ray = lambda self: None
-"""
-
-
-def python(code: str, *words: str) -> str:
-    """Runs code in a process of its own, which must end well."""
-    done = subprocess.run(
-        [sys.executable, "-c", code, *words], capture_output=True, text=True, check=False
+    return measure.measure_here(
+        graph, specs, reference, device, calls=calls, rounds=rounds, per_layer=per_layer
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "Traceback" not in done.stdout + done.stderr
-    return done.stdout
 
 
 def result_of(run: Path) -> dict[str, object]:
@@ -171,10 +166,15 @@ def test_allocate_answers_other_limits_without_training(
     assert epochs_trained(uninterrupted) == before
 
 
-def test_a_changed_recipe_reuses_what_did_not_change(uninterrupted: Path) -> None:
+def test_a_changed_recipe_reuses_what_did_not_change(
+    uninterrupted: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     before, result = epochs_trained(uninterrupted), result_of(uninterrupted)
+    monkeypatch.setattr(cluster.measuring, "measure", measure_here)
+    monkeypatch.setattr(Search, "_start_ray", lambda self: None)
     # The network without noise keeps its limit at the first try, whatever is allowed after that.
-    out = python(WITHOUT_RAY + "main()", *words(uninterrupted.parent, "whole", "allocate.rounds=2"))
+    main(words(uninterrupted.parent, "whole", "allocate.rounds=2"))
+    out = capsys.readouterr().out
     redone = [line.split()[0] for line in out.splitlines() if "has changed" in line]
     assert redone == ["allocate:"]
     assert epochs_trained(uninterrupted) == before

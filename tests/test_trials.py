@@ -114,17 +114,17 @@ def test_rows_that_are_known_are_not_trained_again(runner: TrialRunner, task: Tr
 
 
 def test_a_killed_worker_repeats_one_epoch_at_most(runner: TrialRunner, task: TrainingTask) -> None:
-    victim = replace(task, seed=12, training=replace(TRAINING, epochs=30))
+    victim = replace(task, seed=12, training=replace(TRAINING, epochs=10))
     killer = threading.Thread(target=kill_worker_of, args=(runner.store, victim))
     killer.start()
     runner.run_tasks("killed", [victim])
     killer.join()
     row = runner.store.ledger.find(victim.id)
-    assert row is not None and row.status == "done" and len(row.history) == 30
+    assert row is not None and row.status == "done" and len(row.history) == 10
     epochs = runner.store.epochs.numbers(victim.id)
     assert len(workers_of(runner.store, victim)) == 2
-    assert set(epochs) == set(range(1, 31))
-    assert len(epochs) <= 31
+    assert set(epochs) == set(range(1, 11))
+    assert len(epochs) <= 11
 
 
 @pytest.mark.long

@@ -212,16 +212,15 @@ def table(name: str, networks: dict[str, dict[str, Any]]) -> str:
         us = statistics.median(r["predict_us"]["median"] for r in rows)
         lines.append(f"| `{kind}` | {' | '.join(cells)} | {fit:.1f} s | {us:.0f} µs |")
     seconds = ", ".join(
-        f"{found['fitted_networks']} in {found['profiling_wall_seconds']:.0f} s "
-        f"({found['profiling_cpu_seconds']:.0f} s of CPU)"
+        f"{found['profiling_wall_seconds']:.0f} s ({found['profiling_cpu_seconds']:.0f} s of CPU)"
         for found in networks.values()
     )
     floors = ", ".join(f"{found['noise_floor']['median']:.1%}" for found in networks.values())
     lines += [
         "",
         "MAPE (share within ±10 %, rank correlation); medians of the time of a fit and of the "
-        f"prediction of a whole network. The networks of a fit were measured, {seconds}. The noise "
-        f"floor of the measurements is {floors} (medians).",
+        f"prediction of a whole network. Measuring the {first['fitted_networks']} networks of a "
+        f"fit took {seconds}. The noise floor of the measurements is {floors} (medians).",
         "",
         f"![Predicted over measured latency, and the error of every model]({name}.svg)",
     ]

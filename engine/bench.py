@@ -277,13 +277,12 @@ class Subjects(Generic[K]):
         """Warms up a network and times it: ``calls`` forwards or more, see `VISIT_SECONDS`."""
         subject = self.warmed(network)
         began = time.perf_counter()
-        # The last of the warm-up; until it is through: to launch it on a GPU takes no time.
-        subject.read(1, False)
+        subject.read(1, False)  # until it is through: to launch it on a GPU takes no time
         enough = int(VISIT_SECONDS / max(time.perf_counter() - began, 1e-9))
         return subject.read(max(calls, min(enough, MOST_CALLS)), layers)
 
     def warmed(self, network: K) -> Subject:
-        """Returns a network, warmed up; one that was kept lacks a forward."""
+        """Returns a network, warmed up."""
         subject = self._kept.get(network)
         if subject is None:
             subject, params = self._make(network)
@@ -292,7 +291,7 @@ class Subjects(Generic[K]):
                 self._room -= params
                 self._kept[network] = subject
         else:
-            subject.warm(REWARM - 1)
+            subject.warm(REWARM)
         if self._settle:
             settle(subject)
         return subject

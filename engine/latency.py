@@ -1,6 +1,5 @@
 """The networks that a latency model is made from, and how wrong it is on others."""
 
-import math
 from collections.abc import Sequence
 from itertools import cycle
 
@@ -18,11 +17,6 @@ from engine.spec import NetworkSpec
 ONE_CHANNEL = (1, 8, 9, 16, 17, 32)
 """Channels that the networks of the sweep have more than the base, in all groups at once: one
 more than a step of a device's staircase costs as much as the whole next step."""
-TIMED_LAYERS = 216
-"""Convolutions and linear layers that a fit needs: 24 networks of VGG-11, where 16 were too few. On
-ResNet-18, which has more than twice as many, 12 networks were as good as 24."""
-NETWORKS = (12, 24)
-"""Fewest and most networks for them."""
 DRAWS = 50
 """Latin hypercubes drawn at most in search of networks that differ."""
 
@@ -67,7 +61,6 @@ def profile_specs(
     Raises:
         UserError: an impossible resolution, or fewer distinct networks than asked for.
     """
-    networks = profile.networks or _enough(graph, base)
     box = Box.around(graph, base, resolutions, profile)
     pixels = sorted({base.resolution, *resolutions})
     for resolution in pixels:
@@ -84,8 +77,8 @@ def profile_specs(
         for widths in sweep
         if all(width <= box.widths[g][1] for g, width in widths.items())
     ]
-    specs = dict.fromkeys((base, *corners, *inside[: networks // 4]))
-    wanted = networks + profile.held_out
+    specs = dict.fromkeys((base, *corners, *inside[: profile.networks // 4]))
+    wanted = profile.networks + profile.held_out
     sampler = qmc.LatinHypercube(len(base.widths), rng=np.random.default_rng(profile.seed))
     spread = profile.max_width / profile.min_width
     turns = cycle(pixels)
@@ -106,11 +99,4 @@ def profile_specs(
             f"holds few more than {len(specs)}; lower profile.networks or widen the box"
         )
     found = list(specs)
-    return found[:networks], found[networks:]
-
-
-def _enough(graph: NetworkGraph, base: NetworkSpec) -> int:
-    """Networks that time as many layers as a fit needs."""
-    fewest, most = NETWORKS
-    layers = sum(layer.macs > 0 for layer in graph.cost(base).layers)
-    return min(most, max(fewest, math.ceil(TIMED_LAYERS / layers)))
+    return found[: profile.networks], found[profile.networks :]

@@ -181,8 +181,7 @@ class Profile:
     Attributes:
         model: its kind. ``insitu`` is for a device that can be timed op by op; docs/latency.md says
             how wrong it was there, and what the others are for.
-        networks: networks timed for the fit: the base network, corners, a sweep, random ones; null
-            for as many as time 216 convolutions and linear layers, 12 to 24.
+        networks: networks timed for the fit: the base network, corners, a sweep, random ones.
         held_out: further ones that only judge it.
         min_width, max_width: bounds of the networks' width multipliers, which are log-uniform.
         calls: timed forwards of each network in each round at the least; more fit into 30 ms.
@@ -199,11 +198,11 @@ class Profile:
     model: Literal[
         "insitu", "lut", "neuralpower", "paleo", "roofline", "flops", "systolic", "pim"
     ] = "insitu"
-    networks: int | None = None
+    networks: int = 24
     held_out: int = 8
     min_width: float = 0.5
     max_width: float = 4.0
-    calls: int = 3
+    calls: int = 4
     rounds: int = 3
     seed: int = 0
     file: str = ""
@@ -211,11 +210,7 @@ class Profile:
 
     def __post_init__(self) -> None:
         require(not self.table or self.model == "lut", "table needs model lut", self.table)
-        require(
-            self.networks is None or self.networks >= 4,
-            "networks must be at least 4",
-            self.networks,
-        )
+        require(self.networks >= 4, "networks must be at least 4", self.networks)
         require(self.held_out >= 2, "held_out must be at least 2", self.held_out)
         require(self.calls >= 3, "calls must be at least 3", self.calls)
         require(self.rounds >= 2, "rounds must be at least 2", self.rounds)

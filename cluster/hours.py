@@ -110,10 +110,8 @@ def stopped_after(
                     f"{limit.hours:g}: stopping in order",
                     style="yellow",
                 )
-                # Until it is heeded: Tune takes one that comes while it ends for its own.
-                while not over.is_set():
+                if not over.is_set():
                     signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-                    over.wait(_POLL_SECONDS)
                 return
 
     thread = threading.Thread(target=watch, name="hours", daemon=True)

@@ -130,10 +130,7 @@ class _Heart(threading.Thread):
             except StorageError:
                 continue  # the driver meets the same trouble, and says so
             if self.lost_to:
-                # Until it is heeded: Tune takes one that comes while it ends for its own.
-                while not self._stopped.is_set():
-                    os.kill(os.getpid(), signal.SIGINT)
-                    self._stopped.wait(HEARTBEAT_S)
+                os.kill(os.getpid(), signal.SIGINT)
                 return
             renewed = began
 

@@ -56,8 +56,8 @@ def check_directory() -> None:
         for found in (Path.cwd() / ours.name, Path.cwd() / f"{ours.name}.py"):
             if found.exists() and not found.samefile(ours):
                 raise UserError(
-                    f"{found} has the name of a package of hacscale and would hide it; rename it, or "
-                    "start from another directory"
+                    f"{found} has the name of a package of hacscale and would hide it; rename it, "
+                    "or start from another directory"
                 )
 
 

@@ -54,7 +54,8 @@ def _in_worker(device: Device) -> Any:
         num_cpus=device.threads,
         num_gpus=gpu,
         resources={resource: 1} if resource else {},
-        scheduling_strategy="DEFAULT" if resource else here,
+        # Its stub lacks the affinity to a node.
+        scheduling_strategy="DEFAULT" if resource else here,  # pyright: ignore[reportArgumentType]
     )(_measure)
 
 

@@ -87,9 +87,16 @@ def one_line(error: Exception) -> str:
 
 
 def _square(picture: Image.Image, resolution: int) -> np.ndarray:
-    """C×r×r: the largest centred square of the picture, resized (bilinear, antialiased)."""
+    """C×r×r: the largest centred square of the picture, resized (bilinear, antialiased).
+
+    Cut first, so that nothing outside of the square counts: whoever uses the network does the same.
+    """
     if picture.size != (resolution, resolution):
-        picture = ImageOps.fit(picture, (resolution, resolution), Image.Resampling.BILINEAR)
+        width, height = picture.size
+        side = min(width, height)
+        left, top = (width - side) // 2, (height - side) // 2
+        square = picture.crop((left, top, left + side, top + side))
+        picture = square.resize((resolution, resolution), Image.Resampling.BILINEAR)
     pixels = np.asarray(picture)
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 

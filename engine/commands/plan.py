@@ -41,7 +41,7 @@ def _plan(arguments: argparse.Namespace, console: Console) -> None:
     runs_dir = open_folder(arguments.runs_dir).location
     with TemporaryDirectory() as logs, session(arguments.address, Path(logs)) as ray_session:
         ray_session.start()
-        ray_session.require(search.recipe)
+        ray_session.require(search.recipe, console.print)
         nodes = inspect_nodes(runs_dir)
         plan = make_plan(search.recipe)
     _show(plan, search.recipe.cluster.uses_gpus, console)

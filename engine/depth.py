@@ -1,11 +1,13 @@
-"""Deeper and shallower networks of the built-in families: stage repeats times a multiplier."""
+"""Deeper and shallower networks of the built-in families: stage repeats times a multiplier.
+
+torchvision, whose import takes seconds, is imported where one of its networks is asked for, here as
+elsewhere.
+"""
 
 from collections.abc import Sequence
 from functools import partial
 
 from torch import nn
-from torchvision import models
-from torchvision.models.efficientnet import MBConvConfig
 
 from engine.errors import UserError
 
@@ -69,6 +71,8 @@ def deepened(name: str, depth: float, classes: int) -> nn.Module:
         UserError: its family has no stages of equal blocks, or they are not known.
     """
     if name == "mobilenet_v2":
+        from torchvision import models
+
         blocks = repeats([n for _, _, n, _ in _MOBILENET_V2], depth)
         stages = [[t, c, n, s] for (t, c, _, s), n in zip(_MOBILENET_V2, blocks, strict=True)]
         return models.MobileNetV2(num_classes=classes, inverted_residual_setting=stages)
@@ -83,6 +87,8 @@ def deepened(name: str, depth: float, classes: int) -> nn.Module:
 
 
 def _resnet(name: str, depth: float, classes: int) -> nn.Module:
+    from torchvision import models
+
     written = models.get_model(name, weights=None)
     assert isinstance(written, models.ResNet)
     stages = (written.layer1, written.layer2, written.layer3, written.layer4)
@@ -96,6 +102,9 @@ def _resnet(name: str, depth: float, classes: int) -> nn.Module:
 
 
 def _efficientnet(name: str, depth: float, classes: int) -> nn.Module:
+    from torchvision import models
+    from torchvision.models.efficientnet import MBConvConfig
+
     width, published_depth, dropout = _EFFICIENTNET_SCALES[name]
     stages = [MBConvConfig(*stage, width, published_depth) for stage in _EFFICIENTNET]
     blocks = repeats([stage.num_layers for stage in stages], depth)

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
-from torchvision.ops import StochasticDepth
 
 from engine.errors import UserError
 
@@ -153,7 +152,13 @@ class _PlainTracer(fx.Tracer):
     proxy_buffer_attributes = True
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, StochasticDepth) or super().is_leaf_module(m, module_qualified_name)
+        return _drops_paths(m) or super().is_leaf_module(m, module_qualified_name)
+
+
+def _drops_paths(layer: nn.Module) -> bool:
+    from torchvision.ops import StochasticDepth  # seconds that a search need not wait for
+
+    return isinstance(layer, StochasticDepth)
 
 
 def plain_network(network: fx.GraphModule) -> fx.GraphModule:
@@ -177,7 +182,7 @@ def plain_network(network: fx.GraphModule) -> fx.GraphModule:
     _drop_assertions(graph)
     plain = fx.GraphModule(network, graph)
     for path, layer in list(plain.named_modules()):
-        if isinstance(layer, StochasticDepth):
+        if _drops_paths(layer):
             plain.set_submodule(path, nn.Identity())
     return plain.eval()
 

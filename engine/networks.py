@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
-from torchvision import models
 
 from engine.depth import FAMILIES, deepened, repeats
 from engine.errors import UserError, nearest
@@ -97,6 +96,8 @@ def make_network(ref: ModelRef, without_values: bool = False) -> nn.Module:
             blocks = repeats([len(stage) for stage in written], name.depth)
             stages = tuple(s[:1] * n for s, n in zip(written, blocks, strict=True))
             return VGG(stages, ref.classes, ref.channels)
+        from torchvision import models  # seconds that a VGG need not wait for
+
         if name.base not in models.list_models(module=models):
             known = {*_VGG, *models.list_models(module=models)}
             raise UserError(f"unknown model {name.base!r}{nearest(name.base, known)}")

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from sklearn.datasets import load_digits
+from torchvision import datasets
 
 from engine.errors import UserError
 from engine.recipe import Data
@@ -604,7 +605,7 @@ def test_cifar_arrays_are_turned_channels_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HACSCALE_DATA", str(tmp_path / "cache"))
-    monkeypatch.setattr(sources, "CIFAR100", FakeCifar)
+    monkeypatch.setattr(datasets, "CIFAR100", FakeCifar)
     data = load_data(Data(source="cifar100", resolution=SIDE))
     assert data.name == "CIFAR-100"
     assert np.array_equal(data.test.images, random_images(4, seed=0).transpose(0, 3, 1, 2))
@@ -614,7 +615,7 @@ def test_a_download_that_cannot_be_had_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HACSCALE_DATA", str(tmp_path / "cache"))
-    monkeypatch.setattr(sources.CIFAR10, "url", "http://127.0.0.1:9/cifar.tar.gz")
+    monkeypatch.setattr(datasets.CIFAR10, "url", "http://127.0.0.1:9/cifar.tar.gz")
     message = refusal(Data(source="cifar10"))
     assert f"cannot download CIFAR-10 into {tmp_path}" in message
     assert "refused" in message

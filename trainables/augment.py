@@ -6,7 +6,6 @@ from typing import Literal
 import numpy as np
 import torch
 from torch.nn import functional
-from torchvision.transforms import v2
 
 _PAD_SHARE = 8
 
@@ -123,6 +122,8 @@ def _reflected(side: int, draws: torch.Tensor) -> torch.Tensor:
 
 
 def _autoaugment(images: torch.Tensor, seeds: Sequence[int]) -> torch.Tensor:
+    from torchvision.transforms import v2  # seconds that other trainings need not wait for
+
     policy = v2.AutoAugment()
     changed: list[torch.Tensor] = []
     # torchvision draws from the global CPU generator: lend it states, then put its own back.

@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from http.client import HTTPException
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock
-from torchvision.datasets import CIFAR10, CIFAR100, folder
 
 from engine.errors import UserError, nearest
 from engine.networks import import_function
@@ -62,9 +61,9 @@ def read_source(source: str, resolution: int, any_targets: bool) -> Source:
         case "digits", "":
             return _digits(resolution)
         case "cifar10", "":
-            return _cifar("CIFAR-10", CIFAR10, resolution)
+            return _cifar("CIFAR-10", "CIFAR10", resolution)
         case "cifar100", "":
-            return _cifar("CIFAR-100", CIFAR100, resolution)
+            return _cifar("CIFAR-100", "CIFAR100", resolution)
         case (("imagefolder" | "parquet"), ""):
             raise UserError(f"the data source {kind!r} needs a path, as in {kind}:PATH")
         case "imagefolder", _:
@@ -106,12 +105,16 @@ def _digits(resolution: int) -> Source:
     return Source(name="scikit-learn digits", train=digits.take(train), test=digits.take(test))
 
 
-def _cifar(name: str, dataset: type[CIFAR10], resolution: int) -> Source:
+def _cifar(name: str, dataset: Literal["CIFAR10", "CIFAR100"], resolution: int) -> Source:
+    # Seconds that other sources need not wait for, here and below.
+    from torchvision import datasets
+
+    read = getattr(datasets, dataset)
     cache = Path(os.environ.get("HACSCALE_DATA") or "~/.cache/hacscale").expanduser()
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with FileLock(cache / "download.lock"):
-            splits = [dataset(cache, train=train, download=True) for train in (True, False)]
+            splits = [read(cache, train=train, download=True) for train in (True, False)]
     except (OSError, HTTPException, RuntimeError) as error:
         raise UserError(
             f"cannot download {name} into {cache} ({one_line(error)}); "
@@ -126,6 +129,8 @@ def _cifar(name: str, dataset: type[CIFAR10], resolution: int) -> Source:
 
 def _image_folder(path: Path, resolution: int) -> Source:
     """``train/CLASS/…`` and ``test/CLASS/…`` or ``val/CLASS/…``; test is preferred."""
+    from torchvision.datasets import folder
+
     held_out = next((path / name for name in ("test", "val") if (path / name).is_dir()), None)
     if held_out is None or not (path / "train").is_dir():
         raise UserError(f"{path} must hold the folders train and test (or val), {_listing(path)}")

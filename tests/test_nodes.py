@@ -122,6 +122,7 @@ def test_nodes_give_the_rows_of_one_process_and_memory_that_runs_out_lowers_the_
     assert len(epochs) == len(set(epochs)) == 3 * 4
 
 
+@pytest.mark.long
 def test_a_node_that_joins_in_the_middle_of_a_stage_trains(
     nodes: RayCluster, tmp_path: Path
 ) -> None:

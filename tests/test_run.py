@@ -1,7 +1,6 @@
 """The whole search through the command line: interrupted anywhere, it ends the same."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -100,22 +99,33 @@ def test_every_epoch_is_trained_once(uninterrupted: Path) -> None:
     assert set(epochs_trained(uninterrupted).values()) == {1}
 
 
-@pytest.mark.parametrize("killed_in", ["alpha", pytest.param("train", marks=pytest.mark.long)])
-def test_same_seed_gives_the_same_result_and_rows_as_a_killed_run(
-    killed_in: str, uninterrupted: Path, tmp_path: Path
+LONG = pytest.mark.long
+
+
+@pytest.mark.parametrize(
+    ("stage", "number"),
+    [
+        ("alpha", signal.SIGTERM),
+        pytest.param("alpha", signal.SIGKILL, marks=LONG),
+        pytest.param("train", signal.SIGINT, marks=LONG),
+        pytest.param("train", signal.SIGKILL, marks=LONG),
+    ],
+)
+def test_a_run_that_was_stopped_ends_as_one_that_was_not(
+    stage: str, number: signal.Signals, uninterrupted: Path, tmp_path: Path
 ) -> None:
-    """Kills the driver with SIGKILL under Ray Tune, or under Ray Train, and resumes.
+    """Stops the driver under Ray Tune, or under Ray Train, in order or by SIGKILL, and resumes.
 
     It begins at that stage; what follows it is there already, and holds if all ends the same. All
-    stages, at every kind of moment, are those of test_faults.py, which needs no Ray.
+    stages, killed at every kind of moment, are those of test_faults.py, which needs no Ray.
     """
     run = tmp_path / "whole"
     shutil.copytree(uninterrupted, run)
-    for directory in (*run.glob(f"{killed_in}-*"), run / "studies", run / "ledger"):
+    for directory in (*run.glob(f"{stage}-*"), run / "studies", run / "ledger"):
         shutil.rmtree(directory)
     (run / "result.json").unlink()
     (run / "logs" / "epochs.log").unlink()
-    kill_in(killed_in, tmp_path)
+    stop_in(stage, number, tmp_path)
     done = subprocess.run(command(tmp_path, "whole"), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -124,13 +134,13 @@ def test_same_seed_gives_the_same_result_and_rows_as_a_killed_run(
     assert rows and rows.items() <= expected.items()
     counts = epochs_trained(run)
     assert {task for task, _ in counts} == rows.keys()
-    # Two trainings at most were under way at the kill, and each repeats at most one epoch.
+    # Two trainings at most were under way, and each repeats at most one epoch.
     assert sum(counts.values()) - len(counts) <= 2
     assert max(counts.values()) <= 2
 
 
-def kill_in(stage: str, runs: Path) -> None:
-    """Starts the run and kills it soon after the stage began."""
+def stop_in(stage: str, number: signal.Signals, runs: Path) -> None:
+    """Starts the run and sends it a signal soon after the stage began."""
     log = runs / "log"
     with log.open("w") as out:
         process = subprocess.Popen(command(runs, "whole"), stdout=out, stderr=out)
@@ -144,8 +154,12 @@ def kill_in(stage: str, runs: Path) -> None:
             break
         time.sleep(0.05)
     assert process.poll() is None, log.read_text()
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    process.send_signal(number)
+    code = process.wait(timeout=120)
+    if number != signal.SIGKILL:
+        assert code == 130, log.read_text()
+        assert "hacscale resume" in log.read_text()
+        assert "Traceback" not in log.read_text()
 
 
 def test_a_finished_run_repeated_trains_nothing(
@@ -181,30 +195,3 @@ def test_a_changed_recipe_reuses_what_did_not_change(
     assert result_of(uninterrupted) == result | {
         "recipe_key": result_of(uninterrupted)["recipe_key"]
     }
-
-
-@pytest.mark.parametrize(
-    ("number", "stage"),
-    [
-        pytest.param(signal.SIGINT, "baseline", marks=pytest.mark.long),
-        (signal.SIGTERM, "alpha"),
-    ],
-)
-def test_signals_stop_in_order_and_print_the_command(
-    number: signal.Signals, stage: str, uninterrupted: Path, tmp_path: Path
-) -> None:
-    """In a final training under Ray Train, and in trials under Ray Tune."""
-    run, log = tmp_path / "whole", tmp_path / "log"
-    if stage == "alpha":
-        shutil.copytree(uninterrupted, run)
-        for directory in (*run.glob("alpha-*"), run / "studies", run / "ledger"):
-            shutil.rmtree(directory)
-    with log.open("w") as out:
-        process = subprocess.Popen(command(tmp_path, "whole"), stdout=out, stderr=out)
-    deadline = time.monotonic() + 240
-    while time.monotonic() < deadline and not list((run / "checkpoints").glob("*.pt")):
-        time.sleep(0.1)
-    process.send_signal(number)
-    assert process.wait(timeout=120) == 130, log.read_text()
-    assert "hacscale resume" in log.read_text()
-    assert "Traceback" not in log.read_text()

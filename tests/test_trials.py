@@ -161,6 +161,7 @@ def kill_worker_of(store: RunStore, task: TrainingTask) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.long
 def test_asha_stops_bad_trainings_and_leaves_rows(
     runner: TrialRunner, task: TrainingTask, tmp_path: Path
 ) -> None:

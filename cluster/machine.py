@@ -13,16 +13,12 @@ import torch
 
 from engine.errors import StorageError
 from engine.folder import Folder
+from engine.host_memory import host_memory
 from engine.local_folder import LocalFolder
 from engine.provenance import package_version
 from engine.storage import open_folder
 
 _SHARED_MEMORY = Path("/dev/shm")
-_MEMORY_LIMITS = (
-    Path("/sys/fs/cgroup/memory.max"),
-    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
-)
-"""Of version 2 and 1."""
 _PACKAGES = ("ray", "torch", "torchvision", "numpy", "pyarrow", "optuna")
 _OF_CLUSTERS = ("aiohttp", "grpc")
 
@@ -72,22 +68,12 @@ def this_machine(runs_dir: str) -> Machine:
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else _cores(),
         gpus=tuple(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())),
         cuda=torch.version.cuda or "",
-        memory=_memory(),
+        memory=host_memory(),
         shared_memory=shutil.disk_usage(_SHARED_MEMORY).total if _SHARED_MEMORY.exists() else None,
         disk_free=shutil.disk_usage(folder.location).free if local else None,
         runs_error=error,
         clock=time.time(),
     )
-
-
-def _memory() -> int:
-    """Bytes of the machine, or what its control group limits a container to."""
-    found = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for limit in _MEMORY_LIMITS:
-        text = limit.read_text().strip() if limit.exists() else ""
-        if text.isdigit():  # "max" where there is none
-            found = min(found, int(text))
-    return found
 
 
 def _cores() -> int:

@@ -416,7 +416,7 @@ def test_pictures_kept_larger_are_resized_once_for_each_resolution(tmp_path: Pat
 def test_more_pictures_than_the_memory_holds_are_refused_before_they_are_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(pictures, "_memory_bytes", lambda: 10 * 3 * 8 * 8)
+    monkeypatch.setattr(pictures, "host_memory", lambda: 10 * 3 * 8 * 8)
     assert pictures.allocate(10, 3, 8).shape == (10, 3, 8, 8)
     with pytest.raises(UserError, match=r"more than the memory; lower data\.stored_resolution"):
         pictures.allocate(11, 3, 8)

@@ -1,6 +1,5 @@
 """Pictures of any format, mode and size to uint8 squares."""
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
@@ -10,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from engine.errors import UserError
+from engine.host_memory import host_memory
 
 _ROWS_PER_TASK = 256
 
@@ -65,7 +65,7 @@ def allocate(count: int, channels: int, resolution: int) -> np.ndarray:
     """
     try:
         # Linux promises any amount, and kills who uses it.
-        if count * channels * resolution**2 > _memory_bytes():
+        if count * channels * resolution**2 > host_memory():
             raise MemoryError
         return np.empty((count, channels, resolution, resolution), np.uint8)
     except (MemoryError, ValueError):
@@ -74,11 +74,6 @@ def allocate(count: int, channels: int, resolution: int) -> np.ndarray:
             f"{count * channels * resolution**2 / 1e9:.0f} GB, more than the memory; "
             "lower data.stored_resolution (or data.resolution) or give fewer images"
         ) from None
-
-
-def _memory_bytes() -> int:
-    """Of this machine."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def one_line(error: Exception) -> str:

@@ -10,6 +10,7 @@ from ray.train.torch import TorchTrainer
 
 from cluster.interface import NodeInterface
 from cluster.progress import Progress
+from cluster.tasks import last_line
 from engine.errors import UserError
 from engine.recipe import Cluster
 from engine.results import Trained
@@ -119,8 +120,7 @@ def _cause(error: BaseException) -> str:
     worst = error
     if isinstance(error, train.WorkerGroupError) and error.worker_failures:
         worst = next(iter(error.worker_failures.values()))
-    lines = [line.strip() for line in str(worst).splitlines() if line.strip()]
-    return lines[-1][:300] if lines else type(worst).__name__
+    return last_line(str(worst), type(worst).__name__)
 
 
 def _fit(trainer: TorchTrainer, follow: Callable[[], None]) -> None:

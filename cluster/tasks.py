@@ -1,4 +1,4 @@
-"""Results of tasks of Ray."""
+"""Results of tasks of Ray, and what it says where there are none."""
 
 from typing import TypeVar
 
@@ -26,18 +26,21 @@ def result_of(task: "ray.ObjectRef[T]") -> T:
         if isinstance(error.cause, TrainingFailed):
             raise UserError(f"a training that was tried failed: {error.cause}") from None
         if is_out_of_memory(error.cause):
+            said = last_line(str(error), type(error).__name__)
             raise UserError(
-                f"a worker ran out of GPU memory ({_last_line(error)}); lower profile.max_width "
+                f"a worker ran out of GPU memory ({said}); lower profile.max_width "
                 "(and allocate.max_width), data.resolution or device.batch"
             ) from error
         raise
     except RayError as error:
+        said = last_line(str(error), type(error).__name__)
         raise UserError(
-            f"a worker of Ray ended before it was done ({_last_line(error)}); repeat the command, "
+            f"a worker of Ray ended before it was done ({said}); repeat the command, "
             "with more memory for each worker if that was what it lacked"
         ) from error
 
 
-def _last_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1][:300] if lines else type(error).__name__
+def last_line(text: str, otherwise: str) -> str:
+    """Returns the last line of what Ray says of an error, ``otherwise`` if it says nothing."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1][:300] if lines else otherwise

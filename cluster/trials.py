@@ -15,6 +15,7 @@ from cluster.packing import lowered, measure_packing, share_of, widest
 from cluster.parents import lost_parents
 from cluster.progress import Progress
 from cluster.signals import signals_kept, told_to_stop
+from cluster.tasks import last_line
 from engine.codec import canonical, decode
 from engine.errors import UserError
 from engine.recipe import Cluster
@@ -304,5 +305,4 @@ def _last_line(trial: Trial) -> str:
     """The exception's own line at the end of the traceback that Tune kept."""
     file = trial.error_file
     text = Path(file).read_text(errors="replace") if file and Path(file).exists() else ""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1][:300] if lines else "the trial ended with an error that Ray did not name"
+    return last_line(text, "the trial ended with an error that Ray did not name")

@@ -11,14 +11,10 @@ from pathlib import Path
 
 import pytest
 
+import cluster.device
 import cluster.measuring
 from cluster.search import Search
-from engine import measure
 from engine.cli import main
-from engine.graph import load_graph
-from engine.measure import Measurement
-from engine.recipe import Device
-from engine.spec import NetworkSpec
 from engine.store import RunStore
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -43,21 +39,6 @@ def words(runs: Path, name: str, *more: str) -> list[str]:
 def command(runs: Path, name: str) -> list[str]:
     code = "from engine.cli import main; main()"
     return [sys.executable, "-c", code, *words(runs, name)]
-
-
-def measure_here(
-    specs: list[NetworkSpec],
-    reference: NetworkSpec,
-    device: Device,
-    calls: int,
-    rounds: int,
-    per_layer: bool,
-) -> Measurement:
-    """Answers for Ray where nothing is trained: the device without noise is asked right here."""
-    graph = load_graph(reference.model, reference.resolution)
-    return measure.measure_here(
-        graph, specs, reference, device, calls=calls, rounds=rounds, per_layer=per_layer
-    )
 
 
 def result_of(run: Path) -> dict[str, object]:
@@ -184,7 +165,8 @@ def test_a_changed_recipe_reuses_what_did_not_change(
     uninterrupted: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before, result = epochs_trained(uninterrupted), result_of(uninterrupted)
-    monkeypatch.setattr(cluster.measuring, "measure", measure_here)
+    # Answers for Ray where nothing is trained: the device without noise is asked right here.
+    monkeypatch.setattr(cluster.measuring, "measure", cluster.device._measure)
     monkeypatch.setattr(Search, "_start_ray", lambda self: None)
     # The network without noise keeps its limit at the first try, whatever is allowed after that.
     main(words(uninterrupted.parent, "whole", "allocate.rounds=2"))

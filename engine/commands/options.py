@@ -90,7 +90,7 @@ def find_recipe(reference: str, arguments: argparse.Namespace | None = None) -> 
 
 
 def _stated(arguments: argparse.Namespace) -> dict[str, str]:
-    latency = arguments.latency or (arguments.latency_ms and f"{arguments.latency_ms}ms")
+    latency = next(iter(_latencies(arguments)), None)
     stated = {"latency": latency, "params": arguments.params, "memory": arguments.memory}
     return {name: limit for name, limit in stated.items() if limit is not None}
 
@@ -103,7 +103,6 @@ def with_limits(recipe: Recipe, arguments: argparse.Namespace) -> Recipe:
 
 def given_limits(limits: Limits, arguments: argparse.Namespace) -> list[Limits]:
     """Returns ``limits`` with those that the options give, once for every latency given."""
-    latencies = _listed(arguments.latency) + [f"{ms}ms" for ms in _listed(arguments.latency_ms)]
     try:
         return [
             Limits(
@@ -111,10 +110,14 @@ def given_limits(limits: Limits, arguments: argparse.Namespace) -> list[Limits]:
                 params=limits.params if arguments.params is None else arguments.params,
                 memory=limits.memory if arguments.memory is None else arguments.memory,
             )
-            for latency in latencies or [limits.latency]
+            for latency in _latencies(arguments) or [limits.latency]
         ]
     except ValueError as error:
         raise UserError(str(error)) from None
+
+
+def _latencies(arguments: argparse.Namespace) -> list[str]:
+    return _listed(arguments.latency) + [f"{ms}ms" for ms in _listed(arguments.latency_ms)]
 
 
 def _listed(given: str | list[str] | None) -> list[str]:

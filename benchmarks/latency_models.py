@@ -36,6 +36,8 @@ from engine.spec import ModelRef, NetworkSpec
 KINDS = ("insitu", "lut", "neuralpower", "paleo", "roofline", "flops")
 NAMES = {"vgg11": "VGG-11", "resnet18": "ResNet-18", "mobilenet_v2": "MobileNet-V2"}
 PAGE = "latency.md"
+MORE = (1, 8)
+"""Channels more in every group, of networks that every profile times."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +144,17 @@ def judged(kind: str, found: Timed) -> dict[str, Any]:
     }
 
 
+def widened(found: Timed) -> dict[str, float]:
+    """How many times as long networks take as the base, with a few channels more in every group."""
+    graph, base = found.subject.graph, found.subject.base
+    ms = {timing.spec: timing.latency.ms for timing in found.fitted.timings}
+    specs = {
+        more: base.with_widths({g: graph.round_width(g, width + more) for g, width in base.widths})
+        for more in MORE
+    }
+    return {str(more): ms[spec] / ms[base] for more, spec in specs.items()}
+
+
 def compared(found: Timed) -> dict[str, Any]:
     models: dict[str, dict[str, Any]] = {}
     for kind in KINDS:
@@ -158,6 +171,7 @@ def compared(found: Timed) -> dict[str, Any]:
         "ops": len(found.subject.graph.cost(found.subject.base).layers),
         "fitted_networks": len(found.fitted.timings),
         "held_out_networks": len(found.held_out.timings),
+        "widened": widened(found),
         "profiling_wall_seconds": found.wall_seconds,
         "profiling_cpu_seconds": found.cpu_seconds,
         "noise_floor": spread([t.latency.noise_floor for t in found.held_out.timings]),
@@ -216,11 +230,17 @@ def table(name: str, networks: dict[str, dict[str, Any]]) -> str:
         for found in networks.values()
     )
     floors = ", ".join(f"{found['noise_floor']['median']:.1%}" for found in networks.values())
+    wider = "; ".join(
+        f"{NAMES[network]} {' and '.join(f'{times:.2f}' for times in found['widened'].values())}"
+        for network, found in networks.items()
+    )
     lines += [
         "",
         "MAPE (share within ±10 %, rank correlation); medians of the time of a fit and of the "
         f"prediction of a whole network. Measuring the {first['fitted_networks']} networks of a "
-        f"fit took {seconds}. The noise floor of the measurements is {floors} (medians).",
+        f"fit took {seconds}. The noise floor of the measurements is {floors} (medians). With "
+        f"{' and '.join(map(str, MORE))} channels more in every group, the base network takes so "
+        f"many times as long: {wider}.",
         "",
         f"![Predicted over measured latency, and the error of every model]({name}.svg)",
     ]

@@ -39,10 +39,12 @@ class TrainingFailed(Exception):
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """Returns ``"; did you mean 'x'?"`` for the closest known word, else the known words."""
+    """Returns ``"; did you mean 'x'?"`` for the closest known word, else all, if there are any."""
     names = sorted(known)
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
-    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(names)}"
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; known: {', '.join(names)}" if names else ""
 
 
 def require(holds: bool, rule: str, value: object) -> None:

@@ -67,10 +67,11 @@ class Profiling:
         model = self._fitted(timings[:fitted], measured.key.batch)
         granularity: dict[str, int] = {}
         for cost in self.graph.cost(self.base).layers:
-            # Ops of few pixels may have a model of their own: the coarser one counts.
+            # Several algorithms may compute a class: the coarser one counts.
             if cost.macs:
                 known = granularity.get(op_class(cost), 1)
-                granularity[op_class(cost)] = max(known, model.granularity(cost))
+                found = model.granularity(cost), model.input_granularity(cost)
+                granularity[op_class(cost)] = max(known, *found)
         return ProfileResult(
             model=model.to_json(),
             quality=judge(model, self.graph, timings[fitted:]),

@@ -198,12 +198,12 @@ class Profile:
     model: Literal[
         "insitu", "lut", "neuralpower", "paleo", "roofline", "flops", "systolic", "pim"
     ] = "insitu"
-    networks: int = 24
+    networks: int = 36
     held_out: int = 8
     min_width: float = 0.5
     max_width: float = 4.0
     calls: int = 4
-    rounds: int = 3
+    rounds: int = 4
     seed: int = 0
     file: str = ""
     table: str = ""

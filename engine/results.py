@@ -158,8 +158,8 @@ class ProfileResult:
 
     Attributes:
         model: the latency model's own canonical JSON (`engine.hardware.models`).
-        granularity: output channels that the device computes together, by class of op; 1 where
-            none was found.
+        granularity: channels, of the output or of the input, that the device computes together, by
+            class of op; 1 where none was found.
         noise_floor: median of those of the timed networks, relative.
         key: what the model is valid for.
         environment: what was measured on: device, versions, state.

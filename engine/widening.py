@@ -119,19 +119,24 @@ class NetworkWidening:
 def plateaus(formula: NetworkFormula, model: "LatencyModel") -> dict[str, int]:
     """Returns, for every group, the channels that the device computes together.
 
-    That is the largest granularity the model found among the ops that write the group's channels,
-    in channels of the group (where an op writes each of them several times, fewer of them fill a
-    plateau), and a multiple of the group's own multiple.
+    That is the largest granularity the model found among the ops that write or read the group's
+    channels, in channels of the group (where an op has each of them several times, fewer of them
+    fill a plateau), and a multiple of the group's own multiple.
     """
     found: dict[str, int] = {}
     widths = formula.base.width_of
+    costs = [layer.cost(widths) for layer in formula.layers]
     for group, multiple in formula.multiples.items():
         grains = [1]
-        for layer in formula.layers:
-            times = layer.cout.times(group)
-            cost = layer.cost(widths)
-            if times and cost.macs:
-                grain = model.granularity(cost)
-                grains.append(grain // math.gcd(grain, times))
+        for layer, cost in zip(formula.layers, costs, strict=True):
+            if cost.macs:
+                grains += [
+                    grain // math.gcd(grain, times)
+                    for times, grain in (
+                        (layer.cout.times(group), model.granularity(cost)),
+                        (layer.cin.times(group), model.input_granularity(cost)),
+                    )
+                    if times
+                ]
         found[group] = math.lcm(max(grains), multiple)
     return found

@@ -1,4 +1,5 @@
 import json
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -12,18 +13,17 @@ from engine.errors import UserError
 from engine.graph import NetworkGraph, load_graph
 from engine.hardware.boosting import Boosting, Tree, boost, exported
 from engine.hardware.contract import Box, op_class
-from engine.hardware.insitu import Bend, InSitu, OpModel, fit
+from engine.hardware.insitu import Bend, Fork, InSitu, OpModel, fit
 from engine.hardware.models import load_latency
 from engine.latency import judge, profile_specs
 from engine.measure import Timing, time_networks
 from engine.recipe import Device, Profile
 from engine.spec import ModelRef, NetworkSpec
-from engine.widening import NetworkWidening
+from engine.widening import NetworkWidening, plateaus
 
 VGG = load_graph(ModelRef(name="vgg11", classes=10), 32)
 RESNET = load_graph(ModelRef(name="resnet18", classes=10), 32)
 BASE = VGG.spec(32, 0.25)
-SWITCH = 15_000
 RESOLUTIONS = (32, 40, 48)
 PROFILE = Profile(networks=20, held_out=6)
 BOX = Box.around(VGG, BASE, RESOLUTIONS, PROFILE)
@@ -51,7 +51,7 @@ def specs_in(graph: NetworkGraph, box: Box):
     )
 
 
-coefficients = st.lists(st.floats(0, 1e-3), min_size=7, max_size=7).map(tuple)
+rates = st.lists(st.floats(0, 1e-3), min_size=8, max_size=8).map(tuple)
 some_bends = st.lists(
     st.builds(
         Bend,
@@ -62,13 +62,18 @@ some_bends = st.lists(
     max_size=2,
 ).map(tuple)
 op_models = st.builds(
-    OpModel,
-    granularity=st.sampled_from((8, 16, 32)),
-    switch=st.sampled_from((None, SWITCH)),
-    below=coefficients,
-    above=coefficients,
-    bends=some_bends,
-    bends_above=some_bends,
+    OpModel, granularity=st.sampled_from((8, 16, 32)), rates=rates, bends=some_bends
+)
+forks = st.recursive(
+    op_models,
+    lambda models: st.builds(
+        Fork,
+        trait=st.sampled_from(("pixels", "cin", "cout", "channels")),
+        value=st.sampled_from((2, 4, 16)),
+        those=models,
+        others=models,
+    ),
+    max_leaves=4,
 )
 models = st.builds(
     InSitu,
@@ -76,6 +81,9 @@ models = st.builds(
     ops=st.fixed_dictionaries({name: op_models for name in MODEL.ops}),
     scale=st.floats(0, 10),
     offset_ms=st.floats(0, 10),
+)
+forked_models = st.builds(
+    InSitu, box=st.just(BOX), ops=st.fixed_dictionaries({name: forks for name in MODEL.ops})
 )
 
 
@@ -89,11 +97,17 @@ def test_a_known_device_is_recovered_everywhere_in_the_box(spec: NetworkSpec):
     assert MODEL.predict(VGG.cost(spec)) == pytest.approx(truth, rel=1e-6)
 
 
+def one_algorithm(model: InSitu, name: str) -> OpModel:
+    op = model.ops[name]
+    assert isinstance(op, OpModel)
+    return op
+
+
 def test_the_staircase_of_a_known_device_is_found():
-    assert MODEL.ops["conv 3x3"].granularity == 16
+    assert one_algorithm(MODEL, "conv 3x3").granularity == 16
     assert MODEL.scale == pytest.approx(1)
     # The classes are always ten, so that its overhead cannot be told from the time for outputs.
-    classifier = 10 * MODEL.ops["linear"].below[5]
+    classifier = 10 * one_algorithm(MODEL, "linear").rates[5]
     overheads = 0.002 * len(VGG.cost(BASE).layers)
     assert MODEL.offset_ms + classifier == pytest.approx(overheads, rel=1e-3)
 
@@ -114,42 +128,70 @@ def test_sums_of_ops_are_calibrated_to_whole_networks():
         assert model.predict(VGG.cost(timing.spec)) == pytest.approx(timing.latency.ms, rel=1e-6)
 
 
-def test_an_algorithm_switch_is_found_where_there_is_one():
-    def op_ms(cost: LayerCost) -> float:
-        return 0.001 + cost.macs * (3e-8 if cost.in_size > SWITCH else 1e-8)
+def fitted_to(op_ms: Callable[[LayerCost], float]) -> tuple[InSitu, Callable[[Timing], Timing]]:
+    """A model of a device whose ops take as long as told, and the timings of that device."""
 
-    def switching(timing: Timing) -> Timing:
+    def told(timing: Timing) -> Timing:
         layers = {c.name: op_ms(c) for c in VGG.cost(timing.spec).layers}
         latency = replace(timing.latency, ms=sum(layers.values()))
         return replace(timing, layer_ms=layers, latency=latency)
 
-    model = fit(VGG, [switching(t) for t in TIMINGS], BOX, 1)
-    switch = model.ops["conv 3x3"].switch
-    assert switch is not None
-    convs = [c for t in TIMINGS for c in VGG.cost(t.spec).layers if op_class(c) == "conv 3x3"]
-    # Networks left out cannot tell switches apart between which few of their ops lie.
-    assert sum(min(switch, SWITCH) < c.in_size <= max(switch, SWITCH) for c in convs) <= 4
-    assert judge(model, VGG, [switching(t) for t in timed(HELD_OUT)]).mape < 0.03
-    assert MODEL.ops["conv 3x3"].switch is None
+    return fit(VGG, [told(t) for t in TIMINGS], BOX, 1), told
 
 
-def test_a_switch_at_the_smallest_of_few_sizes_is_found():
-    """The 7×7 layer of a ResNet has as many input sizes as there are resolutions."""
-    base = RESNET.spec(32, 0.25)
-    box = Box.around(RESNET, base, RESOLUTIONS, PROFILE)
-    specs, _ = profile_specs(RESNET, base, RESOLUTIONS, PROFILE)
+def test_ops_of_few_pixels_that_another_algorithm_computes_are_told_apart():
+    def op_ms(cost: LayerCost) -> float:
+        small = cost.hout * cost.wout <= 4
+        # Slower for 2 × 2 outputs than for 4 × 4, as on CPUs with AVX2.
+        return 0.001 + cost.macs * (9e-8 if small else 1e-8)
+
+    model, told = fitted_to(op_ms)
+    fork = model.ops["conv 3x3"]
+    assert isinstance(fork, Fork)
+    assert (fork.trait, fork.value) == ("pixels", 4)
+    assert [name for name, op in model.ops.items() if isinstance(op, Fork)] == ["conv 3x3"]
+    assert load_latency(model.to_json()) == model
+    for timing in map(told, timed(HELD_OUT)):
+        assert model.predict(VGG.cost(timing.spec)) == pytest.approx(timing.latency.ms, rel=1e-6)
+        last = next(c for c in VGG.cost(timing.spec).layers if c.name == "features_25")
+        expected = op_ms(last) - 0.001  # its overhead is in the offset of the network
+        assert model.layer_ms(last) == pytest.approx(expected, rel=1e-3)
+
+
+def test_channels_that_a_fast_algorithm_needs_are_found_and_widths_are_steps_of_them():
+    """As ONNX Runtime, which computes blocks of four input channels and falls back for others."""
 
     def op_ms(cost: LayerCost) -> float:
-        slow = cost.kernel == (7, 7) and cost.hin > min(RESOLUTIONS)
-        return 0.001 + cost.macs * (9e-8 if slow else 1e-8)
+        return 0.001 + cost.macs * (4e-8 if cost.cin % 4 else 1e-8)
 
-    def switching(timing: Timing) -> Timing:
-        layers = {c.name: op_ms(c) for c in RESNET.cost(timing.spec).layers}
-        latency = replace(timing.latency, ms=sum(layers.values()))
-        return replace(timing, layer_ms=layers, latency=latency)
+    model, told = fitted_to(op_ms)
+    for timing in map(told, timed(HELD_OUT)):
+        assert model.predict(VGG.cost(timing.spec)) == pytest.approx(timing.latency.ms, rel=1e-4)
+    conv = next(c for c in VGG.cost(BASE).layers if c.name == "features_4")
+    for cin in (conv.cin, conv.cin + 1):  # an op that is off the grid knows of it too
+        assert model.input_granularity(replace(conv, cin=cin)) == 4
+    assert model.granularity(conv) == 1
+    steps = plateaus(VGG.formula(BASE), model)
+    assert {step for group, step in steps.items() if group != VGG.groups[-1].name} == {4}
+    # The last group is read by no convolution.
+    assert steps[VGG.groups[-1].name] == 1
 
-    model = fit(RESNET, [switching(t) for t in timed(specs, RESNET)], box, 1)
-    assert model.ops["conv 7x7"].switch == 3 * min(RESOLUTIONS) ** 2
+
+def test_an_algorithm_that_is_slower_for_even_channels_makes_no_steps():
+    model, _ = fitted_to(lambda cost: 0.001 + cost.macs * (1e-8 if cost.cout % 4 else 4e-8))
+    assert isinstance(model.ops["conv 3x3"], Fork)
+    conv = next(c for c in VGG.cost(BASE).layers if c.name == "features_4")
+    assert model.granularity(conv) == 1
+
+
+def test_an_algorithm_in_an_algorithm_is_found():
+    def op_ms(cost: LayerCost) -> float:
+        if cost.hout <= 6:
+            return 0.001 + cost.macs * 9e-8
+        return 0.001 + cost.macs * (2e-8 if cost.cout % 2 else 1e-8)
+
+    model, told = fitted_to(op_ms)
+    assert judge(model, VGG, [told(t) for t in timed(HELD_OUT)]).mape < 0.01
 
 
 def test_noise_does_not_break_the_fit():
@@ -202,17 +244,11 @@ def test_a_growth_that_no_size_has_is_corrected():
         """Ten times slower from 100 input channels on, whatever the spatial size."""
         return 0.001 + cost.macs * 1e-7 * (10 if cost.cin >= 100 else 1)
 
-    def odd(timing: Timing) -> Timing:
-        layers = {c.name: odd_ms(c) for c in VGG.cost(timing.spec).layers}
-        latency = replace(timing.latency, ms=sum(layers.values()))
-        return replace(timing, layer_ms=layers, latency=latency)
-
-    model = fit(VGG, [odd(t) for t in TIMINGS], BOX, 1)
-    plain = replace(
-        model, ops={n: replace(op, power=1.0, correction=None) for n, op in model.ops.items()}
-    )
-    assert model.ops["conv 3x3"].correction is not None
-    assert MODEL.ops["conv 3x3"].correction is None
+    model, _ = fitted_to(odd_ms)
+    conv = one_algorithm(model, "conv 3x3")
+    plain = replace(model, ops={**model.ops, "conv 3x3": replace(conv, power=1.0, correction=None)})
+    assert conv.correction is not None
+    assert one_algorithm(MODEL, "conv 3x3").correction is None
     off = [
         float(
             np.mean(
@@ -269,10 +305,10 @@ def test_layers_and_offset_make_the_network_and_rescaling_is_exact(
 
 def test_an_op_model_is_the_sum_by_hand():
     by_hand = (1, 10, 100, 1e3, 1e4, 1e5, 1e6, 1e7)
-    op = OpModel(granularity=8, switch=SWITCH, below=by_hand, above=(0.5,) * 8)
+    op = OpModel(granularity=8, rates=by_hand)
     # 3×3, 2 → 9 channels on 5×5 outputs: 162 weights; 16 channels and 32 pixels after rounding,
     # 8 pixels in every row.
-    small = LayerCost(
+    cost = LayerCost(
         name="c",
         kind="conv",
         cin=2,
@@ -285,21 +321,7 @@ def test_an_op_model_is_the_sum_by_hand():
         macs=162 * 25,
     )
     sizes = (4050, 2 * 9 * 16 * 25, 162 * 32, 162, 50, 225, 2 * 9 * 25, 162 * 5 * 8)
-    assert op.ms(small) == sum(10**i * size for i, size in enumerate(sizes))
-    large = replace(small, hin=150, win=150)
-    sizes = (*sizes[:4], 45_000, *sizes[5:])
-    assert op.ms(large) == sum((10**i + 0.5) * size for i, size in enumerate(sizes))
-
-
-def test_a_model_that_knew_one_size_less_predicts_as_before():
-    tree = json.loads(MODEL.to_json())
-    for op in tree["ops"].values():
-        op["below"][-1] = op["above"][-1] = 0.0
-    whole = load_latency(json.dumps(tree))
-    for op in tree["ops"].values():
-        del op["below"][-1], op["above"][-1]
-    cost = VGG.cost(BASE)
-    assert load_latency(json.dumps(tree)).predict(cost) == whole.predict(cost)
+    assert op.ms(cost) == sum(10**i * size for i, size in enumerate(sizes))
 
 
 def test_the_time_of_an_op_bends_up_where_a_cache_is_full():
@@ -309,11 +331,7 @@ def test_the_time_of_an_op_bends_up_where_a_cache_is_full():
         Bend(what="inputs", beyond=300, ms=5.0),
         Bend(what="outputs", beyond=100, ms=2.0),
     )
-    above = (Bend(what="weights", beyond=0, ms=3.0),)
-    op = OpModel(
-        granularity=1, switch=500, below=(0.0,) * 7, above=(0.0,) * 7,
-        bends=bends, bends_above=above,
-    )  # fmt: skip
+    op = OpModel(granularity=1, rates=(0.0,) * 8, bends=bends)
 
     def ms(cin: int, cout: int, pixels: int) -> float:
         cost = LayerCost(
@@ -326,29 +344,6 @@ def test_the_time_of_an_op_bends_up_where_a_cache_is_full():
     assert ms(20, 100, 1) == 1000
     assert ms(40, 100, 2) == (4000 - 1000) + (4000 - 2000) + 2 * (400 - 100)
     assert ms(100, 10, 2) == 5 * (400 - 300)
-    assert ms(60, 10, 3) == 5 * (540 - 300) + 3 * 600
-
-
-def test_ops_of_few_pixels_that_another_algorithm_computes_are_told_apart():
-    def op_ms(cost: LayerCost) -> float:
-        small = cost.hout * cost.wout <= 4
-        # Slower for 2 × 2 outputs than for 4 × 4, as on CPUs with AVX2.
-        return 0.001 + cost.macs * (9e-8 if small else 1e-8)
-
-    def other(timing: Timing) -> Timing:
-        layers = {c.name: op_ms(c) for c in VGG.cost(timing.spec).layers}
-        latency = replace(timing.latency, ms=sum(layers.values()))
-        return replace(timing, layer_ms=layers, latency=latency)
-
-    model = fit(VGG, [other(t) for t in TIMINGS], BOX, 1)
-    assert model.few["conv 3x3"].pixels == 4
-    assert set(model.few) == {"conv 3x3"}
-    assert load_latency(model.to_json()) == model
-    for timing in map(other, timed(HELD_OUT)):
-        assert model.predict(VGG.cost(timing.spec)) == pytest.approx(timing.latency.ms, rel=1e-6)
-        last = next(c for c in VGG.cost(timing.spec).layers if c.name == "features_25")
-        expected = op_ms(last) - 0.001  # its overhead is in the offset of the network
-        assert model.layer_ms(last) == pytest.approx(expected, rel=1e-3)
 
 
 def test_convolutions_of_other_shape_are_other_ops():
@@ -453,7 +448,7 @@ def test_quality_without_an_order_or_without_networks():
 
 
 @settings(max_examples=30, deadline=None)
-@given(model=models)
+@given(model=forked_models)
 def test_json_round_trip(model: InSitu):
     assert load_latency(model.to_json()) == model
 
@@ -470,8 +465,9 @@ def test_json_of_a_fitted_model_predicts_the_same():
         (("scale",), -1.0, "scale must be finite and not negative"),
         (("scale",), "1", "scale"),
         (("offset_ms",), None, "offset_ms"),
-        (("ops", "linear", "below"), [0.0] * 6, "8 finite, non-negative numbers"),
-        (("ops", "linear", "above"), [0.0] * 6 + [-1e-9], "8 finite, non-negative numbers"),
+        (("ops", "linear", "rates"), [0.0] * 7, "8 finite, non-negative numbers"),
+        (("ops", "linear", "rates"), [0.0] * 7 + [-1e-9], "8 finite, non-negative numbers"),
+        (("few",), {}, "if another version of this program wrote it, profile the device again"),
         (("ops", "linear", "granularity"), 0, "granularity must be at least 1"),
         (("box", "resolutions"), [48, 32], "1 <= low <= high"),
         (("box", "widths", "features.0"), [8], "features.0"),

@@ -128,6 +128,10 @@ class LatencyModel(ABC):
         """Returns how many output channels the device computes together; 1 if none was found."""
         return 1
 
+    def input_granularity(self, cost: LayerCost) -> int:
+        """Returns the same of the input channels."""
+        return 1
+
     def layer_ms(self, cost: LayerCost) -> float:
         """Returns what one op adds to the network's latency beyond ``offset_ms``.
 

@@ -1,13 +1,15 @@
 """Latency of a whole network from the widths of its groups, fitted in situ on one device.
 
 Every class of op has a non-negative combination of physical sizes, which may get steeper where a
-cache is full, fitted to the times that its ops took inside whole forwards, and a boosted correction
-where cross-validation says that it helps; one scale and one offset lead from their sum to the
-network. Ops of very few output pixels may run by another algorithm, which has a model of its own.
+cache is full, fitted to the times that its ops took inside whole forwards (`fit`), and a boosted
+correction where cross-validation says that it helps; one scale and one offset lead from their sum
+to the network. Where a device computes some ops of a class by another algorithm, those have a model
+of their own: ops of few output pixels (on a CPU with AVX2 a convolution was seen to take longer for
+3 × 3 outputs than for 4 × 4), and ops whose channels are no multiple of what is computed together
+(ONNX Runtime takes nine times as long for a depthwise convolution of 97 channels as for one of 96).
 No size falls when a width or the resolution grows, no coefficient is negative and no correction
-falls, so neither does the prediction, but where an op of few pixels becomes one of many: on a CPU
-with AVX2 a convolution was seen to take longer for 3 × 3 outputs than for 4 × 4. A model holds for
-the device, runtime, threads and batch it was measured with, and for networks inside its `Box`.
+falls, so neither does the prediction but from one such algorithm to another. A model holds for the
+device, runtime, threads and batch it was measured with, and for networks inside its `Box`.
 
 Starting an op costs time too, but that is left to the offset: all networks of one graph have the
 same ops, and the overhead of each depends on the whole network. Inside a VGG-11 whose weights fit
@@ -15,64 +17,32 @@ into the cache a batch norm takes 13 µs, inside one that is eight times as wide
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from operator import mul
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
+from pydantic import Field
 
 from engine.codec import STRICT
 from engine.costs import LayerCost
 from engine.errors import require
-from engine.hardware.boosting import Boosting, boost, exported
-from engine.hardware.calibrated import (
-    Matrix,
-    OpTime,
-    calibrated,
-    op_times,
-    solve,
-)
+from engine.hardware.boosting import Boosting
 from engine.hardware.contract import Box, LatencyModel, op_class, unknown_op
 
 if TYPE_CHECKING:  # a model is read and asked without PyTorch
     from engine.graph import NetworkGraph
     from engine.measure import Timing
 
-GRANULARITIES = (1, 2, 4, 8, 16, 32, 64)
-"""Steps of the staircase in the output channels that are looked for."""
 PIXELS = 16
 """Output pixels that are computed together (one AVX-512 register of float32)."""
 ROW_PIXELS = 4
 """Output pixels of one row that are computed together."""
-SWITCHES = 16
-"""Numbers of inputs that are tried as the switch of an algorithm, evenly by rank."""
-POWERS = (1.0, 0.5)
-"""Of the physical part beside a correction, which can only add to its growth."""
-FOLDS = 5
-GAIN = 0.98
-"""A richer candidate must bring the squared error of cross-validation below this share."""
-EXACT = 1e-6
-"""Mean squared relative errors below this are not worth a richer candidate."""
-NOTICED = 1e-4
-"""Mean squared relative error from which a correction is looked for: 1 % of the time of an op."""
-ROWS = 60
-"""Fewest timed ops that a correction is fitted to."""
-APART = 0.9
-"""Two models, for few and for many pixels, must bring the squared error below this share."""
-PIECE = 20
-"""Fewest timed ops that each of them is fitted to."""
-WEIGHTS = tuple(2**k for k in range(15, 25))
-"""Weights of an op beyond which each may cost more: they no longer stay in one of the caches."""
-ACTIVATIONS = tuple(2**k for k in range(10, 20))
-"""The same for the input and for the output of an op."""
-
-_SIZES = 8
-_OLD_SIZES = 7
-"""Models that were fitted before the last size was known are still read; it costs nothing there."""
+SIZES = 8
+"""Numbers that `sizes` returns."""
 
 What = Literal["weights", "inputs", "outputs"]
+Trait = Literal["pixels", "cin", "cout", "channels"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,88 +67,82 @@ class Bend:
 
     def more_ms(self, cost: LayerCost) -> float:
         """Returns what it adds to an op."""
-        return self.ms * _beyond(cost, self.what, self.beyond)
-
-
-_BENDS: tuple[tuple[What, int], ...] = (
-    *(("weights", beyond) for beyond in WEIGHTS),
-    *(("inputs", beyond) for beyond in ACTIVATIONS),
-    *(("outputs", beyond) for beyond in ACTIVATIONS),
-)
-_COLUMNS = _SIZES + len(_BENDS)
+        return self.ms * excess(cost, self.what, self.beyond)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpModel:
-    """Latency of one class of op: physical part ^ power · exp(correction).
+    """Latency of ops that one algorithm computes: physical part ^ power · exp(correction).
 
     Attributes:
         granularity: output channels that are computed together, 1 if no staircase was found.
-        switch: inputs above which another algorithm runs; None if no such switch was found.
-        below: ms per unit of each size, see `_sizes`.
-        above: added to ``below`` beyond the switch.
+        rates: ms per unit of each size, see `sizes`.
         bends: of the time over weights, inputs and outputs.
-        bends_above: added to ``bends`` beyond the switch.
         power: of the physical part, 1 without a correction.
-        correction: of the logarithm, from `_features`.
+        correction: of the logarithm, from `features`.
     """
 
     __pydantic_config__ = STRICT
 
+    kind: Literal["op"] = "op"
     granularity: int
-    switch: int | None = None
-    below: tuple[float, ...]
-    above: tuple[float, ...]
+    rates: tuple[float, ...]
     bends: tuple[Bend, ...] = ()
-    bends_above: tuple[Bend, ...] = ()
     power: float = 1.0
     correction: Boosting | None = None
 
     def __post_init__(self) -> None:
         require(self.granularity >= 1, "granularity must be at least 1", self.granularity)
-        require(self.switch is None or self.switch >= 0, "switch must be at least 0", self.switch)
         require(0 < self.power <= 1, "power must lie in (0, 1]", self.power)
-        for name in ("below", "above"):
-            values = getattr(self, name)
-            if len(values) not in (_OLD_SIZES, _SIZES) or not all(
-                0 <= v < math.inf for v in values
-            ):
-                raise ValueError(
-                    f"{name} must hold {_SIZES} finite, non-negative numbers, not {values}"
-                )
+        if len(self.rates) != SIZES or not all(0 <= rate < math.inf for rate in self.rates):
+            raise ValueError(
+                f"rates must hold {SIZES} finite, non-negative numbers, not {self.rates}"
+            )
 
     def ms(self, cost: LayerCost) -> float:
         """Latency of one op beyond its overhead, before calibration."""
         ms = self.physical_ms(cost)
         if self.correction is None or ms == 0:
             return ms
-        return ms**self.power * math.exp(self.correction(_features(cost, self.granularity)))
+        return ms**self.power * math.exp(self.correction(features(cost, self.granularity)))
 
     def physical_ms(self, cost: LayerCost) -> float:
         """The same without power and correction."""
-        sizes = _sizes(cost, self.granularity)
-        ms = _linear(self.below, sizes) + _bent(self.bends, cost)
-        if self.switch is not None and cost.in_size > self.switch:
-            ms += _linear(self.above, sizes) + _bent(self.bends_above, cost)
-        return ms
+        ms = sum(map(mul, self.rates, sizes(cost, self.granularity)))
+        return ms + sum([bend.more_ms(cost) for bend in self.bends])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FewPixels:
-    """Ops of a class whose output is so small that another algorithm runs.
+class Fork:
+    """Ops of a class that two algorithms compute.
 
     Attributes:
-        pixels: the most that their output has.
-        op: their latency.
+        trait: what tells them apart. ``pixels``: at most ``value`` output pixels; ``cin``,
+            ``cout``: the input or output channels are no multiple of ``value``; ``channels``: the
+            one or the other are not.
+        value: at least 1.
+        those: the ops that have the trait.
+        others: those that do not.
     """
 
     __pydantic_config__ = STRICT
 
-    pixels: int
-    op: OpModel
+    kind: Literal["fork"] = "fork"
+    trait: Trait
+    value: int
+    those: "Op"
+    others: "Op"
 
     def __post_init__(self) -> None:
-        require(self.pixels >= 1, "pixels must be at least 1", self.pixels)
+        require(self.value >= 1, "value must be at least 1", self.value)
+
+    def branch(self, cost: LayerCost) -> "Op":
+        """Returns what holds for an op."""
+        return self.those if has_trait(cost, self.trait, self.value) else self.others
+
+
+Op: TypeAlias = Annotated[OpModel | Fork, Field(discriminator="kind")]
+"""What is known of a class of op."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,12 +151,10 @@ class InSitu(LatencyModel):
 
     Attributes:
         ops: by class of op, see `op_class`.
-        few: models in place of those for ops of few output pixels, of classes that have them.
     """
 
     kind: Literal["insitu"] = "insitu"
-    ops: dict[str, OpModel]
-    few: dict[str, FewPixels] = field(default_factory=dict[str, FewPixels])
+    ops: dict[str, Op]
 
     def op_ms(self, cost: LayerCost) -> float:
         """Returns the latency of one op before calibration.
@@ -200,7 +162,7 @@ class InSitu(LatencyModel):
         Raises:
             UserError: no op of that class was measured.
         """
-        return self._op(cost).ms(cost)
+        return _model(self._found(cost), cost).ms(cost)
 
     def granularity(self, cost: LayerCost) -> int:
         """Returns how many output channels of such an op are computed together.
@@ -208,70 +170,73 @@ class InSitu(LatencyModel):
         Raises:
             UserError: no op of that class was measured.
         """
-        return self._op(cost).granularity
+        found = self._found(cost)
+        return math.lcm(_model(found, cost).granularity, *_multiples(found, cost, "cout"))
 
-    def _op(self, cost: LayerCost) -> OpModel:
+    def input_granularity(self, cost: LayerCost) -> int:
+        """Returns how many input channels of such an op are computed together.
+
+        Raises:
+            UserError: no op of that class was measured.
+        """
+        return math.lcm(*_multiples(self._found(cost), cost, "cin"))
+
+    def _found(self, cost: LayerCost) -> Op:
         name = op_class(cost)
         if name not in self.ops:
             raise unknown_op(cost, self.ops)
-        few = self.few.get(name)
-        return few.op if few and _pixels(cost) <= few.pixels else self.ops[name]
+        return self.ops[name]
 
 
 def fit(graph: "NetworkGraph", timings: "Sequence[Timing]", box: Box, batch: int) -> InSitu:
-    """Fits a model to networks that were timed op by op, for the batch of those timings.
-
-    Least squares of the relative error under non-negative coefficients. Whether ops of few pixels
-    have a model of their own, the granularity, whether an op has a second piece beyond a switch and
-    where it lies, and whether it has a correction are chosen for every class of op by
-    cross-validation that leaves whole networks out.
-
-    Source: NNLS on physical features, as in semi-analytic models; fitted in situ because ops timed
-    alone sum to 0.81–0.84 of the network they make.
+    """Fits a model to networks that were timed op by op; see `engine.hardware.insitu_fit`.
 
     Raises:
         UserError: fewer than two networks, or one that was not timed op by op.
     """
-    ops: dict[str, OpModel] = {}
-    few: dict[str, FewPixels] = {}
-    for name, rows in op_times(graph, timings).items():
-        most = _most_of_few(rows)
-        ops[name] = _fit_op([row for row in rows if _pixels(row.cost) > most])
-        if most:
-            small = _fit_op([row for row in rows if _pixels(row.cost) <= most])
-            few[name] = FewPixels(pixels=most, op=small)
-    return calibrated(InSitu(box=box, ops=ops, few=few), graph, timings)
+    # Least squares and boosting take a second to import; a model that is read needs neither.
+    from engine.hardware.calibrated import calibrated, op_times
+    from engine.hardware.insitu_fit import fit_class
+
+    ops = {name: fit_class(rows) for name, rows in op_times(graph, timings).items()}
+    return calibrated(InSitu(box=box, ops=ops), graph, timings)
 
 
-def _sizes(cost: LayerCost, granularity: int) -> tuple[int, ...]:
+def has_trait(cost: LayerCost, trait: Trait, value: int) -> bool:
+    """Returns whether an op is one of those that a `Fork` sets apart."""
+    match trait:
+        case "pixels":
+            return pixels(cost) <= value
+        case "cin":
+            return cost.cin % value != 0
+        case "cout":
+            return cost.cout % value != 0
+        case "channels":
+            return cost.cin % value != 0 or cost.cout % value != 0
+
+
+def sizes(cost: LayerCost, granularity: int) -> tuple[int, ...]:
     """Sizes that an op's time is made of; none falls when a width or the resolution grows.
 
     MACs; MACs with output channels, and with output pixels, rounded up to what is computed
     together; weights; input and output activations; the im2col matrix, which for a pooling is the
     elements its windows read; MACs with the output pixels of every row rounded up.
     """
-    pixels, count = _pixels(cost), cost.weights
+    count = cost.weights
     return (
         cost.macs,
         cost.macs // cost.cout * _up(cost.cout, granularity),
-        count * _up(pixels, PIXELS),
+        count * _up(pixels(cost), PIXELS),
         count,
         cost.in_size,
         cost.out_size,
-        cost.cin * cost.kernel[0] * cost.kernel[1] * pixels,
+        cost.cin * cost.kernel[0] * cost.kernel[1] * pixels(cost),
         count * cost.hout * _up(cost.wout, ROW_PIXELS),
     )
 
 
-def _linear(rates: Sequence[float], sizes: Sequence[int]) -> float:
-    return sum(map(mul, rates, sizes))
-
-
-def _bent(bends: Sequence[Bend], cost: LayerCost) -> float:
-    return sum([bend.more_ms(cost) for bend in bends])
-
-
-def _beyond(cost: LayerCost, what: What, most: int) -> int:
+def excess(cost: LayerCost, what: What, most: int) -> int:
+    """Returns how many more weights, inputs or outputs than ``most`` an op has."""
     match what:
         case "weights":
             amount = cost.weights
@@ -282,174 +247,39 @@ def _beyond(cost: LayerCost, what: What, most: int) -> int:
     return max(0, amount - most)
 
 
-def _features(cost: LayerCost, granularity: int) -> tuple[int, ...]:
+def features(cost: LayerCost, granularity: int) -> tuple[int, ...]:
     """What a correction may depend on; none falls when a width or the resolution grows."""
     return (
         cost.cin,
         _up(cost.cout, granularity),
-        _pixels(cost),
+        pixels(cost),
         cost.in_size,
         cost.out_size,
         cost.macs,
     )
 
 
-def _pixels(cost: LayerCost) -> int:
+def pixels(cost: LayerCost) -> int:
+    """Returns the pixels of an op's output."""
     return cost.hout * cost.wout
+
+
+def _model(found: Op, cost: LayerCost) -> OpModel:
+    while isinstance(found, Fork):
+        found = found.branch(cost)
+    return found
+
+
+def _multiples(found: Op, cost: LayerCost, side: Literal["cin", "cout"]) -> Iterator[int]:
+    """What the channels on one side must be multiples of for the faster algorithms."""
+    while isinstance(found, Fork):
+        if found.trait in (side, "channels"):
+            # A fork by channels that makes nothing faster is no plateau.
+            uneven, even = _model(found.those, cost).ms(cost), _model(found.others, cost).ms(cost)
+            if even < uneven:
+                yield found.value
+        found = found.branch(cost)
 
 
 def _up(count: int, multiple: int) -> int:
     return -(-count // multiple) * multiple
-
-
-def _most_of_few(rows: Sequence[OpTime]) -> int:
-    """Returns up to how many output pixels another algorithm runs; 0 if none was found."""
-    if not any(row.cost.macs for row in rows):
-        return 0
-    design, measured, fold = _design(rows, 1, None), _measured(rows), _fold(rows)
-    pixels = np.array([_pixels(row.cost) for row in rows])
-    best, found = APART * _validate(design, measured, fold), 0
-    for most in np.unique(pixels).tolist():
-        sides = [pixels <= most, pixels > most]
-        if min(map(np.count_nonzero, sides)) >= PIECE:
-            errors = [_validate(design[s], measured[s], fold[s]) * np.mean(s) for s in sides]
-            if sum(errors) < best - EXACT:
-                best, found = sum(errors), most
-    return found
-
-
-def _measured(rows: Sequence[OpTime]) -> Matrix:
-    return np.array([row.ms for row in rows])
-
-
-def _fold(rows: Sequence[OpTime]) -> NDArray[np.int64]:
-    return np.array([row.network for row in rows]) % FOLDS
-
-
-def _fit_op(rows: Sequence[OpTime]) -> OpModel:
-    """Chooses granularity and switch by cross-validation, fits all rows, then corrects."""
-    measured, fold = _measured(rows), _fold(rows)
-    granularity, switch = 1, None
-    if any(row.cost.macs for row in rows):
-        granularity, switch = _detected(rows, measured, fold)
-    pieces = np.zeros((2, _COLUMNS))
-    solution = solve(_design(rows, granularity, switch), measured)
-    pieces.flat[: len(solution) - 1] = solution[1:]  # The overhead is left to the whole network.
-    below, above = pieces[:, :_SIZES].tolist()
-    bends, bends_above = map(_bends_of, pieces[:, _SIZES:].tolist())
-    plain = OpModel(
-        granularity=granularity,
-        switch=switch,
-        below=tuple(below),
-        above=tuple(above),
-        bends=bends,
-        bends_above=bends_above,
-    )
-    return _corrected(plain, rows, fold)
-
-
-def _bends_of(rates: Sequence[float]) -> tuple[Bend, ...]:
-    return tuple(
-        Bend(what=what, beyond=beyond, ms=ms)
-        for (what, beyond), ms in zip(_BENDS, rates, strict=True)
-        if ms > 0
-    )
-
-
-def _detected(
-    rows: Sequence[OpTime], measured: Matrix, fold: NDArray[np.int64]
-) -> tuple[int, int | None]:
-    """Granularity, switch, and granularity again: a staircase may show only beside its switch."""
-    best, granularity, switch = math.inf, 1, None
-
-    def better(granularity: int, switch: int | None) -> bool:
-        nonlocal best
-        error = _validate(_design(rows, granularity, switch), measured, fold)
-        found = error < GAIN * best - EXACT
-        best = error if found else best
-        return found
-
-    def granularities(switch: int | None, found: int) -> int:
-        for g in GRANULARITIES:
-            found = g if better(g, switch) else found
-        return found
-
-    granularity = granularities(switch, granularity)
-    sizes = sorted({row.cost.in_size for row in rows})
-    # The second pass looks between the neighbours of what the first one found.
-    for _ in range(2):
-        ranks = np.linspace(0, len(sizes) - 1, SWITCHES + 2).round().astype(int)
-        tried = sorted({sizes[rank] for rank in ranks})
-        for s in tried[:-1]:  # nothing lies beyond the last
-            switch = s if better(granularity, s) else switch
-        if switch not in tried[:-1]:
-            break
-        at = tried.index(switch)
-        sizes = [s for s in sizes if tried[max(0, at - 1)] <= s <= tried[at + 1]]
-    return granularities(switch, granularity), switch
-
-
-def _design(rows: Sequence[OpTime], granularity: int, switch: int | None) -> Matrix:
-    """Overhead, sizes and bends of every op, and both again for ops beyond the switch."""
-    piece = np.array(
-        [
-            [*_sizes(row.cost, granularity), *(_beyond(row.cost, *bend) for bend in _BENDS)]
-            for row in rows
-        ],
-        dtype=float,
-    )
-    columns = [np.ones((len(rows), 1)), piece]
-    if switch is not None:
-        above = np.array([row.cost.in_size > switch for row in rows])
-        columns.append(piece * above[:, None])
-    return np.hstack(columns)
-
-
-def _validate(design: Matrix, measured: Matrix, fold: NDArray[np.int64]) -> float:
-    """Mean of squared relative errors on networks left out."""
-    error = 0.0
-    for left_out in range(FOLDS):
-        out = fold == left_out
-        if out.any() and not out.all():
-            fitted = design[out] @ solve(design[~out], measured[~out])
-            error += float(np.sum((fitted / measured[out] - 1) ** 2))
-    return error / len(measured)
-
-
-def _corrected(plain: OpModel, rows: Sequence[OpTime], fold: NDArray[np.int64]) -> OpModel:
-    """Adds a correction if it brings the error on networks left out down.
-
-    What is corrected is the time beyond the overhead, whose share is not known op by op; so the
-    targets are whole times of ops, and the calibration takes the overhead out again.
-    """
-    measured = _measured(rows)
-    network = np.array([row.network for row in rows])
-    physical = np.array([plain.physical_ms(row.cost) for row in rows])
-    if len(rows) < ROWS or physical.min() <= 0:
-        return plain
-    scale = solve(np.stack([physical, np.ones_like(physical)], axis=1), measured)
-    best = _network_error(scale[0] * physical + scale[1], measured, network)
-    if best < NOTICED:
-        return plain
-    features = np.array([_features(row.cost, plain.granularity) for row in rows], dtype=float)
-    chosen = plain
-    for power in POWERS:
-        target = np.log(measured) - power * np.log(physical)
-        left_out = np.empty_like(target)
-        for out in (fold == k for k in np.unique(fold)):
-            if out.all():
-                return plain
-            left_out[out] = boost(features[~out], target[~out]).predict(features[out])
-        error = _network_error(physical**power * np.exp(left_out), measured, network)
-        if error < GAIN * best:
-            best = error
-            correction = exported(boost(features, target))
-            chosen = replace(plain, power=power, correction=correction)
-    return chosen
-
-
-def _network_error(fitted: Matrix, measured: Matrix, network: NDArray[np.int64]) -> float:
-    """Mean of squared relative errors of what the class takes in each network."""
-    totals = np.bincount(network, weights=measured)
-    errors = np.bincount(network, weights=fitted - measured)[totals > 0] / totals[totals > 0]
-    return float(np.mean(errors**2))

@@ -70,7 +70,13 @@ def load_latency(text: str) -> LatencyModel:
     kind = tree.get("kind") if isinstance(tree, dict) else None
     if not isinstance(kind, str):
         raise UserError("the latency model: it must be a JSON object with a kind")
-    return decode(_kind(kind).model, text, "the latency model")
+    try:
+        return decode(_kind(kind).model, text, "the latency model")
+    except UserError as error:
+        raise UserError(
+            f"{error}; if another version of this program wrote it, profile the device again "
+            "(hacscale profile; a run needs a new --name)"
+        ) from None
 
 
 def _kind(name: str) -> _Kind:

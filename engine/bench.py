@@ -16,8 +16,10 @@ undisturbed; see `counting`.
 
 import csv
 import json
+import math
 import os
 import platform
+import statistics
 import sys
 import time
 from collections.abc import Callable, Generator, Sequence
@@ -49,9 +51,18 @@ AGREEMENT = 0.05
 """Largest distance of a network's lowest readings from each other that is not measured again."""
 CALM = 0.1
 """A visit is undisturbed if the reference beside it took no more than this share over its best."""
-MOST_VISITS = 4
+MOST_CALM = 0.2
+"""That share grows up to this for a reference that differs by itself from reading to reading."""
+NOISE = 5
+"""Times that difference, in the median, to the share: the lowest of hundreds of readings is luck.
+
+Readings of a network with many short ops differ by 7 % on an idle machine, and four of five would
+pass for disturbed."""
+MOST_VISITS = 3
 """Networks whose readings disagree are visited up to so many times as often as others."""
-PATIENCE = 4
+AGAIN_SECONDS = 20.0
+"""But no more rounds of them begin after so long, so that a profile takes about a minute."""
+PATIENCE = 2
 """Times that the reference is read again, for each visit of a round, until nothing disturbs it."""
 ROUND_SECONDS = 2.0
 """Rounds begin at least so far apart, so that a short disturbance hits one of them at most."""
@@ -343,7 +354,8 @@ def take_visits(
         read: times a network by its number, op by op if told so.
         networks: how many there are beside the reference.
         rounds: times every network is visited. One whose ``rounds`` lowest readings differ by
-            more than `AGREEMENT` is visited again, until it has `MOST_VISITS` times as many.
+            more than `AGREEMENT` is visited again, until it has `MOST_VISITS` times as many or
+            `AGAIN_SECONDS` have passed.
         per_layer: whether ops are timed too.
         round_seconds: least time from the beginning of one round to that of the next; None for
             `ROUND_SECONDS`.
@@ -355,9 +367,14 @@ def take_visits(
     apart = ROUND_SECONDS if round_seconds is None else round_seconds
     visits = [Visit(network=REFERENCE, reading=read(REFERENCE, False))]
     done, total = 0, rounds * networks
+    late = math.inf
     for turn in range(MOST_VISITS * rounds):
         again = [i for i in range(networks) if turn < rounds or not agree(visits, i, rounds)]
+        if turn == rounds:
+            late = time.monotonic() + AGAIN_SECONDS
         if turn >= rounds:
+            if time.monotonic() > late:
+                break
             total += len(again)
         ends = time.monotonic() + apart
         patience = PATIENCE * len(again)
@@ -380,11 +397,20 @@ def take_visits(
 
 def _disturbed(visits: Sequence[Visit]) -> bool:
     """Whether the last visit, which was to the reference, took longer than on a calm machine."""
-    return visits[-1].reading.ms > (1 + CALM) * _best_reference(visits)
+    return visits[-1].reading.ms > calm_ms(visits)
 
 
-def _best_reference(visits: Sequence[Visit]) -> float:
-    return min(visit.reading.ms for visit in visits if visit.network == REFERENCE)
+def calm_ms(visits: Sequence[Visit]) -> float:
+    """Returns up to how many ms of the reference the machine is calm; see `CALM`, `NOISE`."""
+    readings = reference_readings(visits)
+    steps = [abs(after / before - 1) for before, after in pairwise(readings)]
+    noise = NOISE * statistics.median(steps) if steps else 0.0
+    return (1 + min(max(CALM, noise), MOST_CALM)) * min(readings)
+
+
+def reference_readings(visits: Sequence[Visit]) -> list[float]:
+    """Returns the ms of all visits to the reference, in their order."""
+    return [visit.reading.ms for visit in visits if visit.network == REFERENCE]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -415,13 +441,13 @@ def counting(visits: Sequence[Visit], network: int) -> list[Counted]:
     better one of the two beside the visit. The slowdown of two networks is not the same, so that
     is only a makeshift, and right for a machine that has become slower for good.
     """
-    best = _best_reference(visits)
+    best, most = min(reference_readings(visits)), calm_ms(visits)
     found: list[Counted] = []
     # Every visit to a network stands between two to the reference.
     for before, visit, after in zip(visits, visits[1:], visits[2:], strict=False):
         if visit.network == network:
             better, worse = sorted((before.reading.ms, after.reading.ms))
-            calm = worse <= (1 + CALM) * best
+            calm = worse <= most
             factor = 1.0 if calm else best / better
             found.append(Counted(reading=visit.reading, factor=factor, undisturbed=calm))
     undisturbed = [one for one in found if one.undisturbed]

@@ -13,16 +13,16 @@ import torch
 
 from engine import synthetic
 from engine.bench import (
-    CALM,
-    REFERENCE,
     Counted,
     Subject,
     Subjects,
     TooCoarse,
     Visit,
+    calm_ms,
     counting,
     device_name,
     pinned,
+    reference_readings,
     take_visits,
 )
 from engine.codec import STRICT
@@ -246,8 +246,8 @@ def summarise(specs: Sequence[NetworkSpec], visits: Sequence[Visit]) -> list[Tim
 
 
 def _calm_reference(visits: Sequence[Visit]) -> list[float]:
-    readings = [visit.reading.ms for visit in visits if visit.network == REFERENCE]
-    return [ms for ms in readings if ms <= (1 + CALM) * min(readings)]
+    most = calm_ms(visits)
+    return [ms for ms in reference_readings(visits) if ms <= most]
 
 
 def _reference_ms(calm: Sequence[float], fewer: float) -> float:

@@ -2,15 +2,22 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint unit ray clean
 
 demo: .venv/installed
 	$(BIN)/hacscale run digits-vgg11
 
+# Types are checked by one core while the others test.
+test: .venv/installed
+	$(MAKE) --jobs 2 lint unit
+	$(MAKE) ray
+
+unit: .venv/installed
+	$(BIN)/pytest -m "not ray and not gpu and not long" --numprocesses 2 --durations 12
+
 # Tests that start Ray share a session with others of their file.
-test: .venv/installed lint
-	$(BIN)/pytest -m "not ray and not gpu and not long" --numprocesses 2
-	$(BIN)/pytest -m "ray and not gpu and not long" --numprocesses 2 --dist loadfile $$(grep -l mark.ray tests/test_*.py)
+ray: .venv/installed
+	$(BIN)/pytest -m "ray and not gpu and not long" --numprocesses 2 --dist loadfile --durations 12 $$(grep -l mark.ray tests/test_*.py)
 
 lint: .venv/installed
 	$(BIN)/ruff check .

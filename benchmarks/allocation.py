@@ -26,7 +26,7 @@ from engine.allocation import allocate
 from engine.costs import LayerCost
 from engine.drawing import ACCENT, INK, drawing_style
 from engine.graph import NetworkGraph, load_graph
-from engine.hardware.contract import Box, op_class
+from engine.hardware.contract import Box
 from engine.hardware.insitu import InSitu, fit
 from engine.latency import profile_specs
 from engine.limits import Usage
@@ -124,8 +124,7 @@ def measured(name: str, resolution: int, repeats: int) -> dict[str, Any]:
         "groups": len(graph.groups),
         "ops": len(formula.layers),
         "corrected_ops": sum(
-            model.ops[name].correction is not None
-            for name in (op_class(layer) for layer in graph.cost(base).layers)
+            model.op_model(layer).correction is not None for layer in graph.cost(base).layers
         ),
         "steps": steps,
         "seconds": spread(seconds),

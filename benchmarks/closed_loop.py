@@ -30,6 +30,7 @@ from engine.measure import CARE, Measurement, measure_here
 from engine.recipe import Allocate, Device, Profile
 from engine.results import ImportancePredictor, Latency
 from engine.spec import ModelRef, NetworkSpec
+from engine.widening import fast_steps
 
 LOWEST, HIGHEST = 1.15, 3.0
 RESOLUTION, WIDTH = 32, 0.25
@@ -76,7 +77,7 @@ def budgets_of(bench: Bench) -> Budgets:
     cost = graph.cost(base)
     return Budgets(
         base=base,
-        formula=graph.formula(base),
+        formula=graph.in_steps(fast_steps(graph.formula(base), model)).formula(base),
         predictors={group.name: PREDICTOR for group in graph.groups},
         model=model.rescaled(bench.baseline.ms / model.predict(cost)).to_json(),
         settings=Allocate(),

@@ -56,12 +56,11 @@ MOST_CALM = 0.2
 NOISE = 5
 """Times that difference, in the median, to the share: the lowest of hundreds of readings is luck.
 
-Readings of a network with many short ops differ by 7 % on an idle machine, and four of five would
-pass for disturbed."""
+Those of MobileNet-V2 differ by some 4 % on an idle machine, and most would pass for disturbed."""
 MOST_VISITS = 3
 """Networks whose readings disagree are visited up to so many times as often as others."""
 AGAIN_SECONDS = 20.0
-"""But no more rounds of them begin after so long, so that a profile takes about a minute."""
+"""But no more rounds of them begin after so long, or after as long as the first rounds took."""
 PATIENCE = 2
 """Times that the reference is read again, for each visit of a round, until nothing disturbs it."""
 ROUND_SECONDS = 2.0
@@ -367,11 +366,11 @@ def take_visits(
     apart = ROUND_SECONDS if round_seconds is None else round_seconds
     visits = [Visit(network=REFERENCE, reading=read(REFERENCE, False))]
     done, total = 0, rounds * networks
-    late = math.inf
+    began, late = time.monotonic(), math.inf
     for turn in range(MOST_VISITS * rounds):
         again = [i for i in range(networks) if turn < rounds or not agree(visits, i, rounds)]
         if turn == rounds:
-            late = time.monotonic() + AGAIN_SECONDS
+            late = time.monotonic() + max(AGAIN_SECONDS, time.monotonic() - began)
         if turn >= rounds:
             if time.monotonic() > late:
                 break

@@ -1,6 +1,8 @@
 """A network whose widths and resolution can change: groups, costs, and modules of any size."""
 
 import math
+from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
 from typing import Any
@@ -57,7 +59,19 @@ class NetworkGraph:
         self._name_of = {var: g.name for var, g in found.items() if g.name in chosen}
         self.groups = tuple(g for g in found.values() if g.name in chosen)
         self._by_name = {group.name: group for group in self.groups}
+        # By group, what widths are rounded to a multiple of.
+        self.steps = {group.name: group.multiple for group in self.groups}
         self.sized_ops = cache(self._sized_ops)
+
+    def in_steps(self, steps: Mapping[str, int]) -> "NetworkGraph":
+        """Returns the graph with its widths rounded to coarser steps; other widths stay valid.
+
+        Args:
+            steps: by group, multiples of the group's own.
+        """
+        found = copy(self)
+        found.steps = self.steps | steps
+        return found
 
     # Groups ----------------------------------------------------------------------------------
 
@@ -118,7 +132,7 @@ class NetworkGraph:
 
     def round_width(self, group: str, width: float) -> int:
         """Returns the valid width of ``group`` nearest to ``width``."""
-        return rounded_width(width, self._by_name[group].multiple)
+        return rounded_width(width, self.steps[group])
 
     @cache  # noqa: B019 - graphs are few and live as long as the program
     def touched(self, group: str) -> tuple[int, ...]:
@@ -172,7 +186,7 @@ class NetworkGraph:
         self._check(base)
         return NetworkFormula(
             base=base,
-            multiples={group.name: group.multiple for group in self.groups},
+            multiples=dict(self.steps),
             layers=tuple([layer.formula for layer in self.sized_ops(base.resolution)]),
         )
 

@@ -70,7 +70,7 @@ class Profiling:
             # Several algorithms may compute a class: the coarser one counts.
             if cost.macs:
                 known = granularity.get(op_class(cost), 1)
-                found = model.granularity(cost), model.input_granularity(cost)
+                found = model.granularity(cost), *model.fast_multiples(cost)
                 granularity[op_class(cost)] = max(known, *found)
         return ProfileResult(
             model=model.to_json(),

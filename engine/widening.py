@@ -116,27 +116,45 @@ class NetworkWidening:
         )
 
 
-def plateaus(formula: NetworkFormula, model: "LatencyModel") -> dict[str, int]:
-    """Returns, for every group, the channels that the device computes together.
+def fast_steps(formula: NetworkFormula, model: "LatencyModel") -> dict[str, int]:
+    """Returns, for every group, the steps of its width between which the device is slower.
 
-    That is the largest granularity the model found among the ops that write or read the group's
-    channels, in channels of the group (where an op has each of them several times, fewer of them
-    fill a plateau), and a multiple of the group's own multiple.
+    They are a multiple of what `LatencyModel.fast_multiples` tells of every op that writes or reads
+    the group's channels, and of the group's own multiple: `NetworkGraph.in_steps` keeps to them. A
+    group whose base width is between two such steps keeps its own multiple.
     """
     found: dict[str, int] = {}
     widths = formula.base.width_of
     costs = [layer.cost(widths) for layer in formula.layers]
     for group, multiple in formula.multiples.items():
-        grains = [1]
+        step = multiple
         for layer, cost in zip(formula.layers, costs, strict=True):
             if cost.macs:
-                grains += [
-                    grain // math.gcd(grain, times)
-                    for times, grain in (
-                        (layer.cout.times(group), model.granularity(cost)),
-                        (layer.cin.times(group), model.input_granularity(cost)),
-                    )
-                    if times
-                ]
+                for count, needed in zip(
+                    (layer.cin, layer.cout), model.fast_multiples(cost), strict=True
+                ):
+                    if times := count.times(group):
+                        step = math.lcm(step, needed // math.gcd(needed, times))
+        found[group] = multiple if widths[group] % step else step
+    return found
+
+
+def plateaus(formula: NetworkFormula, model: "LatencyModel") -> dict[str, int]:
+    """Returns, for every group, the channels that the device computes together.
+
+    That is the largest granularity the model found among the ops that write the group's channels,
+    in channels of the group (where an op writes each of them several times, fewer of them fill a
+    plateau), and a multiple of the group's own multiple.
+    """
+    found: dict[str, int] = {}
+    widths = formula.base.width_of
+    for group, multiple in formula.multiples.items():
+        grains = [1]
+        for layer in formula.layers:
+            times = layer.cout.times(group)
+            cost = layer.cost(widths)
+            if times and cost.macs:
+                grain = model.granularity(cost)
+                grains.append(grain // math.gcd(grain, times))
         found[group] = math.lcm(max(grains), multiple)
     return found

@@ -19,7 +19,7 @@ from engine.latency import judge, profile_specs
 from engine.measure import Timing, time_networks
 from engine.recipe import Device, Profile
 from engine.spec import ModelRef, NetworkSpec
-from engine.widening import NetworkWidening, plateaus
+from engine.widening import NetworkWidening, fast_steps
 
 VGG = load_graph(ModelRef(name="vgg11", classes=10), 32)
 RESNET = load_graph(ModelRef(name="resnet18", classes=10), 32)
@@ -168,20 +168,35 @@ def test_channels_that_a_fast_algorithm_needs_are_found_and_widths_are_steps_of_
     for timing in map(told, timed(HELD_OUT)):
         assert model.predict(VGG.cost(timing.spec)) == pytest.approx(timing.latency.ms, rel=1e-4)
     conv = next(c for c in VGG.cost(BASE).layers if c.name == "features_4")
-    for cin in (conv.cin, conv.cin + 1):  # an op that is off the grid knows of it too
-        assert model.input_granularity(replace(conv, cin=cin)) == 4
-    assert model.granularity(conv) == 1
-    steps = plateaus(VGG.formula(BASE), model)
-    assert {step for group, step in steps.items() if group != VGG.groups[-1].name} == {4}
+    assert model.fast_multiples(conv) == (4, 1)
+    assert model.fast_multiples(replace(conv, cin=conv.cin + 1)) == (1, 1)
+    formula, last = VGG.formula(BASE), VGG.groups[-1].name
+    steps = fast_steps(formula, model)
     # The last group is read by no convolution.
-    assert steps[VGG.groups[-1].name] == 1
+    assert steps.pop(last) == 1
+    assert set(steps.values()) == {4}
+    first = VGG.groups[0].name
+    off = replace(formula, base=BASE.with_widths({first: BASE.width_of[first] + 2}))
+    assert fast_steps(off, model)[first] == 1
 
 
 def test_an_algorithm_that_is_slower_for_even_channels_makes_no_steps():
     model, _ = fitted_to(lambda cost: 0.001 + cost.macs * (1e-8 if cost.cout % 4 else 4e-8))
     assert isinstance(model.ops["conv 3x3"], Fork)
     conv = next(c for c in VGG.cost(BASE).layers if c.name == "features_4")
-    assert model.granularity(conv) == 1
+    assert model.fast_multiples(conv) == (1, 1)
+
+
+def test_steps_are_in_channels_of_the_group_where_an_op_has_each_of_them_several_times():
+    """A linear layer reads every channel of a 5 × 5 map: two of them are 50 of its inputs."""
+    graph = load_graph(ModelRef(name="tests.example_networks:LeNet", classes=10), 32)
+    formula = graph.formula(graph.spec(32))
+    op = OpModel(granularity=1, rates=(1.0, *[0.0] * 7))
+    slow = replace(op, rates=(2.0, *[0.0] * 7))
+    fork = Fork(trait="cin", value=10, those=slow, others=op)
+    model = InSitu(box=BOX, ops={"linear": fork, "conv 5x5": op})
+    # The first linear layer has 30 outputs, which the second one reads.
+    assert fast_steps(formula, model) == {"conv1": 1, "conv2": 2, "fc1": 10}
 
 
 def test_an_algorithm_in_an_algorithm_is_found():
@@ -467,7 +482,7 @@ def test_json_of_a_fitted_model_predicts_the_same():
         (("offset_ms",), None, "offset_ms"),
         (("ops", "linear", "rates"), [0.0] * 7, "8 finite, non-negative numbers"),
         (("ops", "linear", "rates"), [0.0] * 7 + [-1e-9], "8 finite, non-negative numbers"),
-        (("few",), {}, "if another version of this program wrote it, profile the device again"),
+        (("ops", "linear", "below"), [], "unknown key 'ops.linear.op.below'; if another version"),
         (("ops", "linear", "granularity"), 0, "granularity must be at least 1"),
         (("box", "resolutions"), [48, 32], "1 <= low <= high"),
         (("box", "widths", "features.0"), [8], "features.0"),

@@ -146,17 +146,19 @@ def test_a_network_whose_rounds_disagree_is_visited_again_but_not_for_ever():
     assert all(done <= total for done, total in progress)
 
 
-def test_visits_again_end_after_a_while(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(bench, "AGAIN_SECONDS", -1.0)
-    noise = np.random.default_rng(0)
-    visits = take_visits(
-        lambda number, layers: reading(2.0 ** noise.integers(8)),
-        5,
-        rounds=3,
-        per_layer=False,
-        round_seconds=0,
-    )
-    assert sum(visit.network != bench.REFERENCE for visit in visits) == 5 * 3
+def test_visits_again_end_after_as_long_as_the_first_rounds_took(monkeypatch: pytest.MonkeyPatch):
+    noise, now = np.random.default_rng(0), 0.0
+
+    def read(number: int, layers: bool) -> Reading:
+        nonlocal now
+        now += 1.0
+        return reading(2.0 if number == bench.REFERENCE else 2.0 ** noise.integers(1, 60))
+
+    monkeypatch.setattr(bench.time, "monotonic", lambda: now)
+    monkeypatch.setattr(bench, "AGAIN_SECONDS", 10.0)
+    visits = take_visits(read, 5, rounds=3, per_layer=False, round_seconds=0)
+    # The first rounds take 31 s. Another one takes 10 s, and one begins after 0, 10, 20 and 30 s.
+    assert sum(visit.network != bench.REFERENCE for visit in visits) == 5 * (3 + 4)
 
 
 def test_a_neighbour_who_comes_and_goes_does_not_change_the_figures():

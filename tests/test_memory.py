@@ -140,9 +140,6 @@ class Flat:
     def granularity(self, cost: LayerCost) -> int:
         return self.grain * (2 if cost.kernel == (1, 1) else 1)
 
-    def input_granularity(self, cost: LayerCost) -> int:
-        return 1
-
 
 RESNET = load_graph(ModelRef(name="resnet18", classes=10), 64)
 

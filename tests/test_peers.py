@@ -154,9 +154,13 @@ def filter_norms(spec: NetworkSpec) -> dict[str, tuple[float, ...]]:
     }
 
 
-def question(latency: float = 2.0, params: float = 1.5, model: str = "vgg11") -> Question:
+def question(
+    latency: float = 2.0, params: float = 1.5, model: str = "vgg11", step: int = 1
+) -> Question:
+    """``step``: what the device computes fast are multiples of."""
     graph = load_graph(ModelRef(name=model, classes=10), 32)
     base = graph.spec(32, 0.25)
+    graph = graph.in_steps({group.name: step for group in graph.groups})
     used = usage(base)
 
     def budgets(resolution: int) -> Budgets:
@@ -211,6 +215,17 @@ def test_limits_are_kept_and_answers_repeat(method: Method, latency: float, para
         assert used.params <= asked.limit.params
     assert method.propose(question(latency, params)) == answer
     assert all(width >= 1 for _, width in answer.widths)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
+def test_widths_are_in_the_steps_that_the_device_computes_fast(method: Method) -> None:
+    asked = question(2.2, 1.9, step=4)
+    answer = method.propose(asked)
+    if answer.model == asked.base.model:
+        assert [width for _, width in answer.widths if width % 4] == []
+        # And there is room for some.
+        same_widths = isinstance(method, ResolutionOnly | DepthOnly)
+        assert same_widths or answer.widths != asked.base.widths
 
 
 THAT_TRAIN = CompoundGrid | NetAdapt | NetAdaptGrowing | LeGR | NeuralScale | MorphNet

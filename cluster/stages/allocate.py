@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from cluster.search import Search
 from cluster.stages.groundwork import Groundwork
-from cluster.stages.profile import latency_model
+from cluster.stages.profile import latency_model, stepped_graph
 from engine.budgets import Budgets
 from engine.closed_loop import best, close_loop
 from engine.results import AllocateResult, Latency
@@ -60,12 +60,13 @@ def allocate_stage(search: Search, known: Groundwork) -> AllocateResult:
 
 def budgets_of(search: Search, known: Groundwork, resolution: int) -> Budgets:
     """All that Algorithm 1 needs, from the base widths at ``resolution``."""
-    base, recipe = search.base, search.recipe
+    base, recipe = search.base.spec, search.recipe
+    model = latency_model(search, known.profile, known.baseline)
     return Budgets(
-        base=base.spec,
-        formula=base.graph.formula(base.spec.at(resolution)),
+        base=base,
+        formula=stepped_graph(search, model).formula(base.at(resolution)),
         predictors=known.fit.predictors,
-        model=latency_model(search, known.profile, known.baseline).to_json(),
+        model=model.to_json(),
         settings=recipe.allocate,
         baseline=known.baseline.usage,
         batch=recipe.device.batch,

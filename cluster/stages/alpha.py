@@ -5,7 +5,7 @@ from functools import cache
 
 from cluster.network import BaseNetwork
 from cluster.search import Search
-from cluster.stages.profile import latency_model
+from cluster.stages.profile import latency_model, stepped_graph
 from engine.alpha import rank_candidates
 from engine.codec import digest
 from engine.limits import Usage
@@ -23,6 +23,7 @@ def alpha_stage(
     settings, graph, base = recipe.alpha, search.base.graph, search.base.spec
     tasks_of = search.trainings.alpha_tasks
     model = latency_model(search, profile, baseline)
+    stepped = stepped_graph(search, model)
 
     def fits(spec: NetworkSpec) -> bool:
         return search.costs.usage(spec, model.predict(search.costs.of(spec))).within(limit)
@@ -35,7 +36,7 @@ def alpha_stage(
 
     @cache
     def using_limits(resolution: int) -> NetworkSpec:
-        return widest_within(graph, base.at(resolution), recipe.allocate.max_width, fits)
+        return widest_within(stepped, base.at(resolution), recipe.allocate.max_width, fits)
 
     def candidate(alpha: float) -> NetworkSpec:
         spec = scale_for_alpha(graph, base, alpha, settings.budget, settings.round_to, most)

@@ -4,10 +4,12 @@ import time
 from pathlib import Path
 
 from cluster.search import Search
+from engine.graph import NetworkGraph
 from engine.hardware.contract import LatencyModel
 from engine.hardware.models import load_latency
 from engine.profiling import read_profile
 from engine.results import BaselineResult, ProfileResult
+from engine.widening import fast_steps
 
 
 def profile_stage(search: Search, baseline: BaselineResult) -> ProfileResult:
@@ -49,3 +51,9 @@ def latency_model(search: Search, profile: ProfileResult, baseline: BaselineResu
     # A hair below it, so that rounding never puts the base network over its own latency.
     predicted = model.predict(search.costs.of(search.base.spec)) * (1 + 1e-9)
     return model.rescaled(baseline.latency.ms / predicted)
+
+
+def stepped_graph(search: Search, model: LatencyModel) -> NetworkGraph:
+    """The graph of the base network with widths rounded to what the device computes fast."""
+    graph = search.base.graph
+    return graph.in_steps(fast_steps(graph.formula(search.base.spec), model))

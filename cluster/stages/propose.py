@@ -8,7 +8,7 @@ from cluster.parents import release
 from cluster.search import Search
 from cluster.stages.allocate import budgets_of
 from cluster.stages.groundwork import Groundwork
-from cluster.stages.profile import latency_model
+from cluster.stages.profile import latency_model, stepped_graph
 from engine.closed_loop import corrected_limit, is_full, miss
 from engine.comparison import BASE, OURS, Proposal
 from engine.errors import Inapplicable, UserError
@@ -167,7 +167,7 @@ class Proposing:
                 release(search.store, rows)
 
         return Question(
-            graph=search.base.graph,
+            graph=stepped_graph(search, self._model),
             base=search.base.spec,
             limit=limit,
             stated_limit=known.limit,

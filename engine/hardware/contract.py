@@ -128,9 +128,13 @@ class LatencyModel(ABC):
         """Returns how many output channels the device computes together; 1 if none was found."""
         return 1
 
-    def input_granularity(self, cost: LayerCost) -> int:
-        """Returns the same of the input channels."""
-        return 1
+    def fast_multiples(self, cost: LayerCost) -> tuple[int, int]:
+        """Returns what input and output channels must be multiples of for this op to be fast.
+
+        Unlike a step of the staircase that `granularity` tells, a width between two such multiples
+        takes longer than the next. 1 where that was not found, or ``cost`` itself is between two.
+        """
+        return 1, 1
 
     def layer_ms(self, cost: LayerCost) -> float:
         """Returns what one op adds to the network's latency beyond ``offset_ms``.

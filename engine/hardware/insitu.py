@@ -17,7 +17,7 @@ into the cache a batch norm takes 13 µs, inside one that is eight times as wide
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import mul
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
@@ -40,6 +40,8 @@ ROW_PIXELS = 4
 """Output pixels of one row that are computed together."""
 SIZES = 8
 """Numbers that `sizes` returns."""
+FASTER = 0.9
+"""Channels that are a multiple of something are worth keeping to if they take less than this."""
 
 What = Literal["weights", "inputs", "outputs"]
 Trait = Literal["pixels", "cin", "cout", "channels"]
@@ -140,6 +142,15 @@ class Fork:
         """Returns what holds for an op."""
         return self.those if has_trait(cost, self.trait, self.value) else self.others
 
+    def quickens(self, cost: LayerCost) -> bool:
+        """Whether an op is faster because its channels are multiples of ``value``.
+
+        Two algorithms of much the same speed, see `FASTER`, are no reason to skip widths.
+        """
+        if self.trait == "pixels" or self.branch(cost) is self.those:
+            return False
+        return _leaf(self.others, cost).ms(cost) < FASTER * _leaf(self.those, cost).ms(cost)
+
 
 Op: TypeAlias = Annotated[OpModel | Fork, Field(discriminator="kind")]
 """What is known of a class of op."""
@@ -162,7 +173,7 @@ class InSitu(LatencyModel):
         Raises:
             UserError: no op of that class was measured.
         """
-        return _model(self._found(cost), cost).ms(cost)
+        return self.op_model(cost).ms(cost)
 
     def granularity(self, cost: LayerCost) -> int:
         """Returns how many output channels of such an op are computed together.
@@ -170,16 +181,29 @@ class InSitu(LatencyModel):
         Raises:
             UserError: no op of that class was measured.
         """
-        found = self._found(cost)
-        return math.lcm(_model(found, cost).granularity, *_multiples(found, cost, "cout"))
+        return self.op_model(cost).granularity
 
-    def input_granularity(self, cost: LayerCost) -> int:
-        """Returns how many input channels of such an op are computed together.
+    def fast_multiples(self, cost: LayerCost) -> tuple[int, int]:
+        """See `LatencyModel`.
 
         Raises:
             UserError: no op of that class was measured.
         """
-        return math.lcm(*_multiples(self._found(cost), cost, "cin"))
+        cin, cout, found = 1, 1, self._found(cost)
+        while isinstance(found, Fork):
+            if found.quickens(cost):
+                cin = math.lcm(cin, found.value if found.trait != "cout" else 1)
+                cout = math.lcm(cout, found.value if found.trait != "cin" else 1)
+            found = found.branch(cost)
+        return cin, cout
+
+    def op_model(self, cost: LayerCost) -> OpModel:
+        """Returns the model of the algorithm that computes an op.
+
+        Raises:
+            UserError: no op of that class was measured.
+        """
+        return _leaf(self._found(cost), cost)
 
     def _found(self, cost: LayerCost) -> Op:
         name = op_class(cost)
@@ -264,21 +288,10 @@ def pixels(cost: LayerCost) -> int:
     return cost.hout * cost.wout
 
 
-def _model(found: Op, cost: LayerCost) -> OpModel:
+def _leaf(found: Op, cost: LayerCost) -> OpModel:
     while isinstance(found, Fork):
         found = found.branch(cost)
     return found
-
-
-def _multiples(found: Op, cost: LayerCost, side: Literal["cin", "cout"]) -> Iterator[int]:
-    """What the channels on one side must be multiples of for the faster algorithms."""
-    while isinstance(found, Fork):
-        if found.trait in (side, "channels"):
-            # A fork by channels that makes nothing faster is no plateau.
-            uneven, even = _model(found.those, cost).ms(cost), _model(found.others, cost).ms(cost)
-            if even < uneven:
-                yield found.value
-        found = found.branch(cost)
 
 
 def _up(count: int, multiple: int) -> int:

@@ -45,7 +45,7 @@ GAIN = 0.98
 APART = 0.9
 """The models of two algorithms, which have twice the coefficients, must bring it below this."""
 PIECE = 30
-"""Fewest timed ops that each of them is fitted to: as many as there are coefficients."""
+"""Fewest timed ops that each of them is fitted to; most of its coefficients come out as zero."""
 FAR = 0.5
 """Relative errors count as no more than this: one op that is far off is not to decide for all."""
 EXACT = 1e-6
@@ -109,10 +109,12 @@ def _fork(
 def _candidates(rows: Sequence[OpTime]) -> Iterator[tuple[Trait, int]]:
     for most in sorted({pixels(row.cost) for row in rows}):
         yield "pixels", most
+    depthwise = all(row.cost.cin == row.cost.cout for row in rows)
     for multiple in MULTIPLES:
-        yield "cin", multiple
-        yield "cout", multiple
         yield "channels", multiple
+        if not depthwise:
+            yield "cin", multiple
+            yield "cout", multiple
 
 
 def _granularity(rows: Sequence[OpTime]) -> tuple[int, float]:

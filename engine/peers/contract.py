@@ -103,7 +103,7 @@ class Question:
             self.graph.round_width(group, base * bound)
             for bound in (self.min_width, self.max_width)
         )
-        return range(low, high + 1, self.graph.group(group).multiple)
+        return range(low, high + 1, self.graph.steps[group])
 
     def multiplied(self, multiplier: float, resolution: int | None = None) -> NetworkSpec:
         """Returns the base network with all widths multiplied, each rounded to a valid one."""

@@ -70,7 +70,7 @@ class NetworkGraph:
             steps: by group, multiples of the group's own.
         """
         found = copy(self)
-        found.steps = self.steps | steps
+        found.steps = {**self.steps, **steps}
         return found
 
     # Groups ----------------------------------------------------------------------------------

@@ -95,7 +95,8 @@ def _fork(
 ) -> tuple[Trait, int, _Which] | None:
     """Returns what two algorithms are told apart by, and the ops of one; None for one alone."""
     design, measured, fold = _design(rows, granularity), _measured(rows), _fold(rows)
-    best, found = APART * error, None
+    best = APART * error
+    found: tuple[Trait, int, _Which] | None = None
     for trait, value in _candidates(rows):
         those = np.array([has_trait(row.cost, trait, value) for row in rows])
         sides = (those, ~those)

@@ -103,7 +103,8 @@ def _fork(
         if min(map(np.count_nonzero, sides)) >= PIECE:
             errors = [_validate(design[s], measured[s], fold[s]) * np.mean(s) for s in sides]
             if sum(errors) < best - EXACT:
-                best, found = sum(errors), (trait, value, those)
+                best = sum(errors)
+                found = trait, value, those
     return found
 
 

@@ -242,9 +242,10 @@ class _Watcher(tune.Callback, tune.Stopper):
     ) -> None:
         if not result["epoch"]:
             return
-        epoch = Epoch(**{field: float(result[field]) for field in _EPOCH_FIELDS})
-        self._history.setdefault(trial.trial_id, {})[result["epoch"]] = epoch
-        self._progress.trial_epoch(trial.trial_id, result["epoch"], epoch.val_accuracy)
+        epochs = [_epoch(one) for one in (*result["earlier"], result)]
+        first = result["epoch"] - len(epochs) + 1
+        self._history.setdefault(trial.trial_id, {}).update(enumerate(epochs, first))
+        self._progress.trial_epoch(trial.trial_id, result["epoch"], epochs[-1].val_accuracy)
 
     def on_trial_complete(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
@@ -295,6 +296,10 @@ class _Watcher(tune.Callback, tune.Stopper):
             self._store.checkpoints.delete(checkpoint_name(task.id))
         ledger.compact()
         self._progress.trial_ended(trial.trial_id, row)
+
+
+def _epoch(told: Mapping[str, Any]) -> Epoch:
+    return Epoch(**{field: float(told[field]) for field in _EPOCH_FIELDS})
 
 
 def _task_of(trial: Trial) -> TrainingTask:

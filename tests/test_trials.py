@@ -1,5 +1,6 @@
 """Trainings as Ray Tune trials: failures become rows, killed workers start again."""
 
+import math
 import os
 import signal
 import threading
@@ -7,16 +8,20 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import ray
+from ray.tune.experiment import Trial
 from rich.console import Console
 
 from cluster.device import measure
 from cluster.final import run_final
 from cluster.progress import Progress
 from cluster.session import session
-from cluster.trials import TrialRunner
+from cluster.trials import TrialRunner, _Watcher
+from engine.codec import jsonable
 from engine.errors import UserError
 from engine.graph import load_graph
 from engine.recipe import Cluster, Data, Device
@@ -25,6 +30,7 @@ from engine.spec import ModelRef
 from engine.store import RunStore
 from engine.training import Training
 from trainables.data import ImageData, load_data
+from trainables.trial import TrainingTrial
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -111,6 +117,34 @@ def test_rows_that_are_known_are_not_trained_again(runner: TrialRunner, task: Tr
     before = runner.store.epochs.numbers(known.id)
     runner.run_tasks("again", [known])
     assert runner.store.epochs.numbers(known.id) == before == [1, 2, 3, 4]
+
+
+def test_a_training_stopped_after_it_was_resumed_keeps_all_its_epochs(
+    data: ImageData, task: TrainingTask, tmp_path: Path
+) -> None:
+    """As ASHA stops one: without a session, as the driver and a worker do it in turn."""
+    store, task = RunStore(tmp_path), replace(task, seed=13)
+    known = {"task": jsonable(task)}
+
+    def taken_up() -> TrainingTrial:
+        trial = TrainingTrial.__new__(TrainingTrial)
+        trial.setup(known, data=data, store=store, cpus=1, gpus=0.0, checkpoint_seconds=math.inf)
+        return trial
+
+    first = taken_up()
+    for _ in range(2):
+        first.step()
+    resumed = taken_up()
+    with Progress(Console(quiet=True)) as progress:
+        progress.begin_trials("asha", total=1, known=0)
+        watcher = _Watcher(store, progress, packed=False, cpus=1, gpus=0.0)
+        result = resumed.step()
+        trial = cast("Trial", SimpleNamespace(trial_id="one", config=known, last_result=result))
+        watcher.on_trial_start(0, [], trial)
+        watcher.on_trial_result(0, [], trial, result)
+        watcher.on_trial_complete(0, [], trial)
+    row = store.ledger.find(task.id)
+    assert row is not None and row.status == "stopped" and len(row.history) == 3
 
 
 def test_a_killed_worker_repeats_one_epoch_at_most(runner: TrialRunner, task: TrainingTask) -> None:

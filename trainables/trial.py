@@ -1,5 +1,6 @@
 """A training as a Ray Tune trial whose actor serves one trial after another."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -42,6 +43,7 @@ class TrainingTrial(tune.Trainable):
         self._checkpoint_seconds = checkpoint_seconds
         self._task = decode(TrainingTask, canonical(config["task"]), "the task of a trial")
         self._training: NetworkTraining | None = None
+        self._reported = 0
 
     def step(self) -> dict[str, Any]:
         """Trains one epoch; reports it, and whether the training is over.
@@ -77,7 +79,7 @@ class TrainingTrial(tune.Trainable):
             if not training.finished:
                 training.run_epoch()
             if not training.finished:
-                return _report(training.history[-1], len(training.history), "running")
+                return self._report(training.history, "running")
             row = training.result()
         except TrainingFailed as error:
             row = Row(
@@ -91,7 +93,19 @@ class TrainingTrial(tune.Trainable):
         self._store.ledger.add(replace(row, cpus=self._cpus, gpus=self._gpus))
         if not row.history:
             return {"done": True, "status": row.status, "epoch": 0}
-        return _report(row.last, len(row.history), row.status)
+        return self._report(row.history, row.status)
+
+    def _report(self, history: Sequence[Epoch], status: str) -> dict[str, Any]:
+        """The last epoch, and those before it that an earlier run trained."""
+        earlier = [asdict(epoch) for epoch in history[self._reported : -1]]
+        self._reported = len(history)
+        return {
+            "done": status != "running",
+            "status": status,
+            "epoch": len(history),
+            "earlier": earlier,
+            **asdict(history[-1]),
+        }
 
     def device(self) -> torch.device:
         """Where it trains; see `trainables.device.device_for`."""
@@ -101,7 +115,3 @@ class TrainingTrial(tune.Trainable):
         """Takes up another trial's training on the same worker, whose data stays."""
         self.setup(new_config)  # pyright: ignore[reportCallIssue]
         return True
-
-
-def _report(epoch: Epoch, number: int, status: str) -> dict[str, Any]:
-    return {"done": status != "running", "status": status, "epoch": number, **asdict(epoch)}

@@ -104,7 +104,7 @@ def measured(name: str, resolution: int, repeats: int) -> dict[str, Any]:
         began = time.thread_time()
         found = allocate(
             widening, predictors, limit, Allocate(),
-            base=base.width_of, multiples=formula.multiples, plateaus=plateaus(formula, model),
+            base=base.width_of, multiples=formula.rounding, plateaus=plateaus(formula, model),
         )  # fmt: skip
         seconds.append(time.thread_time() - began)
         steps = len(found.steps)

@@ -115,8 +115,10 @@ def machine() -> str:
 def where(found: dict[str, str]) -> str:
     """What was measured on and with, for people: of `engine.measure.Measurement.environment`."""
     threads = "1 thread" if found.get("threads") == "1" else f"{found.get('threads')} threads"
+    on_cpu = found.get("accelerator") == "cpu"
     known = (
         found.get("device"),
+        found.get("instructions") if on_cpu else None,
         found.get("runtime"),
         threads if "threads" in found else None,
         f"batch {found['batch']}",

@@ -72,13 +72,14 @@ class Budgets:
         """
         model = self.latency_model.rescaled(factor)
         batch = None if limit.memory_bytes is None else self.batch
+        printed = self.settings.mode == "paper"
         return allocate(
             NetworkWidening(self.formula, model, batch),
             self.predictors,
             limit,
             self.settings,
             base=self.base.width_of,
-            multiples=self.formula.multiples,
+            multiples=self.formula.multiples if printed else self.formula.rounding,
             plateaus=plateaus(self.formula, model),
         )
 

@@ -1,7 +1,7 @@
 """A network at one resolution as arithmetic in its widths: no torch, small enough to be stored."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from engine.codec import STRICT
 from engine.costs import LayerCost, NetworkCost
@@ -101,12 +101,15 @@ class NetworkFormula:
     Attributes:
         base: the network before it is widened, at the resolution that the formula holds for.
         multiples: by group, what a width must be a multiple of.
+        steps: by group, multiples of those that widths are rounded to
+            (`engine.graph.NetworkGraph.in_steps`).
     """
 
     __pydantic_config__ = STRICT
 
     base: NetworkSpec
     multiples: dict[str, int]
+    steps: dict[str, int] = field(default_factory=dict[str, int])
     layers: tuple[LayerFormula, ...]
 
     def cost(self, widths: Mapping[str, int]) -> NetworkCost:
@@ -116,5 +119,10 @@ class NetworkFormula:
     def multiplied(self, multiplier: float) -> NetworkSpec:
         """Returns the network with all base widths multiplied, each rounded to a valid one."""
         return self.base.with_widths(
-            {g: rounded_width(w * multiplier, self.multiples[g]) for g, w in self.base.widths}
+            {g: rounded_width(w * multiplier, self.rounding[g]) for g, w in self.base.widths}
         )
+
+    @property
+    def rounding(self) -> dict[str, int]:
+        """By group, what widths are rounded to a multiple of."""
+        return self.multiples | self.steps

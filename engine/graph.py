@@ -186,7 +186,10 @@ class NetworkGraph:
         self._check(base)
         return NetworkFormula(
             base=base,
-            multiples=dict(self.steps),
+            multiples={group.name: group.multiple for group in self.groups},
+            steps={
+                g.name: self.steps[g.name] for g in self.groups if self.steps[g.name] > g.multiple
+            },
             layers=tuple([layer.formula for layer in self.sized_ops(base.resolution)]),
         )
 

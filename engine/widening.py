@@ -144,11 +144,11 @@ def plateaus(formula: NetworkFormula, model: "LatencyModel") -> dict[str, int]:
 
     That is the largest granularity the model found among the ops that write the group's channels,
     in channels of the group (where an op writes each of them several times, fewer of them fill a
-    plateau), and a multiple of the group's own multiple.
+    plateau), and a multiple of what the group's widths are rounded to.
     """
     found: dict[str, int] = {}
     widths = formula.base.width_of
-    for group, multiple in formula.multiples.items():
+    for group, step in formula.rounding.items():
         grains = [1]
         for layer in formula.layers:
             times = layer.cout.times(group)
@@ -156,5 +156,5 @@ def plateaus(formula: NetworkFormula, model: "LatencyModel") -> dict[str, int]:
             if times and cost.macs:
                 grain = model.granularity(cost)
                 grains.append(grain // math.gcd(grain, times))
-        found[group] = math.lcm(max(grains), multiple)
+        found[group] = math.lcm(max(grains), step)
     return found

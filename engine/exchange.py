@@ -216,18 +216,24 @@ def _ops(module: fx.GraphModule) -> list[str]:
     return [node.name for node in module.graph.nodes if node.op.startswith("call")]
 
 
+_REMEDY = (
+    f"give the CSV file that {SCRIPT} wrote (latencies of single layers: --set profile.table=FILE "
+    "profile.model=lut)"
+)
+
+
 def _parts(data: bytes, what: str) -> tuple[dict[str, str], list[dict[str, str]]]:
     """The facts at the head of a table, and its rows."""
     try:
         lines = data.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError:
-        raise UserError(f"{what} is no text; give the CSV file that {SCRIPT} wrote") from None
+        raise UserError(f"{what} is no text; {_REMEDY}") from None
     head = [line[1:].partition(":") for line in lines if line.startswith("#")]
     reader = csv.DictReader(io.StringIO("\n".join(line for line in lines if line[:1] != "#")))
     missing = [name for name in bench.COLUMNS if name not in (reader.fieldnames or ())]
     if missing:
         raise UserError(
-            f"{what} has no column {missing[0]!r}; it must have {', '.join(bench.COLUMNS)}"
+            f"{what} has no column {missing[0]!r} of {', '.join(bench.COLUMNS)}; {_REMEDY}"
         )
     try:
         rows = list(reader)

@@ -102,7 +102,7 @@ def test_a_table_says_what_was_measured(graph: NetworkGraph, tmp_path: Path):
     ("old", "new", "message"),
     [
         ("# plan: ", "# plan: x", r"r\.csv is of the plan x\w+, not of \w+; measure the plan"),
-        ("counted_ms", "ms", r"no column 'counted_ms'; it must have visit, network, op"),
+        ("counted_ms", "ms", r"no column 'counted_ms' of visit, network, op"),
         ("a,0.5", "a,-0.5", r"row 5 of r\.csv has the time '-0.5'; a time is .* not negative"),
         ("a,0.5", "a,nan", r"row 5 of r\.csv has the time 'nan'"),
         ("a,0.5", "a,", r"row 5 of r\.csv has the time ''"),

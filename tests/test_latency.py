@@ -68,7 +68,7 @@ forks = st.recursive(
     op_models,
     lambda models: st.builds(
         Fork,
-        trait=st.sampled_from(("pixels", "cin", "cout", "channels")),
+        trait=st.sampled_from(("pixels", "inputs", "cin", "cout", "channels")),
         value=st.sampled_from((2, 4, 16)),
         those=models,
         others=models,
@@ -156,6 +156,33 @@ def test_ops_of_few_pixels_that_another_algorithm_computes_are_told_apart():
         last = next(c for c in VGG.cost(timing.spec).layers if c.name == "features_25")
         expected = op_ms(last) - 0.001  # its overhead is in the offset of the network
         assert model.layer_ms(last) == pytest.approx(expected, rel=1e-3)
+
+
+def test_ops_of_few_inputs_that_another_algorithm_computes_are_told_apart():
+    """As PyTorch, which leaves convolutions of one image to oneDNN where they have many inputs."""
+
+    def op_ms(cost: LayerCost) -> float:
+        return 0.001 + cost.macs * (1e-8 if cost.in_size > 5_120 else 3e-8)
+
+    model, told = fitted_to(op_ms)
+    fork = model.ops["conv 3x3"]
+    assert isinstance(fork, Fork)
+    assert (fork.trait, fork.value) == ("inputs", 5_120)
+    assert judge(model, VGG, [told(t) for t in timed(HELD_OUT)]).mape < 1e-3
+    assert set(fast_steps(VGG.formula(BASE), model).values()) == {1}
+
+
+def test_what_one_op_alone_has_does_not_extrapolate_from_it():
+    """The widest network's last layer is slow for a reason that no other shows."""
+    odd = max((c for t in TRAINING for c in VGG.cost(t).layers), key=lambda c: c.weights)
+
+    def op_ms(cost: LayerCost) -> float:
+        return 0.001 + cost.macs * 1e-8 * (20 if cost.weights == odd.weights else 1)
+
+    model, _ = fitted_to(op_ms)
+    for timing in timed(HELD_OUT):
+        truth = sum(0.001 + c.macs * 1e-8 for c in VGG.cost(timing.spec).layers)
+        assert model.predict(VGG.cost(timing.spec)) == pytest.approx(truth, rel=0.1)
 
 
 def test_channels_that_a_fast_algorithm_needs_are_found_and_widths_are_steps_of_them():

@@ -5,8 +5,10 @@ cache is full, fitted to the times that its ops took inside whole forwards (`fit
 correction where cross-validation says that it helps; one scale and one offset lead from their sum
 to the network. Where a device computes some ops of a class by another algorithm, those have a model
 of their own: ops of few output pixels (on a CPU with AVX2 a convolution was seen to take longer for
-3 × 3 outputs than for 4 × 4), and ops whose channels are no multiple of what is computed together
-(ONNX Runtime takes nine times as long for a depthwise convolution of 97 channels as for one of 96).
+3 × 3 outputs than for 4 × 4) or few inputs (PyTorch computes a convolution of one image by oneDNN
+from 20,480 inputs on, twice as fast), and ops whose channels are no multiple of what is computed
+together (ONNX Runtime takes nine times as long for a depthwise convolution of 97 channels as for
+one of 96).
 No size falls when a width or the resolution grows, no coefficient is negative and no correction
 falls, so neither does the prediction but from one such algorithm to another. A model holds for the
 device, runtime, threads and batch it was measured with, and for networks inside its `Box`.
@@ -44,7 +46,7 @@ FASTER = 0.9
 """Channels that are a multiple of something are worth keeping to if they take less than this."""
 
 What = Literal["weights", "inputs", "outputs"]
-Trait = Literal["pixels", "cin", "cout", "channels"]
+Trait = Literal["pixels", "inputs", "cin", "cout", "channels"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,9 +121,9 @@ class Fork:
     """Ops of a class that two algorithms compute.
 
     Attributes:
-        trait: what tells them apart. ``pixels``: at most ``value`` output pixels; ``cin``,
-            ``cout``: the input or output channels are no multiple of ``value``; ``channels``: the
-            one or the other are not.
+        trait: what tells them apart. ``pixels``, ``inputs``: at most ``value`` output pixels, or
+            elements of the input; ``cin``, ``cout``: the input or output channels are no multiple
+            of ``value``; ``channels``: the one or the other are not.
         value: at least 1.
         those: the ops that have the trait.
         others: those that do not.
@@ -147,7 +149,7 @@ class Fork:
 
         Two algorithms of much the same speed, see `FASTER`, are no reason to skip widths.
         """
-        if self.trait == "pixels" or self.branch(cost) is self.those:
+        if self.trait in ("pixels", "inputs") or self.branch(cost) is self.those:
             return False
         return _leaf(self.others, cost).ms(cost) < FASTER * _leaf(self.those, cost).ms(cost)
 
@@ -231,6 +233,8 @@ def has_trait(cost: LayerCost, trait: Trait, value: int) -> bool:
     match trait:
         case "pixels":
             return pixels(cost) <= value
+        case "inputs":
+            return cost.in_size <= value
         case "cin":
             return cost.cin % value != 0
         case "cout":

@@ -37,6 +37,10 @@ GRANULARITIES = (1, 2, 4, 8, 16, 32, 64)
 """Steps of the staircase in the output channels that are looked for."""
 MULTIPLES = (2, 4, 8, 16, 32)
 """Of channels, by which ops of two algorithms are looked for."""
+INPUTS = tuple(m * 2**k for k in range(8, 16) for m in (4, 5))
+"""Elements of the input up to which another algorithm may compute: 1,024, 1,280, … 163,840."""
+SEEN = 9
+"""Fewest timed ops in which a size must occur: what one op alone has would extrapolate from it."""
 POWERS = (1.0, 0.5)
 """Of the physical part beside a correction, which can only add to its growth."""
 FOLDS = 5
@@ -111,6 +115,8 @@ def _fork(
 def _candidates(rows: Sequence[OpTime]) -> Iterator[tuple[Trait, int]]:
     for most in sorted({pixels(row.cost) for row in rows}):
         yield "pixels", most
+    for most in INPUTS:
+        yield "inputs", most
     depthwise = all(row.cost.cin == row.cost.cout for row in rows)
     for multiple in MULTIPLES:
         yield "channels", multiple
@@ -133,7 +139,7 @@ def _granularity(rows: Sequence[OpTime]) -> tuple[int, float]:
 def _fit_op(rows: Sequence[OpTime], granularity: int) -> OpModel:
     """Fits all rows, then corrects."""
     # The overhead, which comes first, is left to the whole network.
-    _, *solution = solve(_design(rows, granularity), _measured(rows)).tolist()
+    _, *solution = _solve(_design(rows, granularity), _measured(rows)).tolist()
     plain = OpModel(
         granularity=granularity,
         rates=tuple(solution[:SIZES]),
@@ -165,6 +171,12 @@ def _design(rows: Sequence[OpTime], granularity: int) -> Matrix:
     )
 
 
+def _solve(design: Matrix, measured: Matrix) -> Matrix:
+    """Coefficients of all columns that enough rows have; 0 for the others."""
+    seen = np.count_nonzero(design, axis=0) >= min(SEEN, len(design))
+    return solve(design * seen, measured)
+
+
 def _validate(design: Matrix, measured: Matrix, fold: NDArray[np.int64]) -> float:
     """Mean of squared relative errors on networks left out; infinite where none can be."""
     error = 0.0
@@ -173,7 +185,7 @@ def _validate(design: Matrix, measured: Matrix, fold: NDArray[np.int64]) -> floa
         if out.all():
             return math.inf
         if out.any():
-            fitted = design[out] @ solve(design[~out], measured[~out])
+            fitted = design[out] @ _solve(design[~out], measured[~out])
             off = np.minimum(np.abs(fitted / measured[out] - 1), FAR)
             error += float(np.sum(off**2))
     return error / len(measured)

@@ -317,11 +317,8 @@ class NetworkGraph:
 
     @cached_property
     def _initial(self) -> dict[str, Tensor]:
-        # The network was traced without values, so here it is made a second time. What is random
-        # in it is always the same, and leaves the global generator as it was.
-        with torch.random.fork_rng([]):
-            torch.manual_seed(0)
-            return initial_values(make_network(self.ref))
+        # The network was traced without values, so here it is made a second time.
+        return initial_values(make_network(self.ref))
 
     def verify(self, spec: NetworkSpec) -> None:
         """Checks the followed shapes against PyTorch's own, on the meta device.

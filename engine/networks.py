@@ -82,6 +82,13 @@ def make_network(ref: ModelRef, without_values: bool = False) -> nn.Module:
     Raises:
         UserError: no such name, module or function; or the factory raised.
     """
+    # What is random in it is always the same, and the global generator is left as it was.
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        return _made(ref, without_values)
+
+
+def _made(ref: ModelRef, without_values: bool) -> nn.Module:
     name = parse_name(ref.name)
     if ":" in name.base:
         if name.depth != 1:

@@ -53,6 +53,7 @@ class Timing:
             ``latency.ms``: each is a minimum of its own, and the clock is read between them.
         reference_ms: the reference network in the same session; ``latency.ms`` of two sessions
             compare as ratios to it.
+        samples_ms: raw, by the clock that counts: every timed forward of each visit that counts.
     """
 
     __pydantic_config__ = STRICT
@@ -61,11 +62,12 @@ class Timing:
     latency: Latency
     layer_ms: dict[str, float] | None
     reference_ms: float
+    samples_ms: tuple[tuple[float, ...], ...] = ()
 
     def rescaled(self, factor: float) -> "Timing":
         """Returns the timing as if the device were slower by ``factor``.
 
-        Wall clock, CPU time and energy stay those of the session.
+        Samples, wall clock, CPU time and energy stay those of the session.
         """
         layer_ms = self.layer_ms
         return replace(
@@ -298,6 +300,7 @@ def _timing(
         ),
         layer_ms=layer_ms or None,
         reference_ms=reference_ms,
+        samples_ms=tuple(one.reading.counted_ms for one in seen),
     )
 
 

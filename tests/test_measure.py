@@ -293,6 +293,9 @@ def test_a_disturbed_reading_does_not_count_beside_undisturbed_ones():
     ]
     # 4.0 and 6.0 stand beside 2.0, which is twice the best.
     assert counted(visits) == [(5.0, 1), (5.1, 1)]
+    (timing,) = summarise(specs_named(8), visits)
+    assert timing.samples_ms == (reading(5.0).counted_ms, reading(5.1).counted_ms)
+    assert timing.rescaled(2.0).samples_ms == timing.samples_ms
     # Of one undisturbed reading alone nothing is known: the others count, over 1.05 and 1.08.
     few = visits[:7]
     assert counted(few) == [

@@ -28,7 +28,7 @@ from engine.drawing import ACCENT, INK, MUTED, drawing_style, one_two_five, padd
 from engine.graph import NetworkGraph, load_graph
 from engine.hardware.contract import Box
 from engine.hardware.models import fit_latency
-from engine.latency import judge, profile_specs
+from engine.latency import judge, profile_specs, wider_by
 from engine.measure import CARE, Measurement, measure_here
 from engine.recipe import Device, Profile
 from engine.spec import ModelRef, NetworkSpec
@@ -148,11 +148,7 @@ def widened(found: Timed) -> dict[str, float]:
     """How many times as long networks take as the base, with a few channels more in every group."""
     graph, base = found.subject.graph, found.subject.base
     ms = {timing.spec: timing.latency.ms for timing in found.fitted.timings}
-    specs = {
-        more: base.with_widths({g: graph.round_width(g, width + more) for g, width in base.widths})
-        for more in MORE
-    }
-    return {str(more): ms[spec] / ms[base] for more, spec in specs.items()}
+    return {str(more): ms[wider_by(graph, base, more)] / ms[base] for more in MORE}
 
 
 def compared(found: Timed) -> dict[str, Any]:

@@ -69,14 +69,8 @@ def profile_specs(
         base.at(pixels[end]).with_widths({g: w[end] for g, w in box.widths.items()})
         for end in (0, -1)
     )
-    sweep = [
-        {g: graph.round_width(g, width + more) for g, width in base.widths} for more in ONE_CHANNEL
-    ]
-    inside = [
-        base.with_widths(widths)
-        for widths in sweep
-        if all(width <= box.widths[g][1] for g, width in widths.items())
-    ]
+    sweep = [wider_by(graph, base, more) for more in ONE_CHANNEL]
+    inside = [s for s in sweep if all(width <= box.widths[g][1] for g, width in s.widths)]
     specs = dict.fromkeys((base, *corners, *inside[: profile.networks // 4]))
     wanted = profile.networks + profile.held_out
     sampler = qmc.LatinHypercube(len(base.widths), rng=np.random.default_rng(profile.seed))
@@ -100,3 +94,8 @@ def profile_specs(
         )
     found = list(specs)
     return found[: profile.networks], found[profile.networks :]
+
+
+def wider_by(graph: NetworkGraph, base: NetworkSpec, more: int) -> NetworkSpec:
+    """Returns the network with so many channels more in every group, rounded to valid widths."""
+    return base.with_widths({g: graph.round_width(g, width + more) for g, width in base.widths})

@@ -123,18 +123,17 @@ def fast_steps(formula: NetworkFormula, model: "LatencyModel") -> dict[str, int]
     the group's channels, and of the group's own multiple: `NetworkGraph.in_steps` keeps to them. A
     group whose base width is between two such steps keeps its own multiple.
     """
-    found: dict[str, int] = {}
     widths = formula.base.width_of
-    costs = [layer.cost(widths) for layer in formula.layers]
+    costs = [(layer, layer.cost(widths)) for layer in formula.layers]
+    needs = [(layer, model.fast_multiples(cost)) for layer, cost in costs if cost.macs]
+    found: dict[str, int] = {}
     for group, multiple in formula.multiples.items():
-        step = multiple
-        for layer, cost in zip(formula.layers, costs, strict=True):
-            if cost.macs:
-                for count, needed in zip(
-                    (layer.cin, layer.cout), model.fast_multiples(cost), strict=True
-                ):
-                    if times := count.times(group):
-                        step = math.lcm(step, needed // math.gcd(needed, times))
+        counts = [
+            (count.times(group), needed)
+            for layer, (cin, cout) in needs
+            for count, needed in ((layer.cin, cin), (layer.cout, cout))
+        ]
+        step = math.lcm(multiple, *(_filling(needed, times) for times, needed in counts if times))
         found[group] = multiple if widths[group] % step else step
     return found
 
@@ -154,7 +153,11 @@ def plateaus(formula: NetworkFormula, model: "LatencyModel") -> dict[str, int]:
             times = layer.cout.times(group)
             cost = layer.cost(widths)
             if times and cost.macs:
-                grain = model.granularity(cost)
-                grains.append(grain // math.gcd(grain, times))
+                grains.append(_filling(model.granularity(cost), times))
         found[group] = math.lcm(max(grains), step)
     return found
+
+
+def _filling(channels: int, times: int) -> int:
+    """How many channels of a group fill ``channels`` of an op that has each of them ``times``."""
+    return channels // math.gcd(channels, times)

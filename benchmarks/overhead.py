@@ -41,6 +41,7 @@ from engine.store import RunStore
 from engine.training import Training
 from trainables.checkpoint import checkpoint_name
 from trainables.data import ImageData, load_data
+from trainables.device import use_cpus
 from trainables.loop import NetworkTraining
 from trainables.tensors import TensorData
 
@@ -63,7 +64,7 @@ def train(task: TrainingTask, data: TensorData, store: RunStore) -> None:
 @ray.remote(num_cpus=1)
 class Worker:
     def __init__(self, data: ImageData, directory: Path) -> None:
-        torch.set_num_threads(1)
+        use_cpus(1)
         self._data = TensorData.on(data, torch.device("cpu"))
         self._store = RunStore(directory)
 
@@ -126,7 +127,7 @@ def main() -> None:
     trials = 2 * workers if chosen.trials is None else chosen.trials
     if trials <= workers:
         raise UserError(f"--trials must be above {workers}, the number of cores, not {trials}")
-    torch.set_num_threads(1)
+    use_cpus(1)
     scratch = Path(tempfile.mkdtemp())
     data = load_data(Data())
     tensors = TensorData.on(data, torch.device("cpu"))

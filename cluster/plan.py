@@ -22,7 +22,6 @@ from functools import cached_property
 
 import numpy as np
 import ray
-import torch
 
 from cluster.costs import Costs
 from cluster.dataset import facts_of, read_data
@@ -42,7 +41,7 @@ from engine.spec import NetworkSpec
 from engine.store import RunStore
 from engine.training import Training
 from trainables.data import ImageData
-from trainables.device import device_for
+from trainables.device import device_for, use_cpus
 from trainables.loop import NetworkTraining
 from trainables.tensors import TensorData
 
@@ -304,7 +303,7 @@ def _calibration_data(data: ImageData, batch_size: int) -> ImageData:
 
 def _calibrate(task: TrainingTask, data: ImageData, cpus: int, gpus: float) -> float:
     """Seconds of one epoch."""
-    torch.set_num_threads(cpus)
+    use_cpus(cpus)
     device = device_for(gpus)
     with tempfile.TemporaryDirectory() as folder:
         training = NetworkTraining(task, TensorData.on(data, device), RunStore(folder))

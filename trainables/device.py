@@ -1,5 +1,6 @@
 """Where a training runs."""
 
+import ctypes
 import socket
 
 import torch
@@ -8,6 +9,25 @@ from engine.errors import UserError
 
 _NO_MEMORY = ("out of memory", "ALLOC_FAILED", "NOT_INITIALIZED")
 """What CUDA's libraries say that take memory beside PyTorch's own."""
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+"""Of ``mallopt`` in glibc's malloc.h."""
+_KEPT_BYTES, _LARGEST_BLOCK = 2**31 - 1, 2**30
+
+
+def use_cpus(cpus: int) -> None:
+    """Makes this process one that trains on so many cores.
+
+    Every step of a training asks for the same blocks of activations and frees them again. The C
+    library gives freed blocks above 32 MB, and the end of its heap, back to the system, which has
+    to clear every page when they are asked for anew. Here they stay with the process
+    (docs/cluster.md says what that is worth).
+    """
+    torch.set_num_threads(cpus)
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:  # other C libraries have none
+        mallopt(_MMAP_THRESHOLD, _LARGEST_BLOCK)
+        mallopt(_TRIM_THRESHOLD, _KEPT_BYTES)
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:

@@ -4,7 +4,6 @@ from dataclasses import dataclass, replace
 
 import ray
 import ray.train
-import torch
 from ray.train.torch import get_device
 
 from engine.errors import TrainingFailed
@@ -12,6 +11,7 @@ from engine.rows import Row, TrainingTask
 from engine.store import RunStore
 from engine.trained_weights import weights_name, write_weights
 from trainables.data import ImageData
+from trainables.device import use_cpus
 from trainables.loop import NetworkTraining
 from trainables.tensors import TensorData
 
@@ -36,7 +36,7 @@ def train_final(config: dict[str, FinalTraining]) -> None:
     final = config["final"]
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
-    torch.set_num_threads(final.cpus)
+    use_cpus(final.cpus)
     device = get_device()
     data = TensorData.on(ray.get(final.data), device)
     training = NetworkTraining(final.task, data, final.store, rank, world, final.checkpoint_seconds)

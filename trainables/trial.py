@@ -13,7 +13,7 @@ from engine.rows import NO_MEMORY, Epoch, Row, TrainingTask
 from engine.store import RunStore
 from engine.trained_weights import weights_name, write_weights
 from trainables.data import ImageData
-from trainables.device import device_for, is_out_of_memory
+from trainables.device import device_for, is_out_of_memory, use_cpus
 from trainables.loop import NetworkTraining
 from trainables.tensors import TensorData
 
@@ -37,7 +37,7 @@ class TrainingTrial(tune.Trainable):
         checkpoint_seconds: float,
     ) -> None:
         """Takes up the training of ``config["task"]``, where it was left if it was begun."""
-        torch.set_num_threads(cpus)
+        use_cpus(cpus)
         self._data, self._store = data, store
         self._cpus, self._gpus = cpus, gpus
         self._checkpoint_seconds = checkpoint_seconds

@@ -369,6 +369,28 @@ def test_no_resolution_is_added_where_latency_ends_the_widths() -> None:
     assert ThenResolution(method=Uniform()).propose(asked) == Uniform().propose(asked)
 
 
+def test_a_larger_resolution_that_is_faster_is_found_and_few_are_measured() -> None:
+    asked, measured = question(latency=2.0), list[int]()
+    over, under = 2 * asked.limit.latency_ms, asked.limit.latency_ms / 2
+    ms = {32: under, 40: over, 48: over, 56: under, 64: over, 72: over}
+
+    def bumpy(spec: NetworkSpec) -> Usage:
+        measured.append(spec.resolution)
+        return replace(usage(spec), latency_ms=ms[spec.resolution])
+
+    asked = replace(asked, usage=bumpy)
+    assert ResolutionOnly().propose(asked) == asked.base.at(56)
+    assert ThenResolution(method=DepthOnly()).propose(asked).resolution == 56
+    assert set(measured) == set(ms)
+
+
+def test_resolution_only_says_that_no_resolution_keeps_the_limits() -> None:
+    asked = question()
+    tight = replace(asked.limit, latency_ms=asked.limit.latency_ms / 100)
+    with pytest.raises(UserError, match="keeps the limits at no resolution"):
+        ResolutionOnly().propose(replace(asked, limit=tight))
+
+
 def test_joint_says_that_no_resolution_keeps_the_limits() -> None:
     asked = question()
     tight = replace(asked.limit, params=1)

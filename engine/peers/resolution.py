@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from engine.errors import UserError
 from engine.peers.contract import BOTH, Method, Question, Resource, Trainings
 from engine.spec import NetworkSpec
 
@@ -23,11 +24,10 @@ class ResolutionOnly:
 
     def propose(self, question: Question) -> NetworkSpec:
         """See `engine.peers.contract.Method`."""
-
-        def make(factor: float) -> NetworkSpec:
-            return question.base.at(question.rounded(question.base.resolution * factor))
-
-        return question.largest(make, 1.0, LARGEST, self.limits)
+        found = _at_largest(question, question.base)
+        if found is None:
+            raise UserError("the base network keeps the limits at no resolution; raise them")
+        return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,13 +56,23 @@ class ThenResolution:
 
     def propose(self, question: Question) -> NetworkSpec:
         """See `engine.peers.contract.Method`."""
-        found, step = self.method.propose(question), question.round_to
-        for resolution in range(
-            (found.resolution // step + 1) * step,
-            int(question.base.resolution * LARGEST) + 1,
-            step,
-        ):
-            if not question.keeps(found.at(resolution), self.limits):
-                break
-            found = found.at(resolution)
-        return found
+        found = self.method.propose(question)
+        return _at_largest(question, found) or found
+
+
+def _at_largest(question: Question, widths: NetworkSpec) -> NetworkSpec | None:
+    """Returns a network at the largest resolution, from its own on, at which it keeps the limits.
+
+    A larger one can be faster, where a device has another algorithm for it: so all are tried that
+    the latency model knows. Further ones have to be measured, and the first beyond the limits ends
+    it. None if there is none.
+    """
+    step, found = question.round_to, None
+    highest = int(question.base.resolution * LARGEST)
+    further = range((widths.resolution // step + 1) * step, highest + 1, step)
+    for resolution in (widths.resolution, *further):
+        if question.keeps(widths.at(resolution), BOTH):
+            found = widths.at(resolution)
+        elif resolution > max(question.resolutions):
+            break
+    return found

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine.codec import canonical, decode
 from engine.costs import LayerCost, NetworkCost
 from engine.errors import UserError
 from engine.hardware.contract import Box
@@ -236,3 +237,10 @@ def test_a_measured_network_makes_it_millijoules():
 def test_an_unknown_op_has_no_energy():
     with pytest.raises(UserError, match=r"'c' \(deform_conv\)"):
         Energy().layer(replace(conv(3, 8, 8), kind="deform_conv"))
+
+
+def test_energy_round_trips_through_its_file():
+    model = Energy(weight_bits=8, activation_sparsity=0.25).calibrated(
+        NetworkCost(layers=(conv(3, 8, 8),)), 2.5
+    )
+    assert decode(Energy, canonical(model), "energy.json") == model

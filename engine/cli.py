@@ -1,47 +1,12 @@
 """The command ``hacscale``."""
 
-import argparse
 import io
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Never
 
-from rich.console import Console
-
-from engine.commands import (
-    allocate,
-    check,
-    cluster,
-    compare,
-    doctor,
-    export,
-    fidelity,
-    plan,
-    profile,
-    recipes,
-    report,
-    run,
-    runs,
-    sample,
-    status,
-    submit,
-)
 from engine.errors import UserError
-from engine.provenance import package_version
-
-_COMMANDS = (
-    *(run, sample, compare, fidelity, submit, profile, plan, doctor, cluster, runs, status),
-    *(report, export, allocate, check, recipes),
-)
-
-
-class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line."""
-
-    def error(self, message: str) -> Never:
-        raise UserError(f"{message}; see `{self.prog} --help`")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -56,7 +21,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     sys.path += [str(Path(__file__).parents[1]), ""]
     try:
         try:
-            arguments = _parser().parse_args(argv)
+            # Here, because the libraries take half a second, in which it may be interrupted too.
+            from rich.console import Console
+
+            from engine.commands.parser import make_parser
+
+            arguments = make_parser().parse_args(argv)
             arguments.command(arguments, Console(markup=False, emoji=False))
         finally:
             sys.stdout.flush()
@@ -70,14 +40,3 @@ def main(argv: Sequence[str] | None = None) -> None:
         # Python flushes once more at its end, and would complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="hacscale", description="Scale a network to what a device allows.")
-    parser.add_argument(
-        "--version", action="version", version=f"hacscale {package_version('hacscale')}"
-    )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
-    for module in _COMMANDS:
-        module.add(commands)
-    return parser

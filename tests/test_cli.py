@@ -634,6 +634,22 @@ def test_a_report_writes_figures_and_says_where_it_cannot(
 
 # Processes ------------------------------------------------------------------------------------
 
+INTERRUPTED_IMPORT = """
+import sys
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name == "rich":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupt())
+"""
+
+
+def test_an_interruption_while_the_program_loads_is_no_traceback() -> None:
+    process = command("recipes", code=INTERRUPTED_IMPORT)
+    assert process.communicate(timeout=60) == ("", "hacscale: stopped\n")
+    assert process.returncode == 130
+
+
 CHATTER = (
     "import sys, types\n"
     "def run_search(recipe, directory, name, address, console, hours, retry_failed):\n"

@@ -54,17 +54,11 @@ class TrialRunner:
             UserError: a training met what only the user can mend; it ends the others as well.
             KeyboardInterrupt: stopped in order; checkpoints of what was under way are kept.
         """
-        # All rows at once: in an object store every look for one that is not there takes a request.
-        known = self.store.ledger.ids()
-        missing = {
-            task_id: task
-            for task in tasks
-            # Known, but not to be read: a row of another version of the program.
-            if (task_id := task.id) not in known or self.store.ledger.find(task_id) is None
-        }
+        missing = self._missing(tasks)
         if lost := lost_parents(self.store, missing.values()):
             self.progress.say("  weights to start from are gone or damaged: trained again")
             self.run_tasks(stage, lost)
+            missing = self._missing(tasks)
         self.progress.begin_trials(stage, total=len(tasks), known=len(tasks) - len(missing))
         if missing:
             self._pack(stage, widest(list(missing.values())))
@@ -74,6 +68,16 @@ class TrialRunner:
             missing = {task.id: task for task in postponed}
         if any(self.store.ledger.find(task.id) is None for task in tasks):
             raise KeyboardInterrupt  # stopped while no training ran
+
+    def _missing(self, tasks: Sequence[TrainingTask]) -> dict[str, TrainingTask]:
+        # All rows at once: in an object store every look for one that is not there takes a request.
+        known = self.store.ledger.ids()
+        return {
+            task_id: task
+            for task in tasks
+            # Known, but not to be read: a row of another version of the program.
+            if (task_id := task.id) not in known or self.store.ledger.find(task_id) is None
+        }
 
     def run_search(
         self,

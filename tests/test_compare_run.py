@@ -1,5 +1,7 @@
 """A comparison with methods that train, over made-up trainings: killed, damaged, asked again."""
 
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -7,7 +9,9 @@ from quick_run import drive, epochs_trained, quick_recipe, without_ray
 from rich.console import Console
 
 from cluster.compare import compare_run
+from cluster.trainer import Trainer
 from engine.comparison import Comparison
+from engine.peers.contract import Method
 from engine.peers.grid import CompoundGrid
 from engine.peers.growing import NetAdaptGrowing
 from engine.peers.legr import LeGR
@@ -15,6 +19,7 @@ from engine.peers.netadapt import NetAdapt
 from engine.peers.steps import Steps
 from engine.peers.uniform import Uniform
 from engine.recipe import override
+from engine.rows import Row, TrainingTask
 from engine.store import RunStore
 from searchers.tasks import TaskSearcher
 
@@ -32,9 +37,9 @@ def compare(location: Path) -> Comparison:
         return compare_run(location, METHODS, seeds=1, console=Console(quiet=True))
 
 
-@pytest.fixture(scope="module")
-def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    location = tmp_path_factory.mktemp("whole") / "quick"
+@pytest.fixture
+def searched(tmp_path: Path) -> Path:
+    location = tmp_path / "quick"
     drive(location, override(quick_recipe(), ["limits.latency=1.3x", "limits.params=1.5x"]))
     return location
 
@@ -90,6 +95,31 @@ def test_methods_that_train_are_resumable_and_counted(
         path.unlink()
     assert answers(compare(searched)) == answers(done)
     assert epochs_trained(store) == before
+
+
+def test_what_methods_lack_is_trained_at_the_same_time(
+    tmp_path: Path, searched: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answers are those of each method alone; the number of rounds that of the longest."""
+    train, batches = Trainer.train_any, list[int]()
+
+    def counting(self: Trainer, stage: str, tasks: Sequence[TrainingTask]) -> list[Row]:
+        before = self.store.ledger.ids()
+        batches.extend([len(tasks)] if {task.id for task in tasks} - before else [])
+        return train(self, stage, tasks)
+
+    def compared(name: str, methods: Sequence[Method]) -> tuple[dict[str, object], int]:
+        location = shutil.copytree(searched, tmp_path / name / "quick")
+        batches.clear()
+        with without_ray():
+            made = compare_run(location, methods, seeds=1, console=Console(quiet=True))
+        return answers(made), len(batches)
+
+    monkeypatch.setattr(Trainer, "train_any", counting)
+    alone = [compared(method.name, [method]) for method in METHODS]
+    found, rounds = compared("together", METHODS)
+    assert found == {name: answer for one, _ in alone for name, answer in one.items()}
+    assert rounds == max(rounds for _, rounds in alone) < sum(rounds for _, rounds in alone)
 
 
 def test_trainings_of_a_method_are_not_taken_for_those_of_the_search(searched: Path) -> None:

@@ -1,6 +1,6 @@
 """The propose stages: what methods of scaling make of the network of a run, measured."""
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -55,6 +55,7 @@ class Proposing:
         self._model = latency_model(search, known.profile, known.baseline)
         self._measured: dict[NetworkSpec, Latency] = {known.baseline.spec: known.baseline.latency}
         trainings, rows = search.trainings, search.trainer.rows
+        self._trained: dict[str, Row] = {}
         # What other methods have trained, here or in a comparison before, is not among them.
         self._rows: dict[Trainings, list[Row]] = {
             "alpha": rows(
@@ -66,7 +67,7 @@ class Proposing:
         }
 
     def all(
-        self, answer: ChooseResult, methods: Iterable[Method]
+        self, answer: ChooseResult, methods: Sequence[Method]
     ) -> tuple[list[Proposal], dict[str, str]]:
         """Returns the base network, the run's answer and what the methods answer.
 
@@ -88,14 +89,61 @@ class Proposing:
                 trained=rows,
             ),
         ]
+        answers, refusals = self._all(methods)
+        return [*proposals, *answers], refusals
+
+    def _all(self, methods: Sequence[Method]) -> tuple[list[Proposal], dict[str, str]]:
+        """Asks all methods, and trains at once what they lack for an answer; then asks again.
+
+        Some train one network after another, others many at a time: together they keep a cluster
+        busy. Equal questions have equal answers, and the ledger has what was trained before, so a
+        method that is asked from the beginning comes to where it stopped.
+        """
+        search = self._search
+        answers: dict[str, Proposal] = {}
         refusals: dict[str, str] = {}
-        for method in methods:
-            try:
-                proposals.append(self.asked(method))
-            except Inapplicable as error:
-                refusals[method.name] = str(error)
-                search.progress.end(f"left out: {error}")
-        return proposals, refusals
+        waiting = list(methods)
+        while waiting:
+            search.progress.begin("propose")
+            lacking: dict[str, Sequence[TrainingTask]] = {}
+            spent: dict[str, Row] = {}
+            for method in waiting:
+                tasks = self._lacking(method, spent)
+                if tasks:
+                    lacking[method.name] = tasks
+                    continue
+                try:
+                    answers[method.name] = self.asked(method)
+                except Inapplicable as error:
+                    refusals[method.name] = str(error)
+                    search.progress.end(f"left out: {error}")
+            together = {task.id: task for of_one in lacking.values() for task in of_one}
+            starts = {task.start.row for task in together.values() if task.start is not None}
+            release(search.store, [row for row in spent.values() if row.task.id not in starts])
+            if together:
+                search.trainer.train_any("propose", list(together.values()))
+                search.progress.end(f"trained what {', '.join(lacking)} asked for")
+            waiting = [method for method in waiting if method.name in lacking]
+        return [answers[m.name] for m in methods if m.name in answers], refusals
+
+    def _lacking(self, method: Method, spent: dict[str, Row]) -> Sequence[TrainingTask]:
+        """Returns what has to be trained before a method can go on, nothing if it can answer.
+
+        What it has no more use for is added to ``spent``.
+        """
+        if self._search.store.is_committed(_stage(method), self._uses(method)):
+            return ()
+
+        def free(rows: Sequence[Row]) -> None:
+            spent.update({row.task.id: row for row in rows})
+
+        try:
+            self._answered(method, self._known_rows, free)
+        except _Lacking as lack:
+            return lack.tasks
+        except Inapplicable:
+            pass  # it says so again when it is asked
+        return ()
 
     def asked(self, method: Method) -> Proposal:
         """Measures what a method answers and asks again, with a limit that is corrected by it.
@@ -106,65 +154,98 @@ class Proposing:
         Raises:
             Inapplicable: the method has no network for these limits.
         """
+        search = self._search
 
-        def run() -> Proposal:
-            limit, seen = known.limit, list[tuple[NetworkSpec, Latency]]()
-            trained: dict[str, Row] = {}
-            for _ in range(_ROUNDS if "latency" in method.limits else 1):
-                try:
-                    spec = _answer(method, self._question(limit, method.name, trained))
-                except Inapplicable:
-                    if not seen:
-                        raise
-                    break  # the corrected limit leaves no network: what was measured stands
-                if any(spec == earlier for earlier, _ in seen):
-                    break
-                latency = self._latency(spec)
-                seen.append((spec, latency))
-                if is_full(latency, known.limit.latency_ms):
-                    break
-                expected = self._usage(spec).latency_ms
-                corrected = corrected_limit(expected, latency, known.limit.latency_ms)
-                limit = replace(limit, latency_ms=corrected)
-            spec, latency = min(seen, key=lambda one: miss(one[1], known.limit.latency_ms))
-            return self._proposal(
-                method.name,
-                spec,
-                latency,
-                len(seen),
-                limits=method.limits,
-                rests_on=method.rests_on,
-                trained=list(trained.values()),
-            )
+        def train(tasks: Sequence[TrainingTask]) -> list[Row]:
+            return search.trainer.train_any(_stage(method), tasks)
 
-        known, search = self._known, self._search
-        uses = (method, *inputs_of_question(search, known))
+        def free(rows: Sequence[Row]) -> None:
+            release(search.store, rows)
+
         proposal = search.stage(
-            f"propose-{method.name}",
+            _stage(method),
             Proposal,
-            uses,
-            run,
+            self._uses(method),
+            lambda: self._answered(method, train, free),
             lambda out: f"{out.params:,} parameters, {out.latency.ms:.3f} ms",
         )
         self.note(proposal.spec, proposal.latency)
         return proposal
 
+    def _known_rows(self, tasks: Sequence[TrainingTask]) -> list[Row]:
+        """Returns the rows of trainings.
+
+        Raises:
+            _Lacking: some have none.
+        """
+        unknown = [task for task in tasks if task.id not in self._trained]
+        self._trained |= {row.task.id: row for row in self._search.trainer.rows(unknown)}
+        if lacking := [task for task in unknown if task.id not in self._trained]:
+            raise _Lacking(lacking)
+        return [self._trained[task_id] for task_id in dict.fromkeys(task.id for task in tasks)]
+
+    def _answered(
+        self,
+        method: Method,
+        train: Callable[[Sequence[TrainingTask]], list[Row]],
+        free: Callable[[Sequence[Row]], None],
+    ) -> Proposal:
+        """See `asked`; ``train`` and ``free`` are those of the `Question`."""
+        known = self._known
+        limit, seen = known.limit, list[tuple[NetworkSpec, Latency]]()
+        trained: dict[str, Row] = {}
+
+        def noted(tasks: Sequence[TrainingTask]) -> list[Row]:
+            with _no_fault_of_the_method():
+                rows = train(tasks)
+            trained.update({row.task.id: row for row in rows})
+            return [row for row in rows if row.status == "done"]
+
+        for _ in range(_ROUNDS if "latency" in method.limits else 1):
+            try:
+                spec = _answer(method, self._question(limit, noted, free))
+            except Inapplicable:
+                if not seen:
+                    raise
+                break  # the corrected limit leaves no network: what was measured stands
+            if any(spec == earlier for earlier, _ in seen):
+                break
+            latency = self._latency(spec)
+            seen.append((spec, latency))
+            if is_full(latency, known.limit.latency_ms):
+                break
+            expected = self._usage(spec).latency_ms
+            corrected = corrected_limit(expected, latency, known.limit.latency_ms)
+            limit = replace(limit, latency_ms=corrected)
+        spec, latency = min(seen, key=lambda one: miss(one[1], known.limit.latency_ms))
+        return self._proposal(
+            method.name,
+            spec,
+            latency,
+            len(seen),
+            limits=method.limits,
+            rests_on=method.rests_on,
+            trained=list(trained.values()),
+        )
+
+    def _uses(self, method: Method) -> tuple[object, ...]:
+        return (method, *inputs_of_question(self._search, self._known))
+
     def note(self, spec: NetworkSpec, latency: Latency) -> None:
         """Takes what a network measured before, so that no method has it measured again."""
         self._measured.setdefault(spec, latency)
 
-    def _question(self, limit: Usage, method: str, trained: dict[str, Row]) -> Question:
+    def _question(
+        self,
+        limit: Usage,
+        train: Callable[[Sequence[TrainingTask]], list[Row]],
+        free: Callable[[Sequence[Row]], None],
+    ) -> Question:
         search, known = self._search, self._known
 
-        def train(tasks: Sequence[TrainingTask]) -> list[Row]:
+        def freed(rows: Sequence[Row]) -> None:
             with _no_fault_of_the_method():
-                rows = search.trainer.train_any(f"propose-{method}", tasks)
-            trained.update({row.task.id: row for row in rows})
-            return [row for row in rows if row.status == "done"]
-
-        def free(rows: Sequence[Row]) -> None:
-            with _no_fault_of_the_method():
-                release(search.store, rows)
+                free(rows)
 
         return Question(
             graph=stepped_graph(search, self._model),
@@ -177,7 +258,7 @@ class Proposing:
             short=search.trainings.short_task,
             sampling=lambda source: search.trainings.sampling_task(source, known.alpha.resolution),
             train=train,
-            release=free,
+            release=freed,
             resolution=known.alpha.resolution,
             resolutions=sorted({search.base.spec.resolution, *search.base.resolutions}),
             round_to=search.recipe.alpha.round_to,
@@ -265,12 +346,24 @@ class Proposing:
         )
 
 
+class _Lacking(Exception):
+    """Carries what has to be trained before a method can go on, through the method."""
+
+    def __init__(self, tasks: Sequence[TrainingTask]) -> None:
+        super().__init__()
+        self.tasks = tasks
+
+
 class _Passing(Exception):
     """Carries an error of the cluster, the device or the store through a method."""
 
     def __init__(self, error: UserError) -> None:
         super().__init__(str(error))
         self.error = error
+
+
+def _stage(method: Method) -> str:
+    return f"propose-{method.name}"
 
 
 @contextmanager

@@ -31,6 +31,7 @@ def compare_run(
     address: str | None = None,
     console: Console | None = None,
     max_hours: MaxHours | None = None,
+    retry_failed: bool = False,
 ) -> Comparison:
     """Scales the network of a run by every method under its limits, and trains what they answer.
 
@@ -47,17 +48,19 @@ def compare_run(
         address: of a Ray cluster; None starts a private session.
         console: where progress is shown.
         max_hours: stop in order once the run has used so much.
+        retry_failed: train again what failed before.
 
     Raises:
         UserError: something the user can mend.
         KeyboardInterrupt: stopped in order; call again to go on.
     """
-    with opened_search(location, address, console, max_hours) as search:
+    with opened_search(location, address, console, max_hours, retry_failed) as search:
         store, known = search.store, groundwork(search)
-        answer = choose_stage(search, known, allocate_stage(search, known))
+        found = allocate_stage(search, known)
+        answer = choose_stage(search, known, found)
         # The first seed of its network, which has weights, unlike what trials train.
         train_stage(search, answer.winner.spec)
-        proposals, refusals = Proposing(search, known).all(answer, methods)
+        proposals, refusals = Proposing(search, known).all(found, answer, methods)
         dimensions = dimensions_stage(search, known)
         release_all(store)
         tasks = [[_task(search, p.spec, k) for k in range(seeds)] for p in proposals]

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from cluster.budgets import budgets_left
 from cluster.hours import MaxHours, stopped_after
-from cluster.opened import known_search
+from cluster.opened import FORGIVING, known_search
 from cluster.progress import Progress
 from cluster.search import Search
 from cluster.session import session
@@ -35,9 +35,6 @@ from engine.results import (
 )
 from engine.storage import open_folder
 from engine.store import RunStore
-
-_FORGIVING = ("alpha", "sample", "choose", "propose-*")
-"""Stages that may be complete although some of their trainings failed."""
 
 
 def run_search(
@@ -89,7 +86,7 @@ def _driving(store: RunStore, retry_failed: bool) -> Generator[None]:
     with store.lock():
         store.check_format()
         if retry_failed:
-            store.forget_failures(_FORGIVING)
+            store.forget_failures(FORGIVING)
         yield
 
 

@@ -12,6 +12,9 @@ from cluster.search import Search
 from cluster.session import Session, session
 from engine.store import RunStore
 
+FORGIVING = ("alpha", "sample", "choose", "propose-*")
+"""Stages that may be complete although some of their trainings failed."""
+
 
 @contextmanager
 def opened_search(
@@ -19,6 +22,7 @@ def opened_search(
     address: str | None,
     console: Console | None,
     max_hours: MaxHours | None = None,
+    retry_failed: bool = False,
 ) -> Generator[Search]:
     """Locks a run and yields its search, whose Ray is started on first use and ended after.
 
@@ -27,6 +31,7 @@ def opened_search(
         address: of a Ray cluster; None starts a private session.
         console: where progress is shown; None for standard output.
         max_hours: stop in order once the run has used so much.
+        retry_failed: train again what failed before.
 
     Raises:
         UserError: there is no such run, or another process works on it.
@@ -38,6 +43,8 @@ def opened_search(
         stopped_after(max_hours, store, store.info().recipe.cluster, progress),
         session(address, store.logs) as ray_session,
     ):
+        if retry_failed:
+            store.forget_failures(FORGIVING)
         yield Search(
             recipe=store.info().recipe, store=store, session=ray_session, progress=progress
         )

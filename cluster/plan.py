@@ -187,7 +187,7 @@ class Planned:
         sampled = self._tasks.sampled_specs(expected.resolution, sample.networks)
         training = sample.training
         if sample.source != "trained":
-            task = self._tasks.sampling_task(sample.source, expected.resolution)
+            task = self._tasks.sampling_task(sample.source, expected.resolution, sample.networks)
             # They take turns at the steps of one training: it costs what the middle one does.
             by_cost = sorted(sampled, key=lambda spec: self.graph.cost(spec).macs)
             sampled, training = [by_cost[len(by_cost) // 2]], task.training

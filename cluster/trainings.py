@@ -73,7 +73,7 @@ class Trainings:
         """The trainings of all networks that the recipe wants sampled, or the one for all."""
         settings = self.recipe.sample
         if settings.source != "trained":
-            return [self.sampling_task(settings.source, resolution)]
+            return [self.sampling_task(settings.source, resolution, settings.networks)]
         return [
             self.sample_task(spec) for spec in self.sampled_specs(resolution, settings.networks)
         ]
@@ -90,7 +90,7 @@ class Trainings:
         """The training of a sampled network that collects its importance."""
         return replace(self.short_task(spec), importance=True)
 
-    def sampling_task(self, source: Cheap, resolution: int) -> TrainingTask:
-        """The one task that finds the importance of all sampled networks."""
-        specs = self.sampled_specs(resolution, self.recipe.sample.networks)
+    def sampling_task(self, source: Cheap, resolution: int, networks: int) -> TrainingTask:
+        """The one task that finds the importance of so many sampled networks."""
+        specs = self.sampled_specs(resolution, networks)
         return sampling_task(self.short_task(specs[0]), specs, source, self.facts.train_images)

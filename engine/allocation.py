@@ -85,7 +85,7 @@ def allocate(
     check_room(start, limit)
     widths = dict(widening.widths)
     strides = _strides(settings, multiples, plateaus)
-    caps = {g: _cap(settings.max_width, base[g], multiples[g]) for g in widths}
+    caps = {g: cap(settings.max_width, base[g], multiples[g]) for g in widths}
 
     def wider(group: str) -> int:
         width, stride = widths[group], strides[group]
@@ -187,7 +187,8 @@ def _strides(
     return {g: math.ceil(stride / multiple) * multiple for g, multiple in multiples.items()}
 
 
-def _cap(max_width: float, base: int, multiple: int) -> int:
+def cap(max_width: float, base: int, multiple: int) -> int:
+    """Returns the widest multiple that is no more than ``max_width`` times a base width."""
     # The tolerance keeps 1.15 × 100 at 115; in floating point it is 114.99999999999999.
     return math.floor(max_width * base / multiple + 1e-9) * multiple
 

@@ -504,8 +504,11 @@ def device_name(accelerator: str) -> str:
 
 
 def cpu_name() -> str:
-    """Returns what the CPU, or the board that it is on, is called."""
-    for path, key in (("/proc/cpuinfo", "model name"), ("/proc/device-tree/model", "")):
+    """Returns what the board, or the CPU of a machine that is none, is called.
+
+    Boards of one maker may have one name for all their CPUs.
+    """
+    for path, key in (("/proc/device-tree/model", ""), ("/proc/cpuinfo", "model name")):
         try:
             with open(path, encoding="utf-8", errors="replace") as lines:
                 names = [line.partition(":")[2] if key else line for line in lines if key in line]
@@ -520,9 +523,26 @@ def cpu_name() -> str:
 
 
 def main(plan_path: str, result_path: str) -> None:
-    """Measures what a plan asks for."""
-    with open(plan_path, encoding="utf-8") as file:
-        plan = json.load(file)
+    """Measures what a plan asks for.
+
+    The result is open before anything is measured: a path that cannot be written costs no minutes.
+    """
+    part = f"{result_path}.part"
+    try:
+        with open(plan_path, encoding="utf-8") as file:
+            plan = json.load(file)
+        with open(part, "w", encoding="utf-8", newline="") as file:
+            _measure(plan, file)
+        os.replace(part, result_path)
+    except OSError as error:
+        sys.exit(f"{error.filename}: {error.strerror}")
+    except ValueError as error:  # no JSON
+        sys.exit(f"{plan_path} is no plan ({error})")
+    except KeyboardInterrupt:
+        sys.exit("stopped; nothing of it is kept, start it again")
+
+
+def _measure(plan: dict[str, Any], file: Any) -> None:
     accelerator, threads = plan["accelerator"], plan["threads"]
     networks = [*plan["networks"], plan["reference"]]  # -1 is the reference
     if accelerator == "cuda" and not torch.cuda.is_available():
@@ -558,13 +578,15 @@ def main(plan_path: str, result_path: str) -> None:
             )
         except TooCoarse:
             sys.exit("the clock of this machine is too coarse to time one forward")
+        except torch.OutOfMemoryError as error:
+            said = str(error).splitlines()[0]
+            sys.exit(f"out of GPU memory ({said}); make the plan with a lower profile.max_width")
         environment = facts(accelerator, threads)
     print(file=sys.stderr)
-    with open(result_path, "w", encoding="utf-8", newline="") as file:
-        file.write(f"# plan: {plan['digest']}\n")
-        for name, value in environment.items():
-            file.write(f"# {name}: {value}\n")
-        write_visits(visits, file)
+    file.write(f"# plan: {plan['digest']}\n")
+    for name, value in environment.items():
+        file.write(f"# {name}: {value}\n")
+    write_visits(visits, file)
 
 
 def write_visits(visits: Sequence[Visit], file: Any) -> None:

@@ -132,6 +132,10 @@ class Comparison:
         return no_power(self.environment)
 
 
+_EQUAL = 1e-9
+"""Accuracies of one test split that differ by less are the same."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
     """One method against another, paired by seed.
@@ -151,8 +155,8 @@ class Difference:
 def difference(first: Entry, second: Entry) -> Difference | None:
     """Compares two methods by the paired t-test over the seeds that both finished.
 
-    Where the differences of all seeds are equal there is no spread to test against: it is a tie
-    if they are zero, and otherwise their sign decides.
+    Where the differences of all seeds are equal there is no spread to test against, as with few
+    test images: a tie, which no interval bounds unless they are zero.
 
     Returns:
         None if they have no common seed.
@@ -166,10 +170,10 @@ def difference(first: Entry, second: Entry) -> Difference | None:
         return None
     gains = [b - a for a, b in pairs]
     mean = fmean(gains)
-    if len(gains) < 2:
+    if not any(gains):
+        return Difference(mean=0.0, low=0.0, high=0.0, verdict="tie")
+    if len(gains) < 2 or max(gains) - min(gains) < _EQUAL:
         return Difference(mean=mean, low=-math.inf, high=math.inf, verdict="tie")
-    if max(gains) == min(gains):
-        return Difference(mean=mean, low=mean, high=mean, verdict=_verdict(mean, mean))
     tested = ttest_rel([b for _, b in pairs], [a for a, _ in pairs])
     interval = tested.confidence_interval(1 - LEVEL)  # pyright: ignore[reportAttributeAccessIssue]
     low, high = float(interval.low), float(interval.high)

@@ -194,8 +194,8 @@ def time_networks(
         on_progress: is told visits done and visits in all.
 
     Raises:
-        UserError: no such device here, a runtime that cannot take a network, or a clock too coarse
-            for it.
+        UserError: no such device here, a runtime that cannot take a network, a clock too coarse
+            for it, or too little GPU memory.
     """
     if device.runtime == "synthetic":
         return [_synthetic(graph, spec, reference, device, per_layer) for spec in specs]
@@ -223,6 +223,11 @@ def time_networks(
             raise UserError(
                 "the clock of this machine is too coarse to time one forward; "
                 "raise device.batch, or set device.threads above 1 to use the wall clock"
+            ) from None
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                f"out of GPU memory ({str(error).splitlines()[0]}); lower profile.max_width (and "
+                "allocate.max_width), data.resolution or device.batch"
             ) from None
         timings = summarise(specs, visits)
         powered = timings[:1] if per_layer else timings

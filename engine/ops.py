@@ -1,7 +1,7 @@
 """The ops of a traced network, with channel axes as symbols."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from engine.channels import Channels
 
@@ -20,6 +20,7 @@ Kind = Literal[
     "reshape",
 ]
 
+KINDS: tuple[str, ...] = get_args(Kind)
 WRITERS = ("conv", "conv_transpose", "linear")
 """Kinds whose kernels write the channels that come after them."""
 

@@ -15,6 +15,8 @@ SYSTEM = Path("/sys")
 LOOP_SECONDS = 1.0
 """Forwards are repeated so long: RAPL counts every ms, NVML's counter every 20 to 100 ms."""
 IDLE_SECONDS = 0.5
+CALMING_SECONDS = 0.3
+"""From the last forward to the idle power: what is measured lags behind what is done."""
 SAMPLE_SECONDS = 0.005
 """Least time between two readings of a sensor that tells power, not energy."""
 
@@ -67,9 +69,12 @@ def measure_energy(
         forward: makes one, and returns when the device has finished it.
         clock, sleep: of the machine.
     """
-    began, before = clock(), meter.energy_mj()
-    sleep(IDLE_SECONDS)
-    idle_mw = (meter.energy_mj() - before) / (clock() - began)
+    sleep(CALMING_SECONDS)
+    began, before, idle_mj = clock(), meter.energy_mj(), 0.0
+    while clock() - began < IDLE_SECONDS:
+        sleep(SAMPLE_SECONDS)
+        idle_mj = meter.energy_mj() - before
+    idle_mw = idle_mj / (clock() - began)
     began, before, forwards, sampled = clock(), meter.energy_mj(), 0, clock()
     while (now := clock()) - began < seconds or not forwards:
         forward()

@@ -29,6 +29,11 @@ FEWEST = 4
 _Vector = NDArray[np.float64]
 
 
+def networks_of(observations: Sequence[Observation]) -> int:
+    """Returns how many different networks there are among observations."""
+    return len({(seen.resolution, *seen.widths.items()) for seen in observations})
+
+
 def fit_response(
     observations: Sequence[Observation],
     base: Mapping[str, int],
@@ -47,7 +52,7 @@ def fit_response(
     Raises:
         UserError: fewer than `FEWEST` networks.
     """
-    different = len({(seen.resolution, *seen.widths.items()) for seen in observations})
+    different = networks_of(observations)
     if different < FEWEST:
         raise UserError(
             f"a response surface needs at least {FEWEST} trained networks, not {different}; raise "

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 
+from engine.allocation import cap
 from engine.graph import NetworkGraph, load_graph
 from engine.largest import largest
 from engine.names import parse_name
@@ -98,8 +99,14 @@ def widest_within(
 
     The base itself where not even that keeps them.
     """
-    widest = largest(1.0, most, lambda width: keeps(multiplied(graph, base, width)))
-    return multiplied(graph, base, widest or 1.0)
+    # Rounding to coarse steps may not lead beyond ``most``, which a latency model may not know.
+    caps = {g: max(w, cap(most, w, graph.steps[g])) for g, w in base.widths}
+
+    def widened(multiplier: float) -> NetworkSpec:
+        widths = multiplied(graph, base, multiplier).width_of
+        return base.with_widths({g: min(w, caps[g]) for g, w in widths.items()})
+
+    return widened(largest(1.0, most, lambda x: keeps(widened(x))) or 1.0)
 
 
 def _check(alpha: float, budget: float, round_to: int) -> None:
@@ -167,8 +174,9 @@ def deepened(
 ) -> NetworkSpec:
     """Returns a network with multiples of its depth and of its widths, at a resolution.
 
-    Every group of the deeper network is as wide as in the base network, relative to the model. A
-    multiple that adds no layer to any stage leaves the model as it is.
+    Every group of the deeper network is as wide as in the base network, relative to the model, and
+    rounded to the steps of the group of ``graph`` whose width comes nearest. A multiple that adds
+    no layer to any stage leaves the model as it is.
 
     Raises:
         UserError: the network's family has no depth to be multiplied.
@@ -179,6 +187,12 @@ def deepened(
     layers = len(deeper.cost(deeper.spec(base.resolution)).layers)
     if layers == len(graph.cost(base).layers):
         return multiplied(graph, base.at(resolution), width)
+    # Groups of one width are of one stage.
+    steps = {
+        group.name: graph.steps[min(graph.groups, key=lambda g: abs(g.base - group.base)).name]
+        for group in deeper.groups
+    }
+    deeper = deeper.in_steps(steps)
     # Of the widest group, whose rounding weighs least.
     scale = max((group.base, base.width_of[group.name] / group.base) for group in graph.groups)[1]
     return deeper.spec(resolution, scale * width)

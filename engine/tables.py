@@ -10,6 +10,7 @@ from pyarrow import csv, parquet
 
 from engine.codec import STRICT
 from engine.errors import UserError, nearest
+from engine.ops import KINDS
 
 COLUMNS = ("op", "cin", "cout", "h", "w", "kernel", "stride", "groups", "ms")
 """The first is text, the last a number, those between are whole numbers."""
@@ -21,7 +22,7 @@ class TableRow:
     """One layer that was timed alone.
 
     Attributes:
-        op: its kind, as in `engine.costs.LayerCost`.
+        op: its kind, one of `engine.ops.KINDS`.
         cin, cout: channels in and out.
         h, w: spatial size of its input.
         kernel: side of its window.
@@ -89,8 +90,10 @@ def _check_columns(path: Path, names: Sequence[str]) -> None:
 
 def _row(path: Path, number: int, row: dict[str, Any]) -> TableRow:
     where = f"row {number} of {path}"
-    if not isinstance(row["op"], str) or not row["op"]:
-        raise UserError(f"{where}: op must be the kind of a layer, not {row['op']!r}")
+    op = row["op"]
+    if op not in KINDS:
+        hint = nearest(op, KINDS) if isinstance(op, str) else ""
+        raise UserError(f"{where}: op must be one of {', '.join(KINDS)}, not {op!r}{hint}")
     for name in _COUNTS:
         value = row[name]
         if type(value) is not int or value < 1:

@@ -147,12 +147,29 @@ def _symbolic(module: nn.Module, name: str) -> fx.GraphModule:
             f"{' '.join(str(error).split())}; torch.fx must be able to: no control flow on tensors "
             "or shapes"
         ) from error
+    _erase_options(graph)
     _check_names(graph, name)
     root = _without_values(fx.GraphModule(module, graph))
     for node in list(root.graph.nodes):
         _normalise(root, node)
     root.recompile()
     return root
+
+
+def _erase_options(graph: fx.Graph) -> None:
+    """Erases inputs beside the images, and the checks that they are what was recorded.
+
+    They were recorded with their defaults: nothing of what the network computes depends on them.
+    """
+    _, *options = graph.find_nodes(op="placeholder")
+    for option in options:
+        reached = [option]
+        for node in graph.nodes:
+            if any(before in reached for before in node.all_input_nodes):
+                reached.append(node)
+        if all(node.op != "output" for node in reached):
+            for node in reversed(reached):
+                graph.erase_node(node)
 
 
 def _check_names(graph: fx.Graph, name: str) -> None:

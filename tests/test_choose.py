@@ -279,6 +279,19 @@ def test_a_rival_beyond_the_latency_model_is_known_as_measured(tmp_path: Path) -
     assert rival.predicted_ms == rival.latency.ms
 
 
+def test_repeats_of_few_networks_are_no_response_surface(tmp_path: Path) -> None:
+    """Importance from one training leaves the losses of the α search alone: of three networks."""
+    alike = [
+        "alpha.training.epochs=2",
+        "sample.training.epochs=2",
+        "alpha.repeats=3",
+        "alpha.budget=1.5",
+    ]
+    record = searched(tmp_path / "quick", "sample.source=initial", *alike)
+    assert len({candidate.spec for candidate in record.alpha.candidates}) < 4
+    assert record.choose.surface is None and list(record.choose.left_out) == ["response"]
+
+
 def test_a_rival_without_a_network_is_left_out_and_named(tmp_path: Path) -> None:
     """A response surface needs four losses."""
     record = searched(

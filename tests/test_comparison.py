@@ -59,7 +59,10 @@ def test_what_cannot_be_told_apart_is_a_tie() -> None:
     once = difference(entry("a", 0.6), entry("b", 0.9))
     assert once.verdict == "tie" and once.high == math.inf
     same = difference(entry("a", 0.6, 0.7), entry("b", 0.6, 0.7))
-    assert (same.mean, same.verdict) == (0, "tie")
+    assert (same.mean, same.low, same.high, same.verdict) == (0, 0, 0, "tie")
+    # One image of 300 more, twice: no spread, and no proof.
+    equal = difference(entry("a", 180 / 300, 190 / 300), entry("b", 181 / 300, 191 / 300))
+    assert (equal.verdict, equal.high) == ("tie", math.inf) and equal.mean > 0
 
 
 def test_seeds_that_failed_are_left_out_of_both() -> None:

@@ -77,6 +77,25 @@ def test_the_script_measures_a_plan_with_pytorch_alone(graph: NetworkGraph, tmp_
         assert timing.latency.ms > 0
 
 
+def test_the_script_says_in_one_line_and_at_once_what_it_cannot_read_or_write(
+    graph: NetworkGraph, tmp_path: Path
+):
+    script = write_plan(tmp_path / "plan.json", make_plan(graph, request_of(graph, 0.05, 0.1)))
+    (tmp_path / "no.json").write_text("{")
+    for plan, result, message in (
+        ("none.json", "result.csv", "none.json: No such file or directory"),
+        ("no.json", "result.csv", "no.json is no plan ("),
+        ("plan.json", "none/result.csv", "none/result.csv.part: No such file or directory"),
+    ):
+        told = subprocess.run(
+            [sys.executable, "-I", script.name, plan, result],
+            cwd=tmp_path, check=False, capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+        assert told.returncode == 1 and told.stderr.startswith(message), told.stderr
+        assert told.stderr.count("\n") == 1
+    assert not (tmp_path / "result.csv").exists()
+
+
 def test_the_script_imports_pytorch_alone():
     lines = script_source().decode().splitlines()
     imported = {

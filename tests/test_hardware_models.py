@@ -223,6 +223,26 @@ def test_a_full_table_of_layers_is_looked_up_and_interpolated():
         from_rows([], BOX)
 
 
+def test_a_table_tells_kernels_and_groups_apart_and_goes_by_the_size_of_the_input():
+    def row(op: str, kernel: int, groups: int, ms: float) -> TableRow:
+        return TableRow(
+            op=op, cin=64, cout=64, h=55, w=55, kernel=kernel, stride=2, groups=groups, ms=ms
+        )
+
+    kinds = [("conv", 3, 1), ("conv", 3, 2), ("conv", 3, 64), ("conv", 5, 64)]
+    kinds += [("conv_transpose", 2, 1), ("conv_transpose", 4, 1), ("pool", 2, 1), ("pool", 3, 1)]
+    rows = [row(*kind, ms=1.0 + i) for i, kind in enumerate(kinds)]
+    table = from_rows(rows, BOX)
+    for one in rows:
+        # Without padding: 27 outputs and not 28.
+        cost = LayerCost(
+            name="c", kind=one.op, cin=64, cout=64, hin=55, win=55, hout=27, wout=27,
+            kernel=(one.kernel, one.kernel), stride=2, groups=one.groups,
+            macs=int(one.op != "pool"),
+        )  # fmt: skip
+        assert table.layer_ms(cost) == pytest.approx(one.ms)
+
+
 def test_a_table_does_not_answer_where_nothing_near_was_timed():
     """Wide layers of few pixels and narrow ones of many, as a network has them."""
 

@@ -1,8 +1,10 @@
 import itertools
 import os
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from engine.codec import canonical, decode
 from engine.costs import LayerCost
 from engine.environment import environment
 from engine.errors import UserError
+from engine.exchange import Request, make_plan
 from engine.graph import NetworkGraph, load_graph
 from engine.measure import Timing, noise_floor, summarise
 from engine.power import Energy
@@ -420,6 +423,36 @@ def test_real_networks_are_timed_op_by_op(graph: NetworkGraph, monkeypatch: pyte
         assert timing.latency.wall_ms_median <= timing.latency.wall_ms_p95
     assert timings[0].reference_ms == timings[1].reference_ms > 0
     assert decode(list[Timing], canonical(timings), "timings") == timings
+
+
+@pytest.mark.parametrize("options", ["x, scale=0.5", "x, mask=None", "x, *, flag=False, **further"])
+def test_a_network_with_options_is_timed_op_by_op(
+    options: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    (tmp_path / "with_options.py").write_text(
+        "from torch import nn\n"
+        "class Net(nn.Sequential):\n"
+        f"    def forward(self, {options}):\n"
+        "        return super().forward(x)\n"
+        "def net(classes):\n"
+        "    layers = nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()\n"
+        "    return Net(*layers, nn.Linear(8, classes))\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "with_options", raising=False)
+    monkeypatch.setattr(bench, "ROUND_SECONDS", 0.0)
+    graph = load_graph(ModelRef(name="with_options:net", classes=4), 16)
+    base = graph.spec(16)
+    timing = measure.time_networks(
+        graph, [base], base, Device(), calls=3, rounds=2, per_layer=True
+    )[0]
+    assert timing.layer_ms is not None
+    assert list(timing.layer_ms) == [layer.name for layer in graph.cost(base).layers]
+    assert len(timing.layer_ms) == 5
+    make_plan(graph, Request(
+        purpose="profile", specs=(base,), reference=base, device=Device(place="offline"),
+        calls=3, rounds=2, per_layer=True,
+    ))  # fmt: skip
 
 
 def test_marks_do_not_change_what_a_network_computes(graph: NetworkGraph):

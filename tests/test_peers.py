@@ -30,6 +30,7 @@ from engine.peers.morphnet import MorphNet
 from engine.peers.netadapt import NetAdapt
 from engine.peers.neuralscale import NeuralScale
 from engine.peers.paper import PaperHACScale
+from engine.peers.randomised import RandomWidths
 from engine.peers.resolution import ResolutionOnly, ThenResolution
 from engine.peers.uniform import Uniform
 from engine.recipe import Allocate, Device, Profile
@@ -224,7 +225,7 @@ def test_widths_are_in_the_steps_that_the_device_computes_fast(method: Method) -
     if isinstance(method, PaperHACScale):  # ten channels a step, as it is printed
         grown = {width - asked.base.width_of[group] for group, width in answer.widths}
         assert len(grown) > 1 and not any(more % 10 for more in grown)
-    elif answer.model == asked.base.model:
+    else:
         assert [width for _, width in answer.widths if width % 4] == []
         # And there is room for some.
         same_widths = isinstance(method, ResolutionOnly | DepthOnly)
@@ -464,6 +465,9 @@ def test_nothing_that_fits_is_one_line() -> None:
 def test_methods_by_name() -> None:
     assert chosen("all") == METHODS
     assert [method.name for method in chosen("flat, uniform,flat")] == ["flat", "uniform"]
+    assert chosen("random-0,random-7") == (RandomWidths(), RandomWidths(draw=7))
+    with pytest.raises(UserError, match="unknown method 'random-x'; did you mean 'random-0'"):
+        chosen("random-x")
     with pytest.raises(UserError, match="unknown method 'flt'; did you mean 'flat'"):
         chosen("flt")
     with pytest.raises(UserError, match="names no method"):

@@ -134,11 +134,29 @@ def test_energy_is_that_of_the_loop_by_the_forwards_in_it():
         meter.forwards += 1
         clock.now += 0.25
 
-    energy = measure_energy(meter, forward, seconds=1.0, clock=clock, sleep=clock.sleep)
+    energy = measure_energy(meter, forward, seconds=0.9, clock=clock, sleep=clock.sleep)
     assert energy.forwards == 4
     assert energy.idle_mw == pytest.approx(10_000)
     assert energy.energy_mj == pytest.approx(2_000 + 0.25 * 10_000)
     assert energy.power_mw == pytest.approx(10_000 + 2_000 / 0.25)
+
+
+def test_idle_power_is_not_that_of_the_forwards_before_it():
+    """A meter that integrates power by what it reads, as `JetsonMeter`; warming up took 20 W."""
+    clock = Clock()
+
+    class Meter:
+        name = "test"
+        last, total = (0.0, 20_000.0), 0.0
+
+        def energy_mj(self) -> float:
+            now = (clock.now, 20_000.0 if clock.now < 0.2 else 10_000.0)
+            self.total += (now[1] + self.last[1]) / 2 * (now[0] - self.last[0])
+            self.last = now
+            return self.total
+
+    energy = measure_energy(Meter(), lambda: clock.sleep(0.1), clock=clock, sleep=clock.sleep)
+    assert energy.idle_mw == pytest.approx(10_000)
 
 
 def test_where_no_sensor_answers_the_reason_is_told(tmp_path: Path):

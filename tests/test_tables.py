@@ -42,7 +42,8 @@ def test_csv_and_parquet_hold_the_same_in_any_order_of_columns(tmp_path: Path):
         ({"cin": 0}, r"row 2 of .*: cin must be a whole number of at least 1, not 0"),
         ({"h": 1.5}, r"h must be a whole number of at least 1, not 32.0"),
         ({"groups": 3}, r"row 2 of .*: cin 8 is no multiple of groups 3"),
-        ({"op": ""}, r"row 2 of .*: op must be the kind of a layer, not ''"),
+        ({"op": ""}, r"row 2 of .*: op must be one of conv, .* reshape, not ''"),
+        ({"op": "conv2d"}, r"row 2 of .*: op must be one of .* not 'conv2d'; did you mean 'conv'"),
     ],
 )
 def test_a_row_that_cannot_be_is_one_line(tmp_path: Path, change: dict[str, object], message: str):

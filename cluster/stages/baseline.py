@@ -1,6 +1,7 @@
 """The baseline stage: what the base network takes and achieves, before anything is scaled."""
 
 from cluster.search import Search
+from cluster.stages.profile import filed_profile
 from engine.measure import Measurement
 from engine.results import BaselineResult
 
@@ -14,7 +15,9 @@ def baseline_stage(search: Search) -> BaselineResult:
         cost = costs.of(spec)
         measured = _measured(search)
         latency = measured.timings[0].latency
-        # A limit that cannot be kept is told before the training.
+        # A limit that cannot be kept or a profile of another device is told before the training.
+        if search.recipe.profile.file:
+            filed_profile(search, measured.key)
         search.recipe.limits.resolve(costs.usage(spec, latency.ms))
         return BaselineResult(
             spec=spec,

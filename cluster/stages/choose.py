@@ -34,8 +34,7 @@ def choose_stage(search: Search, known: Groundwork, found: AllocateResult) -> Ch
 
     def run() -> ChooseResult:
         proposing = Proposing(search, known)
-        for done in found.rounds:
-            proposing.note(found.spec.with_widths(done.allocation.widths), done.latency)
+        proposing.note_rounds(found)
         candidates, left_out = [_of_algorithm_1(search, found)], dict[str, str]()
         for method in methods:
             try:
@@ -84,11 +83,13 @@ def _of_algorithm_1(search: Search, found: AllocateResult) -> Candidate:
 
 
 def _tied(judged: Sequence[Candidate], chosen: int) -> int | None:
-    accuracies = [candidate.accuracies for candidate in judged]
-    winner, deviation = accuracies[chosen], pooled_deviation(accuracies)
+    """How many other networks are as good; candidates may be one network, of two methods."""
+    accuracies = {candidate.spec: candidate.accuracies for candidate in judged}
+    deviation = pooled_deviation(accuracies.values())
+    winner = accuracies.pop(judged[chosen].spec)
     if deviation is None or not winner:
         return None
-    return tied(winner, accuracies[:chosen] + accuracies[chosen + 1 :], deviation)
+    return tied(winner, accuracies.values(), deviation)
 
 
 def _figures(proposing: Proposing) -> SurfaceFigures | None:

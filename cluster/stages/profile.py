@@ -7,6 +7,7 @@ from cluster.search import Search
 from engine.graph import NetworkGraph
 from engine.hardware.contract import LatencyModel
 from engine.hardware.models import load_latency
+from engine.profile_key import ProfileKey
 from engine.profiling import read_profile
 from engine.results import BaselineResult, ProfileResult
 from engine.widening import fast_steps
@@ -18,9 +19,7 @@ def profile_stage(search: Search, baseline: BaselineResult) -> ProfileResult:
 
     def run() -> ProfileResult:
         if settings.file:
-            known = read_profile(Path(settings.file), profiling)
-            known.key.check(baseline.key, f"the profile {settings.file}")
-            return known
+            return filed_profile(search, baseline.key)
         began = time.monotonic()
         measured = search.measuring("profile", profiling.specs, profiling.base, per_layer=True)
         measured.key.check(baseline.key, "the device of the profile")
@@ -43,6 +42,18 @@ def profile_stage(search: Search, baseline: BaselineResult) -> ProfileResult:
             f"{len(out.quality.measured_ms)} networks it has not seen"
         ),
     )
+
+
+def filed_profile(search: Search, key: ProfileKey) -> ProfileResult:
+    """Reads the profile that the recipe names.
+
+    Raises:
+        UserError: it cannot be read, or is not of this network and the device of ``key``.
+    """
+    file = search.recipe.profile.file
+    known = read_profile(Path(file), search.profiling)
+    known.key.check(key, f"the profile {file}")
+    return known
 
 
 def latency_model(search: Search, profile: ProfileResult, baseline: BaselineResult) -> LatencyModel:

@@ -15,8 +15,8 @@ from engine.errors import Inapplicable, UserError
 from engine.limits import Usage
 from engine.peers.contract import BOTH, Method, Question, Resource, Trainings
 from engine.response import Observation, ResponseSurface
-from engine.response_fit import FEWEST, fit_response
-from engine.results import ChooseResult, Latency
+from engine.response_fit import FEWEST, fit_response, networks_of
+from engine.results import AllocateResult, ChooseResult, Latency
 from engine.rows import Row, TrainingTask
 from engine.spec import NetworkSpec
 
@@ -67,13 +67,14 @@ class Proposing:
         }
 
     def all(
-        self, answer: ChooseResult, methods: Sequence[Method]
+        self, found: AllocateResult, answer: ChooseResult, methods: Sequence[Method]
     ) -> tuple[list[Proposal], dict[str, str]]:
         """Returns the base network, the run's answer and what the methods answer.
 
         A method that does not apply to the network is left out, with its reason by its name.
         """
         search, known, winner = self._search, self._known, answer.winner
+        self.note_rounds(found)
         for candidate in answer.candidates:
             self.note(candidate.spec, candidate.latency)
         ids = [task for candidate in answer.candidates for task in candidate.trained]
@@ -231,6 +232,11 @@ class Proposing:
     def _uses(self, method: Method) -> tuple[object, ...]:
         return (method, *inputs_of_question(self._search, self._known))
 
+    def note_rounds(self, found: AllocateResult) -> None:
+        """Takes what the networks of an allocation's rounds measured; see `note`."""
+        for done in found.rounds:
+            self.note(found.spec.with_widths(done.allocation.widths), done.latency)
+
     def note(self, spec: NetworkSpec, latency: Latency) -> None:
         """Takes what a network measured before, so that no method has it measured again."""
         self._measured.setdefault(spec, latency)
@@ -256,7 +262,9 @@ class Proposing:
             budgets=lambda resolution: budgets_of(search, known, resolution),
             observations=self.observations(),
             short=search.trainings.short_task,
-            sampling=lambda source: search.trainings.sampling_task(source, known.alpha.resolution),
+            sampling=lambda source: search.trainings.sampling_task(
+                source, known.alpha.resolution, known.sample.networks
+            ),
             train=train,
             release=freed,
             resolution=known.alpha.resolution,
@@ -290,15 +298,22 @@ class Proposing:
         Two sessions differ by noise: it would keep the limit for one method and not for another.
         """
         if spec not in self._measured:
-            measuring, expected_ms = self._search.measuring, self.predicted_ms(spec)
+            measuring, expected_ms = self._search.measuring, self._expected_ms(spec)
             baseline = self._known.baseline
             self._measured[spec] = measuring.latency("compare", spec, baseline, expected_ms)
         return self._measured[spec]
 
+    def _expected_ms(self, spec: NetworkSpec) -> float | None:
+        """Latency to be surprised by: of the model, outside of its box too."""
+        try:
+            return self._model.predict(self._search.costs.of(spec))
+        except UserError:  # an op that it does not know
+            return None
+
     def surface(self) -> ResponseSurface | None:
-        """Fits the response surface of the search; None where it has too few losses."""
+        """Fits the response surface of the search; None where it has too few networks."""
         seen, base = self.observations(), self._search.base.spec
-        if len(seen) < FEWEST:
+        if networks_of(seen) < FEWEST:
             return None
         return fit_response(seen, base.width_of, base.resolution, self._known.fit.predictors)
 

@@ -14,7 +14,7 @@ from engine.commands.options import (
     names_recipe,
     run_directory,
 )
-from engine.commands.search import add_max_hours, max_hours
+from engine.commands.search import add_max_hours, add_retry, max_hours
 from engine.errors import UserError
 from engine.recipe import Recipe
 from engine.storage import open_folder
@@ -35,6 +35,7 @@ def add(commands: Commands) -> None:
     compare.add_argument(
         "--seeds", type=int, default=3, metavar="N", help="trainings of each; default: 3"
     )
+    add_retry(compare)
     add_max_hours(compare)
     add_address(compare)
     compare.set_defaults(command=_compare)
@@ -68,12 +69,14 @@ def _compare(arguments: argparse.Namespace, console: Console) -> None:
     from engine.comparison_view import FIGURES, render_comparison
     from engine.peers.methods import chosen
 
-    methods, hours = chosen(arguments.methods), max_hours(arguments)
+    methods, hours, retry = chosen(arguments.methods), max_hours(arguments), arguments.retry_failed
     again = f"compare --methods {arguments.methods} --seeds {arguments.seeds}"
     with orderly_stop(location, console, arguments, again):
         if missing is not None:
             run_search(missing.recipe, location, missing.name, arguments.address, console, hours)
-        done = compare_run(location, methods, arguments.seeds, arguments.address, console, hours)
+        done = compare_run(
+            location, methods, arguments.seeds, arguments.address, console, hours, retry
+        )
     console.print(render_comparison(done))
     folder = open_folder(location)
     for name in ("comparison.json", "comparison.csv", "comparison.html", FIGURES):

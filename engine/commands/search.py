@@ -59,7 +59,7 @@ class AskedSearch:
 def add_search(parser: argparse.ArgumentParser) -> None:
     """Adds what a search is and how it is driven."""
     add_recipe(parser)
-    _add_retry(parser)
+    add_retry(parser)
 
 
 def add_recipe(parser: argparse.ArgumentParser) -> None:
@@ -81,11 +81,12 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
 
 def add_driving(parser: argparse.ArgumentParser) -> None:
     """Adds how a search is driven whose recipe is known."""
-    _add_retry(parser)
+    add_retry(parser)
     add_max_hours(parser)
 
 
-def _add_retry(parser: argparse.ArgumentParser) -> None:
+def add_retry(parser: argparse.ArgumentParser) -> None:
+    """Adds that failed trainings are tried again."""
     parser.add_argument(
         "--retry-failed", action="store_true", help="train again what failed before"
     )

@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeVar, get_args
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,14 +12,12 @@ from engine.costs import LayerCost
 from engine.errors import UserError
 from engine.hardware.contract import LatencyModel, op_class, unknown_op
 from engine.memory import FLOAT_BYTES
-from engine.ops import Kind
+from engine.ops import KINDS
 
 if TYPE_CHECKING:  # a model is read and asked without PyTorch
     from engine.graph import NetworkGraph
     from engine.measure import Timing
 
-KNOWN_KINDS: tuple[str, ...] = get_args(Kind)
-"""Kinds of op that analytic models know; all but those with MACs are memory traffic to them."""
 RESOLVED_MS = 1e-4
 """Shorter op times are taken for this, so that one no clock can see has a finite weight."""
 
@@ -104,8 +102,8 @@ def _least_absolute(design: Matrix, measured: Matrix) -> list[float]:
 
 def check_known(cost: LayerCost) -> None:
     """Raises a UserError if no analytic model knows such an op."""
-    if cost.kind not in KNOWN_KINDS:
-        raise unknown_op(cost, KNOWN_KINDS)
+    if cost.kind not in KINDS:
+        raise unknown_op(cost, KINDS)
 
 
 def moved_bytes(cost: LayerCost, batch: int) -> int:

@@ -121,7 +121,11 @@ class Energy:
         return sum([self.layer(layer) for layer in cost.layers])
 
     def calibrated(self, cost: NetworkCost, energy_mj: float) -> "Energy":
-        """Returns the model in mJ, so that it is right for a network that was measured."""
+        """Returns the model in mJ, so that it is right for a network that was measured.
+
+        Args:
+            energy_mj: of one image: that of a forward (`engine.results.Latency`) by its batch.
+        """
         return replace(self, unit_mj=energy_mj / replace(self, unit_mj=None).predict(cost))
 
     def _moved(self, accesses: Accesses) -> float:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # a model is read and asked without PyTorch
     from engine.measure import Timing
     from engine.tables import TableRow
 
+_WINDOWED = ("conv", "conv_transpose", "pool")
 KNOTS = 4
 """At most so many values of a width have a knot of their own; more are thinned out."""
 GRANULARITY = 8
@@ -33,7 +34,8 @@ class Table:
 
     Attributes:
         cin, cout, pixels: knots in rising order; ``cout`` counts channels rounded up to what is
-            computed together.
+            computed together, ``pixels`` those of the output; of layers that were timed alone, of
+            the input.
         ms: by knot, the last axis fastest; None where nothing near was timed.
     """
 
@@ -77,9 +79,10 @@ class Lut(LatencyModel):
 
     Attributes:
         lanes: output channels that are computed together.
-        listed: whether the tables are of layers that were timed alone. Where rows of one class are
-            no full grid, every output size has its own table. Ops without arithmetic that no table
-            has take nothing by themselves: the calibration to whole networks has them.
+        listed: whether the tables are of layers that were timed alone. They tell kernels and
+            groups apart, and go by the size of the input, which their rows have. Where rows of one
+            kind are no full grid, every size has its own table. Ops without arithmetic that no
+            table has take nothing by themselves: the calibration to whole networks has them.
     """
 
     kind: Literal["lut"] = "lut"
@@ -97,21 +100,26 @@ class Lut(LatencyModel):
         Raises:
             UserError: no table for such an op, or one that does not reach it.
         """
-        table = self.tables.get(_key(cost)) or self.tables.get(_sized_key(cost))
+        key, point = _key(cost, self.listed), _point(cost, self.lanes, self.listed)
+        table = self.tables.get(key) or self.tables.get(f"{key} at {point[2]}")
         if table is None and not self._has_other_sizes(cost):
             if self.listed and not cost.macs:
                 return 0.0
             raise unknown_op(cost, self.tables)
-        point = _point(cost, self.lanes)
         if table is None or not table.holds(point):
+            size = (
+                f"{cost.hin}×{cost.win} inputs"
+                if self.listed
+                else f"{cost.hout}×{cost.wout} outputs"
+            )
             raise UserError(
-                f"the latency table of {_key(cost)} does not reach {cost.name!r} with {cost.cin} "
-                f"to {cost.cout} channels and {cost.hout}×{cost.wout} outputs; measure such layers"
+                f"the latency table of {key} does not reach {cost.name!r} with {cost.cin} to "
+                f"{cost.cout} channels and {size}; measure such layers"
             )
         return table.at(point)
 
     def _has_other_sizes(self, cost: LayerCost) -> bool:
-        return any(name.startswith(f"{_key(cost)} at ") for name in self.tables)
+        return any(name.startswith(f"{_key(cost, self.listed)} at ") for name in self.tables)
 
     def granularity(self, cost: LayerCost) -> int:
         """Returns ``lanes`` for convolutions and linear layers."""
@@ -124,7 +132,7 @@ def from_rows(rows: "Iterable[TableRow]", box: Box, lanes: int = GRANULARITY) ->
     Raises:
         UserError: no rows.
     """
-    points = _points([(_cost(row), row.ms) for row in rows], lanes)
+    points = _points([(_cost(row), row.ms) for row in rows], lanes, listed=True)
     tables: dict[str, Table] = {}
     for key, times in points.items():
         if _is_grid(times):
@@ -139,13 +147,13 @@ def from_rows(rows: "Iterable[TableRow]", box: Box, lanes: int = GRANULARITY) ->
 def fit(graph: "NetworkGraph", timings: "Sequence[Timing]", box: Box, batch: int) -> Lut:
     """Makes the tables of ops that were timed inside whole networks, then calibrates."""
     times = [(row.cost, row.ms) for rows in op_times(graph, timings).values() for row in rows]
-    points = _points(times, GRANULARITY)
+    points = _points(times, GRANULARITY, listed=False)
     tables = {key: _fit_table(of_key) for key, of_key in points.items()}
     return calibrated(Lut(box=box, tables=tables), graph, timings)
 
 
 def _cost(row: "TableRow") -> LayerCost:
-    """The layer of a row, with padding that keeps the size up to the stride."""
+    """The layer of a row. What padding it has is not known: its output size is a guess."""
     height, width = -(-row.h // row.stride), -(-row.w // row.stride)
     if row.op == "conv_transpose":
         height, width = row.h * row.stride, row.w * row.stride
@@ -169,11 +177,13 @@ def _cost(row: "TableRow") -> LayerCost:
 _Point = tuple[int, int, int]
 
 
-def _points(times: Iterable[tuple[LayerCost, float]], lanes: int) -> dict[str, dict[_Point, float]]:
-    """The median time at every point, by class and stride."""
+def _points(
+    times: Iterable[tuple[LayerCost, float]], lanes: int, listed: bool
+) -> dict[str, dict[_Point, float]]:
+    """The median time at every point, by `_key`."""
     seen: dict[str, dict[_Point, list[float]]] = defaultdict(lambda: defaultdict(list))
     for cost, ms in times:
-        seen[_key(cost)][_point(cost, lanes)].append(ms)
+        seen[_key(cost, listed)][_point(cost, lanes, listed)].append(ms)
     if not seen:
         raise UserError("a latency table needs at least one timed layer, not 0")
     return {
@@ -234,14 +244,17 @@ def _corners(axes: tuple[tuple[int, ...], ...], point: Sequence[int]) -> list[tu
     return [((i * across + j) * along + k, a * b * c) for (i, a), (j, b), (k, c) in product(*sides)]
 
 
-def _key(cost: LayerCost) -> str:
-    return f"{op_class(cost)} /{cost.stride}"
+def _key(cost: LayerCost, listed: bool) -> str:
+    """Which ops share a table; see `Lut.listed`."""
+    kind = op_class(cost)
+    if listed and cost.kind in _WINDOWED:
+        height, width = cost.kernel
+        kind = f"{cost.kind} {height}x{width}"
+        if cost.kind != "pool" and cost.groups > 1:
+            kind += " depthwise" if cost.groups == cost.cin else f" of {cost.groups} groups"
+    return f"{kind} /{cost.stride}"
 
 
-def _sized_key(cost: LayerCost) -> str:
-    return f"{_key(cost)} at {cost.hout * cost.wout}"
-
-
-def _point(cost: LayerCost, lanes: int) -> tuple[int, int, int]:
+def _point(cost: LayerCost, lanes: int, listed: bool) -> _Point:
     cout = -(-cost.cout // lanes) * lanes if cost.macs else cost.cout
-    return cost.cin, cout, cost.hout * cost.wout
+    return cost.cin, cout, cost.hin * cost.win if listed else cost.hout * cost.wout

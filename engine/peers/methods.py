@@ -1,5 +1,6 @@
 """All methods by name, in the order of a comparison."""
 
+import re
 from collections.abc import Sequence
 
 from engine.errors import UserError, nearest
@@ -53,6 +54,8 @@ METHODS: tuple[Method, ...] = (
     MorphNet(name="morphnet-params", resource="params"),
 )
 
+_DRAW = re.compile(r"random-(0|[1-9]\d{0,5})")
+"""More draws of `RandomWidths` than the one that is among all."""
 PUBLISHED: tuple[Method, ...] = (
     NetAdapt(name="netadapt-published", steps=steps.PUBLISHED),
     legr.PUBLISHED,
@@ -104,6 +107,8 @@ def named(names: Sequence[str]) -> tuple[Method, ...]:
     """
     by_name = {method.name: method for method in (*METHODS, *PUBLISHED)}
     for name in names:
-        if name not in by_name:
+        if draw := _DRAW.fullmatch(name):
+            by_name[name] = RandomWidths(draw=int(draw[1]))
+        elif name not in by_name:
             raise UserError(f"unknown method {name!r}{nearest(name, by_name)}")
     return tuple(by_name[name] for name in names)

@@ -1,7 +1,7 @@
 """The propose stages: what methods of scaling make of the network of a run, measured."""
 
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 from cluster.parents import release
@@ -20,6 +20,8 @@ from engine.results import AllocateResult, ChooseResult, Latency
 from engine.rows import Row, TrainingTask
 from engine.spec import NetworkSpec
 
+Train = Callable[[Sequence[TrainingTask]], list[Row]]
+Free = Callable[[Sequence[Row]], None]
 _ROUNDS = 3
 """Networks that one method may have measured until the latency limit holds."""
 
@@ -103,18 +105,22 @@ class Proposing:
         search = self._search
         answers: dict[str, Proposal] = {}
         refusals: dict[str, str] = {}
-        waiting = list(methods)
+        waiting, again = list(methods), False
         while waiting:
-            search.progress.begin("propose")
             lacking: dict[str, Sequence[TrainingTask]] = {}
             spent: dict[str, Row] = {}
+
+            def free(rows: Sequence[Row], spent: dict[str, Row] = spent) -> None:
+                spent.update({row.task.id: row for row in rows})
+
             for method in waiting:
-                tasks = self._lacking(method, spent)
-                if tasks:
-                    lacking[method.name] = tasks
-                    continue
                 try:
-                    answers[method.name] = self.asked(method)
+                    if again:  # most lack something once more, which is not told each time
+                        with suppress(Inapplicable):
+                            self._answered(method, self._known_rows, free)
+                    answers[method.name] = self.asked(method, self._known_rows, free)
+                except _Lacking as lack:
+                    lacking[method.name] = lack.tasks
                 except Inapplicable as error:
                     refusals[method.name] = str(error)
                     search.progress.end(f"left out: {error}")
@@ -125,49 +131,36 @@ class Proposing:
                 search.trainer.train_any("propose", list(together.values()))
                 search.progress.end(f"trained what {', '.join(lacking)} asked for")
             waiting = [method for method in waiting if method.name in lacking]
+            again = True
         return [answers[m.name] for m in methods if m.name in answers], refusals
 
-    def _lacking(self, method: Method, spent: dict[str, Row]) -> Sequence[TrainingTask]:
-        """Returns what has to be trained before a method can go on, nothing if it can answer.
-
-        What it has no more use for is added to ``spent``.
-        """
-        if self._search.store.is_committed(_stage(method), self._uses(method)):
-            return ()
-
-        def free(rows: Sequence[Row]) -> None:
-            spent.update({row.task.id: row for row in rows})
-
-        try:
-            self._answered(method, self._known_rows, free)
-        except _Lacking as lack:
-            return lack.tasks
-        except Inapplicable:
-            pass  # it says so again when it is asked
-        return ()
-
-    def asked(self, method: Method) -> Proposal:
+    def asked(
+        self, method: Method, train: Train | None = None, free: Free | None = None
+    ) -> Proposal:
         """Measures what a method answers and asks again, with a limit that is corrected by it.
 
         The best of the networks measured is taken, as `engine.closed_loop.miss` orders them. A
         method that need not keep the latency limit is asked once.
 
+        Args:
+            train, free: of the `Question`; None to train at once, and to let go of weights at once.
+
         Raises:
             Inapplicable: the method has no network for these limits.
         """
-        search = self._search
+        search, stage = self._search, f"propose-{method.name}"
 
-        def train(tasks: Sequence[TrainingTask]) -> list[Row]:
-            return search.trainer.train_any(_stage(method), tasks)
+        def train_now(tasks: Sequence[TrainingTask]) -> list[Row]:
+            return search.trainer.train_any(stage, tasks)
 
-        def free(rows: Sequence[Row]) -> None:
+        def free_now(rows: Sequence[Row]) -> None:
             release(search.store, rows)
 
         proposal = search.stage(
-            _stage(method),
+            stage,
             Proposal,
-            self._uses(method),
-            lambda: self._answered(method, train, free),
+            (method, *inputs_of_question(search, self._known)),
+            lambda: self._answered(method, train or train_now, free or free_now),
             lambda out: f"{out.params:,} parameters, {out.latency.ms:.3f} ms",
         )
         self.note(proposal.spec, proposal.latency)
@@ -188,8 +181,8 @@ class Proposing:
     def _answered(
         self,
         method: Method,
-        train: Callable[[Sequence[TrainingTask]], list[Row]],
-        free: Callable[[Sequence[Row]], None],
+        train: Train,
+        free: Free,
     ) -> Proposal:
         """See `asked`; ``train`` and ``free`` are those of the `Question`."""
         known = self._known
@@ -229,9 +222,6 @@ class Proposing:
             trained=list(trained.values()),
         )
 
-    def _uses(self, method: Method) -> tuple[object, ...]:
-        return (method, *inputs_of_question(self._search, self._known))
-
     def note_rounds(self, found: AllocateResult) -> None:
         """Takes what the networks of an allocation's rounds measured; see `note`."""
         for done in found.rounds:
@@ -244,8 +234,8 @@ class Proposing:
     def _question(
         self,
         limit: Usage,
-        train: Callable[[Sequence[TrainingTask]], list[Row]],
-        free: Callable[[Sequence[Row]], None],
+        train: Train,
+        free: Free,
     ) -> Question:
         search, known = self._search, self._known
 
@@ -375,10 +365,6 @@ class _Passing(Exception):
     def __init__(self, error: UserError) -> None:
         super().__init__(str(error))
         self.error = error
-
-
-def _stage(method: Method) -> str:
-    return f"propose-{method.name}"
 
 
 @contextmanager

@@ -7,11 +7,17 @@ their latency and parameters, over a latency model of the default kind. It is fi
 synthetic device, made slower by half beyond 100 input channels: no physical size has that step, so
 that the model is given the boosted corrections that it has on most real devices, and that cost
 most of a question. The ratio compares questions of the allocator that are new to it, one for every
-group, with predictions of the whole networks, interleaved in the same run. All times are CPU time
+group, with predictions of the whole networks, interleaved in the same run. These times are CPU time
 of the one thread.
+
+"Three limits" is `hacscale allocate` with three latency limits, "frontier" the same with
+`--frontier`, on a run that has such a network: wall clock of the whole command, its start included.
 Writes docs/results/allocation.json, docs/allocation.svg and the table in docs/allocation.md.
 """
 
+import subprocess
+import sys
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -19,10 +25,12 @@ from typing import Any
 
 import torch
 from panels import board, keys, write_board
-from record import options, run, spread, write_block, write_results
+from record import machine, options, run, spread, write_block, write_results
 from torch import nn
 
 from engine.allocation import allocate
+from engine.budgets import FILE, Budgets
+from engine.codec import canonical
 from engine.costs import LayerCost
 from engine.drawing import ACCENT, INK, drawing_style
 from engine.graph import NetworkGraph, load_graph
@@ -31,9 +39,12 @@ from engine.hardware.insitu import InSitu, fit
 from engine.latency import profile_specs
 from engine.limits import Usage
 from engine.measure import Timing, time_networks
+from engine.provenance import run_info
 from engine.recipe import Allocate, Device, Profile
+from engine.recipes import RECIPES
 from engine.results import ImportancePredictor
 from engine.spec import ModelRef, NetworkSpec
+from engine.store import RunStore
 from engine.widening import NetworkWidening, plateaus
 
 CHAIN = "allocation:chain"
@@ -41,6 +52,12 @@ NETWORKS = {
     **{f"{CHAIN}{groups}": 32 for groups in (8, 20, 50)},
     **{"vgg11": 32, "resnet18": 224, "resnet50": 224},
 }
+COMMANDS = {
+    "limits": ("--latency", "1.5x", "2x", "2.5x", "--params", "2x"),
+    "frontier": ("--frontier", "--params", "2x"),
+}
+"""What `hacscale allocate` is asked."""
+PROGRAM = "from engine.cli import main; main()"
 PREDICTOR = ImportancePredictor(a=1.0, b=-1.2, b_se=0.1, r2=0.9, sum_r2=0.5, flag="")
 
 
@@ -89,11 +106,36 @@ def fitted(graph: NetworkGraph, base: NetworkSpec) -> InSitu:
     return fit(graph, [stepped(timing, graph) for timing in timings], box, 1)
 
 
+def commands(budgets: Budgets, repeats: int) -> dict[str, list[float]]:
+    """Seconds of every command of `COMMANDS` on a run that left these budgets."""
+    found: dict[str, list[float]] = {name: [] for name in COMMANDS}
+    with tempfile.TemporaryDirectory() as run_folder:
+        store = RunStore(run_folder)
+        store.write_info(run_info("allocation", "digits-vgg11", RECIPES["digits-vgg11"]()))
+        store.folder.write(FILE, canonical(budgets))
+        for name, words in repeats * tuple(COMMANDS.items()):
+            line = [sys.executable, "-c", PROGRAM, "allocate", run_folder, *words]
+            began = time.perf_counter()
+            subprocess.run(line, check=True, stdout=subprocess.DEVNULL)
+            found[name].append(time.perf_counter() - began)
+    return found
+
+
 def measured(name: str, resolution: int, repeats: int) -> dict[str, Any]:
     graph = load_graph(ModelRef(name=name, classes=10), resolution)
     base = graph.spec(resolution)
     model, formula = fitted(graph, base), graph.formula(base)
     predictors = {group.name: PREDICTOR for group in graph.groups}
+    cost = graph.cost(base)
+    budgets = Budgets(
+        base=base,
+        formula=formula,
+        predictors=predictors,
+        model=model.to_json(),
+        settings=Allocate(),
+        baseline=Usage(latency_ms=model.predict(cost), params=cost.params),
+        batch=1,
+    )
     seconds: list[float] = []
     ratios: list[float] = []
     steps = 0
@@ -123,18 +165,18 @@ def measured(name: str, resolution: int, repeats: int) -> dict[str, Any]:
         "resolution": resolution,
         "groups": len(graph.groups),
         "ops": len(formula.layers),
-        "corrected_ops": sum(
-            model.op_model(layer).correction is not None for layer in graph.cost(base).layers
-        ),
+        "corrected_ops": sum(model.op_model(layer).correction is not None for layer in cost.layers),
         "steps": steps,
         "seconds": spread(seconds),
         "steps_per_second": spread([steps / s for s in seconds]),
         "whole_over_incremental": spread(ratios),
+        "command": {name: spread(taken) for name, taken in commands(budgets, repeats).items()},
     }
     print(
         f"{title(name):14} {row['groups']:3} groups {steps:5} steps "
         f"{row['seconds']['median']:.3f} s  {row['steps_per_second']['median']:.0f} steps/s  "
-        f"whole / incremental {row['whole_over_incremental']['median']:.1f}",
+        f"whole / incremental {row['whole_over_incremental']['median']:.1f}  three limits "
+        f"{row['command']['limits']['median']:.2f} s",
         flush=True,
     )
     return row
@@ -179,19 +221,25 @@ def draw(rows: dict[str, dict[str, Any]], out: Path) -> None:
 
 def table(rows: dict[str, dict[str, Any]]) -> str:
     lines = [
-        "| network | groups | ops | steps | seconds | steps per second | whole / incremental |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| network | groups | ops | steps | seconds | steps per second | whole / incremental "
+        "| three limits, s | frontier, s |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for name, row in rows.items():
         seconds, speed, ratio = (
             row[field] for field in ("seconds", "steps_per_second", "whole_over_incremental")
         )
+        command = " | ".join(f"{row['command'][asked]['median']:.2f}" for asked in COMMANDS)
         lines.append(
             f"| {title(name)} | {row['groups']} | {row['ops']} | {row['steps']} "
             f"| {seconds['median']:.3f} ({seconds['min']:.3f}–{seconds['max']:.3f}) "
-            f"| {speed['median']:,.0f} | {ratio['median']:.1f} |"
+            f"| {speed['median']:,.0f} | {ratio['median']:.1f} | {command} |"
         )
-    lines += ["", "Medians of CPU time on one core."]
+    lines += [
+        "",
+        f"Medians of CPU time on one core (least–most); the last two are the wall clock of "
+        f"`hacscale allocate` with three latency limits and with `--frontier`. {machine()}",
+    ]
     lines += ["", "![Steps per second, and the ratio, against groups](allocation.svg)"]
     return "\n".join(lines)
 

@@ -529,17 +529,25 @@ def main(plan_path: str, result_path: str) -> None:
     """
     part = f"{result_path}.part"
     try:
-        with open(plan_path, encoding="utf-8") as file:
-            plan = json.load(file)
+        plan = _read_plan(plan_path)
         with open(part, "w", encoding="utf-8", newline="") as file:
             _measure(plan, file)
         os.replace(part, result_path)
     except OSError as error:
-        sys.exit(f"{error.filename}: {error.strerror}")
-    except ValueError as error:  # no JSON
-        sys.exit(f"{plan_path} is no plan ({error})")
+        sys.exit(f"{error.filename or part}: {error.strerror}")
     except KeyboardInterrupt:
-        sys.exit("stopped; nothing of it is kept, start it again")
+        sys.exit("\nstopped; nothing of it is kept, start it again")
+    finally:
+        with suppress(OSError):
+            os.remove(part)  # is there only if it did not come to its end
+
+
+def _read_plan(path: str) -> dict[str, Any]:
+    with open(path, encoding="utf-8") as file:
+        try:
+            return json.load(file)
+        except ValueError as error:
+            sys.exit(f"{path} is no plan ({error})")
 
 
 def _measure(plan: dict[str, Any], file: Any) -> None:

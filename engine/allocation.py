@@ -85,7 +85,7 @@ def allocate(
     check_room(start, limit)
     widths = dict(widening.widths)
     strides = _strides(settings, multiples, plateaus)
-    caps = {g: cap(settings.max_width, base[g], multiples[g]) for g in widths}
+    caps = {g: _cap(settings.max_width, base[g], multiples[g]) for g in widths}
 
     def wider(group: str) -> int:
         width, stride = widths[group], strides[group]
@@ -187,8 +187,17 @@ def _strides(
     return {g: math.ceil(stride / multiple) * multiple for g, multiple in multiples.items()}
 
 
-def cap(max_width: float, base: int, multiple: int) -> int:
-    """Returns the widest multiple that is no more than ``max_width`` times a base width."""
+def capped(
+    widths: Mapping[str, int], base: Mapping[str, int], most: float, rounding: Mapping[str, int]
+) -> dict[str, int]:
+    """Returns widths that are at most ``most`` times the base's, or the base's.
+
+    Rounding to coarse steps leads beyond that, where a latency model may know nothing.
+    """
+    return {g: min(w, max(base[g], _cap(most, base[g], rounding[g]))) for g, w in widths.items()}
+
+
+def _cap(max_width: float, base: int, multiple: int) -> int:
     # The tolerance keeps 1.15 × 100 at 115; in floating point it is 114.99999999999999.
     return math.floor(max_width * base / multiple + 1e-9) * multiple
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import replace
 
-from engine.allocation import cap, check_room, what_is_used
+from engine.allocation import capped, check_room, what_is_used
 from engine.budgets import Budgets
 from engine.largest import largest
 from engine.limits import Usage
@@ -53,15 +53,13 @@ def uniform(budgets: Budgets, limit: Usage) -> Allocation:
     def usage(spec: NetworkSpec) -> Usage:
         return NetworkWidening(replace(formula, base=spec), model, batch).usage
 
-    most, rounding = budgets.settings.max_width, formula.rounding
-    # Rounding to coarse steps may not lead out of what the latency model knows.
-    caps = {g: max(w, cap(most, w, rounding[g])) for g, w in formula.base.widths}
+    most, base = budgets.settings.max_width, formula.base
 
     def widened(multiplier: float) -> NetworkSpec:
         widths = formula.multiplied(multiplier).width_of
-        return formula.base.with_widths({g: min(w, caps[g]) for g, w in widths.items()})
+        return base.with_widths(capped(widths, base.width_of, most, formula.rounding))
 
-    start = usage(formula.base)
+    start = usage(base)
     check_room(start, limit)
     widest = largest(1.0, most, lambda x: usage(widened(x)).within(limit))
     spec = widened(widest or 1.0)

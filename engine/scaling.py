@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 
-from engine.allocation import cap
+from engine.allocation import capped
 from engine.graph import NetworkGraph, load_graph
 from engine.largest import largest
 from engine.names import parse_name
@@ -99,12 +99,10 @@ def widest_within(
 
     The base itself where not even that keeps them.
     """
-    # Rounding to coarse steps may not lead beyond ``most``, which a latency model may not know.
-    caps = {g: max(w, cap(most, w, graph.steps[g])) for g, w in base.widths}
 
     def widened(multiplier: float) -> NetworkSpec:
         widths = multiplied(graph, base, multiplier).width_of
-        return base.with_widths({g: min(w, caps[g]) for g, w in widths.items()})
+        return base.with_widths(capped(widths, base.width_of, most, graph.steps))
 
     return widened(largest(1.0, most, lambda x: keeps(widened(x))) or 1.0)
 

@@ -178,12 +178,7 @@ class Proposing:
             raise _Lacking(lacking)
         return [self._trained[task_id] for task_id in dict.fromkeys(task.id for task in tasks)]
 
-    def _answered(
-        self,
-        method: Method,
-        train: Train,
-        free: Free,
-    ) -> Proposal:
+    def _answered(self, method: Method, train: Train, free: Free) -> Proposal:
         """See `asked`; ``train`` and ``free`` are those of the `Question`."""
         known = self._known
         limit, seen = known.limit, list[tuple[NetworkSpec, Latency]]()
@@ -231,12 +226,7 @@ class Proposing:
         """Takes what a network measured before, so that no method has it measured again."""
         self._measured.setdefault(spec, latency)
 
-    def _question(
-        self,
-        limit: Usage,
-        train: Train,
-        free: Free,
-    ) -> Question:
+    def _question(self, limit: Usage, train: Train, free: Free) -> Question:
         search, known = self._search, self._known
 
         def freed(rows: Sequence[Row]) -> None:

@@ -102,7 +102,7 @@ class Lut(LatencyModel):
         """
         key, point = _key(cost, self.listed), _point(cost, self.lanes, self.listed)
         table = self.tables.get(key) or self.tables.get(f"{key} at {point[2]}")
-        if table is None and not self._has_other_sizes(cost):
+        if table is None and not any(name.startswith(f"{key} at ") for name in self.tables):
             if self.listed and not cost.macs:
                 return 0.0
             raise unknown_op(cost, self.tables)
@@ -117,9 +117,6 @@ class Lut(LatencyModel):
                 f"{cost.cout} channels and {size}; measure such layers"
             )
         return table.at(point)
-
-    def _has_other_sizes(self, cost: LayerCost) -> bool:
-        return any(name.startswith(f"{_key(cost, self.listed)} at ") for name in self.tables)
 
     def granularity(self, cost: LayerCost) -> int:
         """Returns ``lanes`` for convolutions and linear layers."""

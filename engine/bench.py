@@ -60,7 +60,7 @@ Those of MobileNet-V2 differ by some 4 % on an idle machine, and most would pass
 MOST_VISITS = 3
 """Networks whose readings disagree are visited up to so many times as often as others."""
 AGAIN_SECONDS = 20.0
-"""But no more rounds of them begin after so long, or after as long as the first rounds took."""
+"""But no more rounds of them begin after so long, or half as long as the first rounds took."""
 PATIENCE = 2
 """Times that the reference is read again, for each visit of a round, until nothing disturbs it."""
 ROUND_SECONDS = 2.0
@@ -301,7 +301,7 @@ class Subjects(Generic[K]):
                 self._room -= params
                 self._kept[network] = subject
         else:
-            subject.warm(REWARM)
+            subject.warm(REWARM - 1)  # the last is made by who asked, to see how long it takes
         if self._settle:
             settle(subject)
         return subject
@@ -370,7 +370,7 @@ def take_visits(
     for turn in range(MOST_VISITS * rounds):
         again = [i for i in range(networks) if turn < rounds or not agree(visits, i, rounds)]
         if turn == rounds:
-            late = time.monotonic() + max(AGAIN_SECONDS, time.monotonic() - began)
+            late = time.monotonic() + max(AGAIN_SECONDS, (time.monotonic() - began) / 2)
         if turn >= rounds:
             if time.monotonic() > late:
                 break

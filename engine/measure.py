@@ -245,11 +245,8 @@ def summarise(specs: Sequence[NetworkSpec], visits: Sequence[Visit]) -> list[Tim
         visits: as `engine.bench.take_visits` returns them; two or more to each network.
     """
     seen = [counting(visits, number) for number in range(len(specs))]
-    calm, fewer = _calm_reference(visits), statistics.median(map(len, seen))
-    reference_ms, floor = _reference_ms(calm, fewer), _reference_floor(calm, round(fewer))
-    return [
-        _timing(spec, found, reference_ms, floor) for spec, found in zip(specs, seen, strict=True)
-    ]
+    reference = _Reference(_calm_reference(visits), statistics.median(map(len, seen)))
+    return [_timing(spec, found, reference) for spec, found in zip(specs, seen, strict=True)]
 
 
 def _calm_reference(visits: Sequence[Visit]) -> list[float]:
@@ -257,33 +254,41 @@ def _calm_reference(visits: Sequence[Visit]) -> list[float]:
     return [ms for ms in reference_readings(visits) if ms <= most]
 
 
-def _reference_ms(calm: Sequence[float], fewer: float) -> float:
+class _Reference:
     """What the reference would have come to as one of the networks, which have fewer visits.
 
-    Its best of a hundred visits is lower than that of a few, whose median is this quantile. Without
-    it a session that visits its networks more often would find them faster beside the reference.
+    Args:
+        calm: ms of its undisturbed readings.
+        fewer: readings of a network.
+
+    Attributes:
+        ms: its best of a hundred visits is lower than that of a few, whose median is this quantile.
+            Without it a session that visits its networks more often would find them faster beside
+            the reference.
+        floor: noise floor of as many of its readings as a network has, the median over such
+            samples, each spread over the session as visits are.
+        ms_floor: noise floor of ``ms``, which rests on all samples.
     """
-    return _percentile(calm, 1 - 0.5 ** (1 / fewer))
+
+    def __init__(self, calm: Sequence[float], fewer: float) -> None:
+        self.ms = _percentile(calm, 1 - 0.5 ** (1 / fewer))
+        size = round(fewer)
+        samples = len(calm) // size
+        self.floor = self.ms_floor = 0.0
+        if size >= 2 and samples:
+            self.floor = statistics.median(
+                noise_floor(calm[first::samples][:size]) for first in range(samples)
+            )
+            self.ms_floor = self.floor / math.sqrt(samples)
 
 
-def _reference_floor(calm: Sequence[float], fewer: int) -> float:
-    """The noise floor of the reference as one of the networks: the median over such samples.
+def _timing(spec: NetworkSpec, seen: Sequence[Counted], reference: _Reference) -> Timing:
+    """The figures of one network.
 
-    The floor of a few readings is itself a matter of chance: three that happen to agree say nothing
-    of what the next session finds. Each sample is spread over the session, as visits are.
+    Latencies of two sessions compare as ratios to the reference, so that its noise is in them too.
+    And the floor of a few readings is itself a matter of chance: three that happen to agree say
+    nothing of what the next session finds.
     """
-    samples = len(calm) // fewer
-    if fewer < 2 or samples == 0:
-        return 0.0
-    return statistics.median(noise_floor(calm[first::samples][:fewer]) for first in range(samples))
-
-
-def _timing(
-    spec: NetworkSpec,
-    seen: Sequence[Counted],
-    reference_ms: float,
-    floor: float,
-) -> Timing:
     chosen = min if all(one.undisturbed for one in seen) else statistics.median
     rounds = [one.reading.ms * one.factor for one in seen]
     wall = [ms for one in seen for ms in one.reading.wall_ms]
@@ -300,11 +305,11 @@ def _timing(
             wall_ms_median=statistics.median(wall),
             wall_ms_p95=_percentile(wall, 0.95),
             wall_ms_mean50=statistics.fmean(wall[:PAPER_CALLS]),
-            noise_floor=max(noise_floor(rounds), floor),
+            noise_floor=math.hypot(max(noise_floor(rounds), reference.floor), reference.ms_floor),
             cpu_ms=statistics.median(cpu) if cpu else None,
         ),
         layer_ms=layer_ms or None,
-        reference_ms=reference_ms,
+        reference_ms=reference.ms,
         samples_ms=tuple(one.reading.counted_ms for one in seen),
     )
 

@@ -202,7 +202,7 @@ class Profile:
     held_out: int = 8
     min_width: float = 0.5
     max_width: float = 4.0
-    calls: int = 4
+    calls: int = 3
     rounds: int = 4
     seed: int = 0
     file: str = ""
@@ -213,7 +213,7 @@ class Profile:
         require(self.networks >= 4, "networks must be at least 4", self.networks)
         require(self.held_out >= 2, "held_out must be at least 2", self.held_out)
         require(self.calls >= 3, "calls must be at least 3", self.calls)
-        require(self.rounds >= 2, "rounds must be at least 2", self.rounds)
+        require(self.rounds >= 3, "rounds must be at least 3", self.rounds)
         require(0 < self.min_width <= 1, "min_width must lie in (0, 1]", self.min_width)
         require(1 <= self.max_width <= _MOST, f"max_width must lie in 1 to {_MOST}", self.max_width)
         _require_seed(self.seed)

@@ -68,10 +68,11 @@ class Latency:
             thread with one thread, by CUDA events on a GPU, else by the wall clock.
         wall_ms_min, wall_ms_median, wall_ms_p95: wall clock, uncorrected.
         wall_ms_mean50: the paper's statistic, mean of 50 calls (fewer where fewer were made).
-        noise_floor: about two standard errors of ``ms`` over ``ms``, from how near the shortest
-            visits come to each other, and no less than that of the reference network; see
-            `engine.measure.noise_floor`. It is what one session can tell: a device that is slower
-            tomorrow, against the reference as well, is not in it.
+        noise_floor: about two standard errors of ``ms`` as a ratio to the reference network, over
+            ``ms``: from how near the shortest visits of both come to each other, and no less than
+            that of as many visits to the reference; see `engine.measure.noise_floor`. It is what
+            one session can tell: a device that is slower tomorrow, against the reference as well,
+            is not in it.
         cpu_ms: CPU time of the thread, uncorrected, the median of all calls; None on a GPU.
         energy_mj: energy of one forward as a sensor of the device measured it, all that the device
             used meanwhile; None where no sensor answers, and the environment says why.

@@ -343,9 +343,11 @@ def test_readings_that_agree_by_chance_are_no_surer_than_the_reference() -> None
     assert floors == pytest.approx([math.hypot(0.04, 0.04 / math.sqrt(2))] * 2)
 
 
-@pytest.mark.parametrize(("networks", "rounds"), [(1, 3), (1, 8), (12, 8)])
-def test_the_noise_floor_is_that_of_the_ratio_to_the_reference(networks: int, rounds: int):
-    """Sessions compare as such ratios: theirs differ by what a floor says, or a little less."""
+@pytest.mark.parametrize(("networks", "rounds", "most"), [(1, 3, 3.0), (1, 8, 2.0), (12, 8, 2.0)])
+def test_the_noise_floor_is_that_of_the_ratio_to_the_reference(
+    networks: int, rounds: int, most: float
+):
+    """Sessions compare as such ratios: theirs differ by what a floor says, or less."""
     noise = np.random.default_rng(0)
     ratios, floors = [], []
     for _ in range(300):
@@ -359,7 +361,7 @@ def test_the_noise_floor_is_that_of_the_ratio_to_the_reference(networks: int, ro
         timing = summarise(specs_named(*range(8, 8 + networks)), visits)[0]
         ratios.append(timing.latency.ms / timing.reference_ms)
         floors.append(timing.latency.noise_floor)
-    assert 0.95 < np.mean(floors) / (2 * np.std(ratios)) < 2.4
+    assert 0.95 < np.mean(floors) / (2 * np.std(ratios)) < most
 
 
 def test_rounds_begin_some_time_apart(monkeypatch: pytest.MonkeyPatch):

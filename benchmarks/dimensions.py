@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from panels import board, keys, write_board
-from record import device_options, run, where, write_block, write_results
+from record import device_options, on_device, run, where, write_block, write_results
 
 from engine.dimension_figures import plot_dimensions
 from engine.dimensions import Dimension, Dimensions, measure_dimensions
@@ -101,7 +101,7 @@ def measured(
     }
 
 
-def draw(networks: dict[str, Dimensions], titles: dict[str, str], out: Path) -> None:
+def draw(name: str, networks: dict[str, Dimensions], titles: dict[str, str], out: Path) -> None:
     heads = [
         f"{titles[network]}: {what}"
         for network in networks
@@ -115,10 +115,10 @@ def draw(networks: dict[str, Dimensions], titles: dict[str, str], out: Path) -> 
                 ax = next(panels)
                 plot_dimensions(ax, found, quantity)
                 keys(ax)
-        write_board("dimensions", drawing, out)
+        write_board(name, drawing, out)
 
 
-def summary(networks: dict[str, dict[str, Any]], titles: dict[str, str]) -> str:
+def summary(name: str, networks: dict[str, dict[str, Any]], titles: dict[str, str]) -> str:
     environment = next(iter(networks.values()))["environment"]
     lines = [
         f"GFLOP/s at the largest network of each dimension, and unscaled ({where(environment)}):",
@@ -135,7 +135,7 @@ def summary(networks: dict[str, dict[str, Any]], titles: dict[str, str]) -> str:
         ]
         unscaled = rows["width"][0]["gflops_per_second"]
         lines.append(f"| {titles[network]} | {unscaled:.1f} | {' | '.join(cells)} |")
-    figure = "![Utilisation and latency against MACs for each dimension](dimensions.svg)"
+    figure = f"![Utilisation and latency against MACs for each dimension]({name}.svg)"
     return "\n".join([*lines, "", figure])
 
 
@@ -152,9 +152,10 @@ def main() -> None:
     }
     networks = {name: rows for name, (_, rows) in both.items()}
     found = {"calls": chosen.calls, "rounds": chosen.rounds, "networks": networks}
-    write_results("dimensions", found, chosen.out)
-    draw({name: scaled for name, (scaled, _) in both.items()}, titles, chosen.out)
-    write_block("latency.md", "dimensions", summary(networks, titles), chosen.out)
+    name = on_device("dimensions", device.runtime, device.accelerator)
+    write_results(name, found, chosen.out)
+    draw(name, {network: scaled for network, (scaled, _) in both.items()}, titles, chosen.out)
+    write_block("latency.md", name, summary(name, networks, titles), chosen.out)
 
 
 if __name__ == "__main__":

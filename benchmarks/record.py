@@ -56,6 +56,12 @@ def device_options(text: str | None) -> argparse.ArgumentParser:
     return parser
 
 
+def on_device(name: str, runtime: str, accelerator: str) -> str:
+    """The name of a result on a device, if that is not what is measured by default."""
+    usual = (Device().runtime, Device().accelerator)
+    return name if (runtime, accelerator) == usual else f"{name}-{runtime}-{accelerator}"
+
+
 def run(main: Callable[[], None]) -> None:
     """Runs a benchmark; a user's error is one line and exit code 2, as in the program."""
     try:
@@ -91,15 +97,16 @@ def write_results(name: str, found: dict[str, Any], out: Path = DOCS) -> Path:
 
 
 def write_block(page: str, name: str, text: str, out: Path = DOCS) -> None:
-    """Puts Markdown between the marks of ``name`` in OUT/PAGE, and says so."""
+    """Puts Markdown between the marks of ``name`` in OUT/PAGE; prints it if there are none."""
     path = out / page
     source = (path if path.exists() else DOCS / page).read_text(encoding="utf-8")
     begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
     marks = re.compile(f"{re.escape(begin)}.*{re.escape(end)}", re.DOTALL)
     block = f"{begin}\n{text.strip()}\n{end}"
     written, count = marks.subn(lambda _: block, source)
-    if count != 1:
-        sys.exit(f"{path} must hold {begin} and {end} once, not {count} times")
+    if count == 0:
+        print(f"{page} has no place for {name}:\n\n{text.strip()}")
+        return
     path.write_text(written, encoding="utf-8")
     print(f"wrote {name} into {path}")
 
@@ -115,10 +122,10 @@ def machine() -> str:
 def where(found: dict[str, str]) -> str:
     """What was measured on and with, for people: of `engine.measure.Measurement.environment`."""
     threads = "1 thread" if found.get("threads") == "1" else f"{found.get('threads')} threads"
-    on_cpu = found.get("accelerator") == "cpu"
+    on_cpu, instructions = found.get("accelerator") == "cpu", found.get("instructions", "")
     known = (
         found.get("device"),
-        found.get("instructions") if on_cpu else None,
+        instructions if on_cpu and instructions not in found.get("device", "") else None,
         found.get("runtime"),
         threads if "threads" in found else None,
         f"batch {found['batch']}",

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from engine.costs import Widening
 from engine.errors import UserError
@@ -140,6 +141,46 @@ def allocate(
         closed=closed,
         stop_reason=_stop_reason(closed.values(), usage, limit),
     )
+
+
+def shortened(allocation: Allocation, base: Mapping[str, int], slower: float) -> Allocation:
+    """Returns an allocation as far as it goes if the device is ``slower`` times as slow.
+
+    These are the same steps without the last ones. Another allocation with a slower latency model
+    may choose other steps, and lead to a network of which nothing was measured.
+
+    Args:
+        base: widths that it started from.
+
+    Raises:
+        UserError: the start itself takes too long.
+    """
+    limit = allocation.limit
+    start = _slower(allocation.start, slower)
+    check_room(start, limit)
+    steps = [replace(s, usage=_slower(s.usage, slower)) for s in allocation.steps]
+    while steps and steps[-1].usage.latency_ms > limit.latency_ms:
+        steps.pop()
+    usage = steps[-1].usage if steps else start
+    widths = {group: base[group] for group in allocation.widths}
+    widths |= {step.group: step.width for step in steps}
+    closed: dict[str, Reason] = {
+        group: allocation.closed.get(group, "latency") if width == widths[group] else "latency"
+        for group, width in allocation.widths.items()
+    }
+    return Allocation(
+        widths=widths,
+        start=start,
+        usage=usage,
+        limit=limit,
+        steps=tuple(steps),
+        closed=closed,
+        stop_reason=_stop_reason(closed.values(), usage, limit),
+    )
+
+
+def _slower(usage: Usage, factor: float) -> Usage:
+    return replace(usage, latency_ms=usage.latency_ms * factor)
 
 
 def check_room(start: Usage, limit: Usage) -> None:

@@ -493,14 +493,20 @@ def facts(accelerator: str, threads: int) -> dict[str, str]:
             "cuda": str(torch.version.cuda),
             "cudnn": str(torch.backends.cudnn.version()),
             "cudnn.benchmark": str(torch.backends.cudnn.benchmark),
+            "cudnn.allow_tf32": str(torch.backends.cudnn.allow_tf32),
             "clock": "CUDA events",
         }
     return {name: value for name, value in found.items() if value}
 
 
 def device_name(accelerator: str) -> str:
-    """Returns what the device is called."""
-    return torch.cuda.get_device_name() if accelerator == "cuda" else cpu_name()
+    """Returns what the device is called, of a CPU with the instructions that PyTorch uses there.
+
+    Machines of a cloud may hide the model of their CPU, and older ones are several times as slow.
+    """
+    if accelerator == "cuda":
+        return torch.cuda.get_device_name()
+    return f"{cpu_name()}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def cpu_name() -> str:
@@ -545,9 +551,12 @@ def main(plan_path: str, result_path: str) -> None:
 def _read_plan(path: str) -> dict[str, Any]:
     with open(path, encoding="utf-8") as file:
         try:
-            return json.load(file)
+            plan = json.load(file)
         except ValueError as error:
             sys.exit(f"{path} is no plan ({error})")
+    if not isinstance(plan, dict) or "networks" not in plan:
+        sys.exit(f"{path} is no plan; `hacscale profile … --plan {path}` writes one")
+    return plan
 
 
 def _measure(plan: dict[str, Any], file: Any) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from functools import partial
 
+from engine.allocation import shortened
 from engine.errors import UserError
 from engine.results import MOST_NOISE, Allocation, Latency, LatencyVerdict, Round
 
@@ -47,6 +48,7 @@ def steady(
 def close_loop(
     allocate: Callable[[float], Allocation],
     measure: Callable[[Mapping[str, int], int], Latency],
+    base: Mapping[str, int],
     limit_ms: float,
     most: int,
 ) -> tuple[Round, ...]:
@@ -58,9 +60,14 @@ def close_loop(
     more. It also ends where a network comes again, or where the rescaled model leaves no network:
     what was measured stands.
 
+    Where no round has kept the limit, the last one takes back steps of the nearest
+    (`engine.allocation.shortened`): where the model is wrong by another factor for every network,
+    each new allocation may be over in its own way.
+
     Args:
         allocate: widths for a factor on the latency model.
         measure: latency of the network with these widths, in a session; see `steady`.
+        base: widths that allocations start from.
         limit_ms: the latency limit.
         most: rounds at most.
 
@@ -72,9 +79,10 @@ def close_loop(
     """
     rounds: list[Round] = []
     factor = room = 1.0
+    following = partial(allocate, factor)
     while True:
         try:
-            allocation = allocate(factor)
+            allocation = following()
         except UserError:
             if not rounds:
                 raise
@@ -87,8 +95,13 @@ def close_loop(
         bound = "latency" in allocation.closed.values()
         if len(rounds) == most or is_full(latency, limit_ms) or (used < 1.0 and not bound):
             break
-        room = _room(latency)
-        factor = corrected(rounds[-1])
+        chosen = rounds[best(tuple(rounds), limit_ms)]
+        if len(rounds) == most - 1 and chosen.latency.ms > limit_ms:
+            room, factor = _room(chosen.latency), corrected(chosen)
+            following = partial(shortened, chosen.allocation, base, factor / chosen.factor)
+        else:
+            room, factor = _room(latency), corrected(rounds[-1])
+            following = partial(allocate, factor)
     return tuple(rounds)
 
 

@@ -289,7 +289,8 @@ def _timing(spec: NetworkSpec, seen: Sequence[Counted], reference: _Reference) -
     And the floor of a few readings is itself a matter of chance: three that happen to agree say
     nothing of what the next session finds.
     """
-    chosen = min if all(one.undisturbed for one in seen) else statistics.median
+    calm = all(one.undisturbed for one in seen)
+    chosen, floor_of = (min, noise_floor) if calm else (statistics.median, median_floor)
     rounds = [one.reading.ms * one.factor for one in seen]
     wall = [ms for one in seen for ms in one.reading.wall_ms]
     cpu = [ms for one in seen for ms in one.reading.cpu_ms]
@@ -305,7 +306,7 @@ def _timing(spec: NetworkSpec, seen: Sequence[Counted], reference: _Reference) -
             wall_ms_median=statistics.median(wall),
             wall_ms_p95=_percentile(wall, 0.95),
             wall_ms_mean50=statistics.fmean(wall[:PAPER_CALLS]),
-            noise_floor=math.hypot(max(noise_floor(rounds), reference.floor), reference.ms_floor),
+            noise_floor=math.hypot(max(floor_of(rounds), reference.floor), reference.ms_floor),
             cpu_ms=statistics.median(cpu) if cpu else None,
         ),
         layer_ms=layer_ms or None,
@@ -331,6 +332,18 @@ def noise_floor(values: Sequence[float]) -> float:
         raise ValueError(f"a noise floor needs at least 2 readings, not {len(values)}")
     ordered = sorted(values)
     return ordered[:3][-1] / ordered[0] - 1
+
+
+def median_floor(values: Sequence[float]) -> float:
+    """Returns about two standard errors of the median of ``values``, relative to it.
+
+    That of a median of n values is about √(π/2) times that of their mean.
+
+    Args:
+        values: at least two readings of one thing.
+    """
+    error = math.sqrt(math.pi / 2) * statistics.stdev(values) / math.sqrt(len(values))
+    return 2 * error / statistics.median(values)
 
 
 def _percentile(values: Sequence[float], share: float) -> float:

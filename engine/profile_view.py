@@ -23,7 +23,7 @@ def render_profile(result: ProfileResult, base: Timing) -> RenderableType:
         "wall clock",
         f"minimum {milliseconds(latency.wall_ms_min)}, median "
         f"{milliseconds(latency.wall_ms_median)}, 95 % {milliseconds(latency.wall_ms_p95)}, "
-        f"mean of 50 {milliseconds(latency.wall_ms_mean50)}",
+        f"mean of up to 50 {milliseconds(latency.wall_ms_mean50)}",
     )
     if latency.cpu_ms is not None:
         figures.add_row("CPU time", f"median {milliseconds(latency.cpu_ms)}")

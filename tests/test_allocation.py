@@ -14,7 +14,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from engine.allocation import allocate
+from engine.allocation import allocate, shortened
 from engine.codec import canonical, decode
 from engine.errors import UserError
 from engine.limits import Usage
@@ -444,6 +444,35 @@ def test_equal_input_gives_an_equal_result(data: st.DataObject) -> None:
     problem = data.draw(problems())
     limit = data.draw(limits_for(problem))
     assert canonical(problem.solve(limit)) == canonical(problem.solve(limit))
+
+
+@settings(max_examples=100, deadline=None)
+@given(data=st.data(), slower=st.floats(1, 1.5))
+def test_a_shortened_allocation_takes_back_no_more_steps_than_a_slower_device_asks_for(
+    data: st.DataObject, slower: float
+) -> None:
+    problem = data.draw(problems())
+    found = problem.solve(data.draw(limits_for(problem)))
+    most = found.limit.latency_ms
+    if found.start.latency_ms * slower > most:
+        with pytest.raises(UserError, match="the limit is"):
+            shortened(found, problem.start, slower)
+        return
+    less = shortened(found, problem.start, slower)
+    kept = len(less.steps)
+    assert [(s.group, s.width) for s in less.steps] == [
+        (s.group, s.width) for s in found.steps[:kept]
+    ]
+    assert less.widths == problem.start | {s.group: s.width for s in found.steps[:kept]}
+    assert less.usage.latency_ms == pytest.approx(slower * problem.cost(less.widths).latency_ms)
+    assert less.usage.params == problem.cost(less.widths).params
+    assert less.usage.latency_ms <= most
+    assert all(step.usage.latency_ms * slower > most for step in found.steps[kept:])
+    assert less.closed.keys() == less.widths.keys()
+    if kept == len(found.steps):
+        assert less.closed == found.closed
+    else:
+        assert "latency" in less.closed.values()
 
 
 @pytest.mark.parametrize("mode", ["paper", "greedy"])

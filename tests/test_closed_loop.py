@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -20,11 +21,13 @@ from engine.closed_loop import (
 )
 from engine.errors import UserError
 from engine.limits import Usage
-from engine.results import Allocation, Latency, Round
+from engine.results import Allocation, Latency, Round, Step
+
+START = {"g": 1}
 
 
 def allocator(limit_ms: float, cap: int = 10_000) -> Callable[[float], Allocation]:
-    """One group; the model expects its width in ms, times the factor."""
+    """One group; the model expects its width in ms, times the factor. Every channel is a step."""
 
     def allocate(factor: float) -> Allocation:
         width = min(math.floor(limit_ms / factor), cap)
@@ -35,7 +38,15 @@ def allocator(limit_ms: float, cap: int = 10_000) -> Callable[[float], Allocatio
             start=Usage(latency_ms=factor, params=1),
             usage=Usage(latency_ms=width * factor, params=width),
             limit=Usage(latency_ms=limit_ms, params=cap),
-            steps=(),
+            steps=tuple(
+                Step(
+                    group="g",
+                    width=wider,
+                    importance=1.0,
+                    usage=Usage(latency_ms=wider * factor, params=wider),
+                )
+                for wider in range(2, width + 1)
+            ),
             closed={"g": "width cap" if width == cap else "latency"},
             stop_reason="",
         )
@@ -49,7 +60,7 @@ def closed(
     def measure(widths: Mapping[str, int], session: int) -> Latency:
         return Latency.constant(device(widths["g"]), noise)
 
-    return close_loop(allocator(limit), measure, limit, most)
+    return close_loop(allocator(limit), measure, START, limit, most)
 
 
 @pytest.mark.parametrize("slow", [(), (0,), (1,), (0, 1), (0, 2)])
@@ -63,6 +74,33 @@ def test_a_session_in_which_the_machine_is_slow_changes_nothing(slow: tuple[int,
 
     assert closed(device) == closed(lambda width: width * 1.1)
     assert len(sessions) == 2 + len(slow)
+
+
+def test_the_last_round_takes_back_steps_where_every_allocation_is_over_in_its_own_way() -> None:
+    """A slower model leads to other networks, of which the model knows still less."""
+
+    def allocate(factor: float) -> Allocation:
+        found = allocator(1000.0)(factor)
+        kind = 1 + sum(factor > known for known in (1.0, 1.11))
+        of_kind = Step(group="kind", width=kind, importance=1.0, usage=found.steps[0].usage)
+        return replace(
+            found,
+            widths={"kind": kind, **found.widths},
+            steps=(of_kind, *found.steps),
+            closed={"kind": "width cap", **found.closed},
+        )
+
+    def measure(widths: Mapping[str, int], session: int) -> Latency:
+        return Latency.constant(widths["g"] * (1.0 + 0.12 * widths["kind"]))
+
+    start = {"kind": 0, "g": 1}
+    first, second, third = close_loop(allocate, measure, start, 1000.0, 3)
+    assert [first.allocation.widths["kind"], second.allocation.widths["kind"]] == [1, 3]
+    assert first.latency.ms == pytest.approx(1120) and second.latency.ms > 1120
+    assert third.allocation.widths == {"kind": 1, "g": 892}  # 1000 / 1.12
+    assert third.predicted_ms == pytest.approx(third.latency.ms)
+    assert 999 < third.latency.ms <= 1000
+    assert best((first, second, third), 1000.0) == 2
 
 
 def test_a_network_that_stays_slow_is_believed_after_three_sessions() -> None:
@@ -133,7 +171,11 @@ def test_the_same_network_is_not_measured_twice() -> None:
         return 500.0 if len(seen) == 1 else 2000.0
 
     rounds = close_loop(
-        lambda _: allocator(1000.0)(1.0), lambda w, _: Latency.constant(device(w["g"])), 1000.0, 3
+        lambda _: allocator(1000.0)(1.0),
+        lambda w, _: Latency.constant(device(w["g"])),
+        START,
+        1000.0,
+        3,
     )
     assert len(rounds) == len(seen) == 1
 
@@ -143,11 +185,13 @@ def test_a_rescaled_model_without_a_network_ends_the_loop_with_what_was_seen() -
     assert len(rounds) == 1
     assert best(rounds, 1000.0) == 0
     with pytest.raises(UserError, match="no room"):
-        close_loop(allocator(0.5), lambda w, _: Latency.constant(1.0), 0.5, 3)
+        close_loop(allocator(0.5), lambda w, _: Latency.constant(1.0), START, 0.5, 3)
 
 
 def test_latency_left_over_is_used_only_where_latency_ended_the_allocation() -> None:
-    capped = close_loop(allocator(1000.0, cap=10), lambda w, _: Latency.constant(w["g"]), 1000.0, 3)
+    capped = close_loop(
+        allocator(1000.0, cap=10), lambda w, _: Latency.constant(w["g"]), START, 1000.0, 3
+    )
     assert len(capped) == 1
     assert len(closed(lambda width: width * 0.5)) == 2
 

@@ -22,7 +22,7 @@ from engine.environment import environment
 from engine.errors import UserError
 from engine.exchange import Request, make_plan
 from engine.graph import NetworkGraph, load_graph
-from engine.measure import Timing, noise_floor, summarise
+from engine.measure import Timing, median_floor, noise_floor, summarise
 from engine.power import Energy
 from engine.recipe import Device
 from engine.spec import ModelRef, NetworkSpec
@@ -325,6 +325,14 @@ def test_the_noise_floor_is_two_standard_errors_or_a_little_more(rounds: int):
     stated = np.mean([noise_floor(row.tolist()) for row in values])
     true = 2 * np.std(values.min(axis=1))
     assert 0.95 < stated / true < 2.4
+
+
+@pytest.mark.parametrize("rounds", [5, 25])
+def test_the_noise_floor_of_a_median_is_two_of_its_standard_errors(rounds: int):
+    values = np.random.default_rng(0).normal(10, 1, (4000, rounds))
+    stated = np.mean([median_floor(row.tolist()) for row in values])
+    true = 2 * np.std(np.median(values, axis=1)) / 10
+    assert stated == pytest.approx(true, rel=0.12)
 
 
 def test_readings_that_agree_by_chance_are_no_surer_than_the_reference() -> None:

@@ -24,6 +24,7 @@ def allocate_stage(search: Search, known: Groundwork) -> AllocateResult:
         rounds = close_loop(
             lambda factor: budgets.allocate(limit, factor),
             measured,
+            start.width_of,
             limit.latency_ms,
             recipe.allocate.rounds,
         )

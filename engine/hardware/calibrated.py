@@ -59,13 +59,15 @@ def op_times(graph: "NetworkGraph", timings: "Sequence[Timing]") -> dict[str, li
     """Returns all ops that were timed inside whole networks, by `op_class`.
 
     Raises:
-        UserError: a network was not timed op by op.
+        UserError: a network was not timed op by op, or ops of another name.
     """
     times: dict[str, list[OpTime]] = defaultdict(list)
     for network, timing in enumerate(timings):
         if timing.layer_ms is None:
             raise UserError("the latency model needs times of every op; measure with per_layer")
         for cost in graph.cost(timing.spec).layers:
+            if cost.name not in timing.layer_ms:
+                raise UserError(f"op {cost.name!r} of the network was not timed; measure again")
             ms = max(timing.layer_ms[cost.name], RESOLVED_MS)
             times[op_class(cost)].append(OpTime(cost, ms, network))
     return dict(times)

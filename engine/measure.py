@@ -219,6 +219,9 @@ def time_networks(
                 per_layer=per_layer,
                 on_progress=on_progress,
             )
+            timings = summarise(specs, visits)
+            powered = timings[:1] if per_layer else timings
+            return [*_with_energy(powered, subjects, device), *timings[len(powered) :]]
         except TooCoarse:
             raise UserError(
                 "the clock of this machine is too coarse to time one forward; "
@@ -229,9 +232,6 @@ def time_networks(
                 f"out of GPU memory ({str(error).splitlines()[0]}); lower profile.max_width (and "
                 "allocate.max_width), data.resolution or device.batch"
             ) from None
-        timings = summarise(specs, visits)
-        powered = timings[:1] if per_layer else timings
-        return [*_with_energy(powered, subjects, device), *timings[len(powered) :]]
 
 
 def summarise(specs: Sequence[NetworkSpec], visits: Sequence[Visit]) -> list[Timing]:

@@ -16,7 +16,15 @@ from typing import Any
 
 import numpy as np
 from panels import board, keys, write_board
-from record import device_options, on_device, run, spread, where, write_block, write_results
+from record import (
+    device_options,
+    on_device,
+    run,
+    spread,
+    where,
+    write_device_block,
+    write_results,
+)
 
 from engine.budgets import Budgets
 from engine.closed_loop import SLOWER, best, close_loop, latency_verdict, steady
@@ -214,7 +222,7 @@ def main() -> None:
     name = on_device("closed-loop", device.runtime, device.accelerator)
     write_results(name, found, chosen.out)
     draw(name, rows, chosen.out)
-    write_block("allocation.md", name, table(name, found), chosen.out)
+    write_device_block("allocation.md", "closed-loop", name, table(name, found), chosen.out)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from panels import board, keys, write_board
-from record import device_options, on_device, run, where, write_block, write_results
+from record import device_options, on_device, run, where, write_device_block, write_results
 
 from engine.dimension_figures import plot_dimensions
 from engine.dimensions import Dimension, Dimensions, measure_dimensions
@@ -155,7 +155,8 @@ def main() -> None:
     name = on_device("dimensions", device.runtime, device.accelerator)
     write_results(name, found, chosen.out)
     draw(name, {network: scaled for network, (scaled, _) in both.items()}, titles, chosen.out)
-    write_block("latency.md", name, summary(name, networks, titles), chosen.out)
+    text = summary(name, networks, titles)
+    write_device_block("latency.md", "dimensions", name, text, chosen.out)
 
 
 if __name__ == "__main__":

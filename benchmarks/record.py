@@ -97,18 +97,25 @@ def write_results(name: str, found: dict[str, Any], out: Path = DOCS) -> Path:
 
 
 def write_block(page: str, name: str, text: str, out: Path = DOCS) -> None:
-    """Puts Markdown between the marks of ``name`` in OUT/PAGE; prints it if there are none."""
+    """Puts Markdown between the marks of ``name`` in OUT/PAGE, and says so."""
     path = out / page
     source = (path if path.exists() else DOCS / page).read_text(encoding="utf-8")
     begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
     marks = re.compile(f"{re.escape(begin)}.*{re.escape(end)}", re.DOTALL)
     block = f"{begin}\n{text.strip()}\n{end}"
     written, count = marks.subn(lambda _: block, source)
-    if count == 0:
-        print(f"{page} has no place for {name}:\n\n{text.strip()}")
-        return
+    if count != 1:
+        sys.exit(f"{path} must hold {begin} and {end} once, not {count} times")
     path.write_text(written, encoding="utf-8")
     print(f"wrote {name} into {path}")
+
+
+def write_device_block(page: str, usual: str, name: str, text: str, out: Path = DOCS) -> None:
+    """Writes the block of the ``usual`` name; pages have no place for other devices: prints it."""
+    if name == usual:
+        write_block(page, name, text, out)
+    else:
+        print(f"{page} has no place for {name}:\n\n{text}")
 
 
 def machine() -> str:

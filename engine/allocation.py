@@ -168,11 +168,11 @@ def shortened(allocation: Allocation, base: Mapping[str, int], slower: float) ->
         group: allocation.closed.get(group, "latency") if width == widths[group] else "latency"
         for group, width in allocation.widths.items()
     }
-    return Allocation(
+    return replace(
+        allocation,
         widths=widths,
         start=start,
         usage=usage,
-        limit=limit,
         steps=tuple(steps),
         closed=closed,
         stop_reason=_stop_reason(closed.values(), usage, limit),

@@ -86,7 +86,8 @@ def test_the_speed_of_allocation_is_measured(run, tmp_path: Path):
     row = results(tmp_path, "allocation")["networks"]["allocation:chain8"]
     assert (row["groups"], row["seconds"]["n"]) == (8, 2)
     assert row["corrected_ops"] > 0  # the correction is most of what a question costs
-    assert "| chain of 8 | 8 |" in (tmp_path / "allocation.md").read_text()
+    text = (tmp_path / "allocation.md").read_text()
+    assert "| chain of 8 | 8 |" in text and "<!-- closed-loop -->" in text
 
 
 def test_the_loop_is_closed_for_several_limits(run, tmp_path: Path, capsys):

@@ -13,7 +13,7 @@ from typing import Any, get_args, get_type_hints
 
 from engine.bench import cpu_name
 from engine.errors import UserError
-from engine.provenance import hardware, package_version, versions
+from engine.provenance import hardware, package_version, revision, versions
 from engine.recipe import Device, Profile
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -78,9 +78,10 @@ def command() -> str:
 
 
 def write_results(name: str, found: dict[str, Any], out: Path = DOCS) -> Path:
-    """Writes OUT/results/NAME.json with command, hardware and versions, and says so."""
+    """Writes OUT/results/NAME.json with command, revision, hardware and versions, and says so."""
     tree = {
         "command": command(),
+        "revision": revision(DOCS),
         "hardware": {
             **hardware(),
             "cpu": cpu_name(),

@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 from engine.recipe import Recipe
 from engine.store import FORMAT, RunInfo
@@ -20,7 +21,7 @@ def run_info(name: str, recipe_name: str, recipe: Recipe) -> RunInfo:
         recipe=recipe,
         versions=versions(),
         hardware=hardware(),
-        git=_revision(),
+        git=revision(),
     )
 
 
@@ -47,7 +48,8 @@ def package_version(package: str) -> str:
         return "not installed"
 
 
-def _revision() -> str:
+def revision(folder: Path | None = None) -> str:
+    """Returns what git calls the state of the files here, or in a folder; "" without git."""
     try:
         done = subprocess.run(
             ["git", "describe", "--always", "--dirty"],
@@ -55,6 +57,7 @@ def _revision() -> str:
             capture_output=True,
             text=True,
             timeout=5,
+            cwd=folder,
         )
     except (OSError, subprocess.TimeoutExpired):
         return ""

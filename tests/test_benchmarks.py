@@ -15,6 +15,7 @@ from example_comparison import whole_comparison
 from example_run import example_run
 
 from engine.comparison import Comparison
+from engine.provenance import revision
 from engine.recipe import Device, Profile
 from engine.results import FidelityLadder, Rung, RunRecord
 
@@ -40,6 +41,7 @@ def results(out: Path, name: str) -> dict[str, Any]:
     found = json.loads((out / "results" / f"{name}.json").read_text())
     assert found["command"].startswith("python benchmarks/")
     assert found["hardware"]["cpu"] and found["versions"]["torch"]
+    assert found["revision"] == revision(Path(__file__).parent)
     drawing = ElementTree.parse(out / f"{name}.svg").getroot()
     assert next(drawing.iter("{http://www.w3.org/2000/svg}text"), None) is not None
     return found

@@ -1,6 +1,7 @@
 """Several nodes with made-up GPUs: the same rows as without Ray; memory that runs out."""
 
 import io
+import json
 import os
 import time
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from tiny_training import tiny_data, tiny_task, train
 from cluster.device import measure
 from cluster.progress import Progress
 from cluster.trials import TrialRunner
+from engine.cli import main
 from engine.codec import canonical
 from engine.errors import UserError
 from engine.graph import load_graph
@@ -171,6 +173,29 @@ def test_a_device_that_is_a_node_is_measured_by_one_at_a_time(nodes: RayCluster)
     assert list(found.timings) == here
     with pytest.raises(UserError, match="no node of the Ray cluster has the resource 'camera'"):
         measure([base], base, replace(board, place="node:camera"), 3, 2, False)
+
+
+def test_a_node_is_profiled_as_this_machine_is(
+    nodes: RayCluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network = ["vgg11", "--input", "3x32x32", "--classes", "10", "--address", nodes.address]
+    fields = [
+        "device.runtime=synthetic",
+        "width=0.0625",
+        "profile.networks=8",
+        "profile.held_out=2",
+    ]
+    found = []
+    for place in ("here", "node:board"):
+        out = tmp_path / f"{place}.json"
+        main(["profile", *network, "--set", *fields, f"device.place={place}", "--out", str(out)])
+        tree = json.loads(out.read_text())
+        found.append((tree["timings"], tree["result"]["model"], tree["result"]["quality"]))
+    assert found[0] == found[1]
+    assert "measuring 10 networks on node:board" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["profile", *network, "--set", *fields, "device.place=node:camera"])
+    assert "no node of the Ray cluster has the resource 'camera'" in capsys.readouterr().err
 
 
 @ray.remote(num_cpus=0, resources={"board": 1})

@@ -5,18 +5,29 @@ import os
 import time
 from contextlib import nullcontext
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from engine.commands.options import Commands, add_runs_dir, find_recipe, names_recipe, run_directory
+from engine.commands.options import (
+    Commands,
+    add_address,
+    add_runs_dir,
+    find_recipe,
+    names_recipe,
+    run_directory,
+)
 from engine.errors import UserError
 from engine.limits import Limits
 from engine.recipe import Recipe, override
 from engine.store import RunStore
 
 if TYPE_CHECKING:
+    from engine.exchange import Request
+    from engine.graph import NetworkGraph
+    from engine.measure import Measurement
     from engine.profiling import Profiling
 
 _PURPOSE = "profile"
@@ -64,6 +75,7 @@ def add(commands: Commands) -> None:
     files.add_argument(
         "--import", dest="table", type=Path, metavar="FILE", help="what measure.py wrote there"
     )
+    add_address(profile)
     add_runs_dir(profile)
     profile.set_defaults(command=_profile)
 
@@ -73,7 +85,6 @@ def _profile(arguments: argparse.Namespace, console: Console) -> None:
     if table is not None and _import_into_run(arguments, table, console):
         return
     from engine.exchange import Request, make_plan, read_result, write_plan
-    from engine.measure import measure_here
     from engine.profile_view import render_profile
     from engine.profiling import write_profile
 
@@ -107,36 +118,49 @@ def _profile(arguments: argparse.Namespace, console: Console) -> None:
     began = time.monotonic()
     if table is not None:
         measured = read_result(table, request, str(arguments.table))
-    elif recipe.device.place != "here":
-        raise UserError(
-            f"hacscale profile measures this machine, but device.place is {recipe.device.place!r}; "
-            "give --plan, or start the search with `hacscale run`"
-        )
     else:
         _check_writable(arguments.out)
-        with _bar(console) as bar:
-            task = bar.add_task("measuring", total=None) if bar else None
-
-            def show(done: int, total: int) -> None:
-                if bar is not None and task is not None:
-                    bar.update(task, completed=done, total=total)
-
-            measured = measure_here(
-                profiling.graph,
-                specs,
-                profiling.base,
-                recipe.device,
-                calls=settings.calls,
-                rounds=settings.rounds,
-                per_layer=True,
-                on_progress=show,
-            )
+        measured = _measured(profiling.graph, request, arguments.address, console)
     result = profiling.result(measured, time.monotonic() - began)
     write_profile(arguments.out, result, measured.timings)
     console.print(render_profile(result, measured.timings[0]))
     console.print(
         f"written; use it with: hacscale run … --set profile.file={arguments.out}", soft_wrap=True
     )
+
+
+def _measured(
+    graph: "NetworkGraph", request: "Request", address: str | None, console: Console
+) -> "Measurement":
+    """Measures on this machine, or on a node of a Ray cluster; its worker shows no progress."""
+    from engine.measure import measure_here
+
+    device, calls, rounds = request.device, request.calls, request.rounds
+    if device.place == "offline":
+        raise UserError(
+            "hacscale profile does not reach the device, as device.place is 'offline'; give --plan"
+        )
+    if device.node_resource:
+        from cluster.device import measure
+        from cluster.session import session
+
+        console.print(f"measuring {len(request.specs)} networks on {device.place}")
+        with TemporaryDirectory() as logs, session(address, Path(logs)) as ray_session:
+            ray_session.start()
+            return measure(
+                request.specs, request.reference, device, calls, rounds, request.per_layer
+            )
+    with _bar(console) as bar:
+        task = bar.add_task("measuring", total=None) if bar else None
+
+        def show(done: int, total: int) -> None:
+            if bar is not None and task is not None:
+                bar.update(task, completed=done, total=total)
+
+        return measure_here(
+            graph, request.specs, request.reference, device,
+            calls=calls, rounds=rounds, per_layer=request.per_layer, on_progress=show,
+        )  # fmt: skip
 
 
 def _import_into_run(arguments: argparse.Namespace, table: bytes, console: Console) -> bool:

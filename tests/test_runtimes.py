@@ -97,6 +97,18 @@ def test_a_cuda_graph_is_timed_whole_and_its_ops_eagerly():
     assert 0 < reading.ms < sum(reading.layer_ms.values())
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_network_that_waits_for_the_gpu_is_refused_as_a_cuda_graph():
+    class Waiting(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return images[images > 0]  # how many there are is known once they are computed
+
+    module, images = fx.symbolic_trace(Waiting()), torch.randn(1, 3, 8, 8)
+    with torch.inference_mode(), pytest.raises(UserError, match=r"CUDA graph: .*; set device"):
+        make_subject(module, images, Device(runtime="cuda-graph", accelerator="cuda"))
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, fx
 
 from engine.bench import WARM_UP, CudaStopwatch, Subject, TorchSubject
+from engine.errors import UserError
 from engine.recipe import Device
 
 
@@ -12,6 +13,9 @@ def cuda_graph(module: fx.GraphModule, images: Tensor, device: Device) -> Subjec
 
     Events inside a graph cannot be read, so the ops are timed eagerly, and the latency model is
     calibrated to the whole graph.
+
+    Raises:
+        UserError: the network waits for the GPU in its forward, or does what no graph can hold.
     """
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
@@ -20,6 +24,14 @@ def cuda_graph(module: fx.GraphModule, images: Tensor, device: Device) -> Subjec
             module(images)
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        module(images)
+    try:
+        with torch.cuda.graph(graph):
+            module(images)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"the network cannot be captured as a CUDA graph: {why}; set device.runtime to eager"
+        ) from error
     return TorchSubject(module, images, CudaStopwatch(), lambda _: graph.replay())

@@ -49,16 +49,23 @@ def travelling_code(files: Mapping[str, bytes] | None = None) -> Generator[Path]
 def check_directory() -> None:
     """Workers look for packages in the working directory first, as ``python -m`` would.
 
+    A clone of this project is no such directory as long as it is what was installed.
+
     Raises:
         UserError: the working directory hides our packages.
     """
     for ours in PACKAGES:
         for found in (Path.cwd() / ours.name, Path.cwd() / f"{ours.name}.py"):
-            if found.exists() and not found.samefile(ours):
+            if found.exists() and not found.samefile(ours) and _modules(found) != _modules(ours):
                 raise UserError(
                     f"{found} has the name of a package of hacscale and would hide it; rename it, "
-                    "or start from another directory"
+                    "start from another directory, or, if it is a clone of hacscale, install that "
+                    "(pip install -e .)"
                 )
+
+
+def _modules(package: Path) -> dict[Path, bytes]:
+    return {path.relative_to(package): path.read_bytes() for path in package.rglob("*.py")}
 
 
 def add_to_python_path(directory: str) -> None:

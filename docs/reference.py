@@ -44,7 +44,7 @@ This page is made of the docstrings in `engine/recipe.py` by `python docs/refere
 _TRAININGS = """\
 `train`, `alpha.training` and `sample.training` have these fields. In place of them the name of a
 training may stand, as in `--set train=paper-cifar`; it must then come before changes to single
-fields. A training that is written out in a file has the defaults of the second column.
+fields. A training that is written out in a file has those of the column `default`.
 """
 
 

@@ -366,9 +366,10 @@ class Choose:
     """Which network is the answer.
 
     Attributes:
-        rivals: methods of scaling (docs/compare.md) that keep all limits. Their networks are
-            trained like those of the sample stage, beside that of Algorithm 1, and the best on the
-            validation split is the answer. With none, Algorithm 1's is, as in the paper.
+        rivals: methods of scaling (docs/compare.md) that keep all limits and the network's depth.
+            Their networks are trained like those of the sample stage, beside that of Algorithm 1,
+            and the best on the validation split is the answer. With none, Algorithm 1's is, as in
+            the paper.
         repeats: trainings of each network, of which the mean counts.
     """
 

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,6 +18,7 @@ import pytest
 from example_run import example_run
 from PIL import Image
 
+from cluster.code import PACKAGES, check_directory
 from cluster.session import Session
 from engine.cli import main
 from engine.codec import pretty
@@ -373,6 +375,19 @@ def test_a_working_directory_that_hides_our_packages_is_one_line(
     monkeypatch.chdir(tmp_path)
     (tmp_path / name).mkdir() if "." not in name else (tmp_path / name).touch()
     assert f"{tmp_path / name} has the name of a package of hacscale" in shell.refused_run()
+
+
+def test_a_clone_of_what_is_installed_hides_nothing_until_it_is_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for package in PACKAGES:
+        shutil.copytree(package, tmp_path / package.name)
+    check_directory()
+    with (tmp_path / "engine" / "commands" / "plan.py").open("a") as file:
+        file.write("# changed\n")
+    with pytest.raises(UserError, match="if it is a clone of hacscale, install that"):
+        check_directory()
 
 
 # Clusters -------------------------------------------------------------------------------------

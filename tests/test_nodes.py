@@ -178,7 +178,7 @@ def test_a_device_that_is_a_node_is_measured_by_one_at_a_time(nodes: RayCluster)
 def test_a_node_is_profiled_as_this_machine_is(
     nodes: RayCluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    network = ["vgg11", "--input", "3x32x32", "--classes", "10", "--address", nodes.address]
+    network = ["vgg11", "--input", "3x32x32", "--classes", "10"]
     fields = [
         "device.runtime=synthetic",
         "width=0.0625",
@@ -186,15 +186,16 @@ def test_a_node_is_profiled_as_this_machine_is(
         "profile.held_out=2",
     ]
     found = []
-    for place in ("here", "node:board"):
+    for place, where in (("here", []), ("node:board", ["--address", nodes.address])):
         out = tmp_path / f"{place}.json"
-        main(["profile", *network, "--set", *fields, f"device.place={place}", "--out", str(out)])
+        chosen = [*fields, f"device.place={place}", "--out", str(out)]
+        main(["profile", *network, *where, "--set", *chosen])
         tree = json.loads(out.read_text())
         found.append((tree["timings"], tree["result"]["model"], tree["result"]["quality"]))
     assert found[0] == found[1]
     assert "measuring 10 networks on node:board" in capsys.readouterr().out
     with pytest.raises(SystemExit):
-        main(["profile", *network, "--set", *fields, "device.place=node:camera"])
+        main(["profile", *network, *where, "--set", *fields, "device.place=node:camera"])
     assert "no node of the Ray cluster has the resource 'camera'" in capsys.readouterr().err
 
 

@@ -100,6 +100,7 @@ def test_a_profile_serves_only_what_it_was_made_for(written: Path, tmp_path: Pat
         (["vgg12", "--import", __file__], "nor is there such a run in runs"),
         (["vgg11", *FAST, "--out", "/nowhere/p.json"], "cannot write /nowhere/p.json"),
         (["vgg11", *FAST[:4], "--set", "device.place=offline"], "give --plan"),
+        (["vgg11", *FAST, "--address", "127.0.0.1:1"], "set device.place=node:RESOURCE"),
         (["vgg11", *FAST[:4], "--set", "device.runtime=gpu"], "device.runtime"),
         (["vgg11", "--plan", "a", "--import", "b"], "not allowed with"),
     ],

@@ -150,6 +150,10 @@ def _measured(
             return measure(
                 request.specs, request.reference, device, calls, rounds, request.per_layer
             )
+    if address is not None:
+        raise UserError(
+            "--address is for a device that is a node of a cluster; set device.place=node:RESOURCE"
+        )
     with _bar(console) as bar:
         task = bar.add_task("measuring", total=None) if bar else None
 

@@ -12,7 +12,7 @@ name does only that.
 import argparse
 import json
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,8 @@ def main() -> None:
             "form": form_of(recipe),
             "n": len(comparison.seeds),
             "table": [jsonable(line) for line in lines(comparison)],
+            "latency_model": jsonable(record.profile.quality),
+            "rounds_ms": [done.latency.ms for done in record.allocate.rounds],
             "alpha": jsonable(record.alpha),
             "choice": jsonable(record.choose),
             "fidelity": jsonable(record.fidelity),
@@ -151,7 +153,8 @@ class Found:
     def read(cls, path: Path) -> "Found":
         tree: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         kept = json.dumps(tree["comparison"]).encode()
-        decisions = {name: tree[name] for name in ("alpha", "choice", "fidelity") if name in tree}
+        names = [field.name for field in fields(Decisions)]
+        decisions = {name: tree[name] for name in names if name in tree}
         return cls(
             recipe=tree["recipe"],
             form=tree["form"],

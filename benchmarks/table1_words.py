@@ -8,9 +8,9 @@ from engine.codec import STRICT
 from engine.comparison import BASE, OURS, Comparison, Line, lines
 from engine.comparison_table import ComparisonTable, table_of
 from engine.comparison_words import notes, verdict
-from engine.display import percent, points
+from engine.display import percent, plural, points
 from engine.fidelity import sentences
-from engine.results import AlphaResult, ChooseResult, FidelityLadder, Judged
+from engine.results import AlphaResult, ChooseResult, FidelityLadder, Judged, ModelQuality
 
 RESOLUTION = "resolution"
 README_PAGE = "../README.md"
@@ -32,10 +32,17 @@ FIGURES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decisions:
-    """How a run found its answer, as far as its result file says; earlier ones say less."""
+    """How a run found its answer, as far as its result file says; earlier ones say less.
+
+    Attributes:
+        latency_model: of networks that it had not seen.
+        rounds_ms: networks of Algorithm 1 in the order of the closed loop, as measured.
+    """
 
     __pydantic_config__ = STRICT
 
+    latency_model: ModelQuality | None = None
+    rounds_ms: tuple[float, ...] = ()
     alpha: AlphaResult | None = None
     choice: ChooseResult | None = None
     fidelity: FidelityLadder | None = None
@@ -61,7 +68,7 @@ def section(
             f"{form} {comparison.data}. Latency on {setting}.",
             markdown(table_of(comparison)),
             outcome(comparison),
-            *decided(decisions),
+            *decided(decisions, comparison.latency_limit_ms),
             *notes(comparison),
             *pictures,
         ]
@@ -110,7 +117,7 @@ def outcome(comparison: Comparison) -> str:
     return " ".join((_winner(comparison, table), f"{verdict(comparison)}.", _resolution(table)))
 
 
-def decided(decisions: Decisions) -> list[str]:
+def decided(decisions: Decisions, limit_ms: float) -> list[str]:
     """How the run chose its resolution and its answer, and what its short trainings are worth."""
     said: list[str] = []
     alpha, choice = decisions.alpha, decisions.choice
@@ -133,6 +140,15 @@ def decided(decisions: Decisions) -> list[str]:
             )
     how = "How hacscale decided, by accuracy on the validation split (each short training):"
     paragraphs = [" ".join((how, *said))] if said else []
+    model, rounds_ms = decisions.latency_model, decisions.rounds_ms
+    if model is not None:
+        shares = [f"{100 * (ms / limit_ms - 1):+.1f} %".replace("-", "−") for ms in rounds_ms]
+        paragraphs.append(
+            f"The latency model was off by {percent(model.mape)} on "
+            f"{plural(len(model.measured_ms), 'network')} that it had not seen. As measured, the "
+            f"networks of Algorithm 1 lay {', '.join(shares)} from the limit, in the order of the "
+            "closed loop."
+        )
     if decisions.fidelity is not None:
         worth = "; ".join(sentences(decisions.fidelity))
         paragraphs.append(f"What its short trainings are worth, on sampled networks: {worth}.")

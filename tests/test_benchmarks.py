@@ -161,6 +161,13 @@ def test_table_1_is_written_from_result_files(tmp_path: Path, monkeypatch: pytes
     for _, mean, repeats in resolutions:
         assert float(mean) == pytest.approx(fmean(map(float, repeats.split(", "))), abs=0.1)
     assert f"The best is {example_run().alpha.resolution} px" in plain
+    model, rounds = example_run().profile.quality, example_run().allocate.rounds
+    off, limit_ms = f"{100 * model.mape:.1f}", made.latency_limit_ms
+    assert f"The latency model was off by {off} % on {len(model.measured_ms)} networks" in plain
+    distances = re.findall(r"([+−][\d.]+) %", plain.partition("of Algorithm 1 lay")[2])
+    for found_ms, distance in zip(rounds, distances[: len(rounds)], strict=True):
+        share = 100 * (found_ms.latency.ms / limit_ms - 1)
+        assert float(distance.replace("−", "-")) == pytest.approx(share, abs=0.06)
     assert "Power and GFLOP/J were not measured: the system shows no RAPL counter." in page
     rows = re.findall(r"^\| (?:\*\*)?`(\S+?)`", page, re.MULTILINE)
     assert rows == [row["method"] for row in found["table"]]

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from cluster.budgets import budgets_left
 from cluster.hours import MaxHours, stopped_after
-from cluster.opened import FORGIVING, known_search
+from cluster.opened import forget_failures, known_search
 from cluster.progress import Progress
 from cluster.search import Search
 from cluster.session import session
@@ -86,7 +86,7 @@ def _driving(store: RunStore, retry_failed: bool) -> Generator[None]:
     with store.lock():
         store.check_format()
         if retry_failed:
-            store.forget_failures(FORGIVING)
+            forget_failures(store)
         yield
 
 

@@ -1,8 +1,9 @@
 """A run that exists, opened to read it or to do more with it."""
 
-from collections.abc import Generator
+from collections.abc import Collection, Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -12,8 +13,30 @@ from cluster.search import Search
 from cluster.session import Session, session
 from engine.store import RunStore
 
-FORGIVING = ("alpha", "sample", "choose", "propose-*")
-"""Stages that may be complete although some of their trainings failed."""
+
+def forget_failures(store: RunStore) -> None:
+    """Lets what failed be trained again, by the stages that were completed without it.
+
+    What follows from a stage has another key once that has come to something else.
+    """
+
+    def lacks(stage: str, output: Any, failed: Collection[str]) -> bool:
+        if output is None:
+            return False
+        match stage:
+            case "alpha":
+                return output["failed"] > 0
+            case "sample":
+                return bool(output["failures"])
+            case "choose":
+                judged = [len(one["accuracies"]) for one in output["candidates"]]
+                return len(judged) > 1 and min(judged) < store.info().recipe.choose.repeats
+            case _ if stage.startswith("propose-"):
+                return not failed.isdisjoint(output["trained"])
+            case _:
+                return False
+
+    store.forget_failures(lacks)
 
 
 @contextmanager
@@ -44,7 +67,7 @@ def opened_search(
         session(address, store.logs) as ray_session,
     ):
         if retry_failed:
-            store.forget_failures(FORGIVING)
+            forget_failures(store)
         yield Search(
             recipe=store.info().recipe, store=store, session=ray_session, progress=progress
         )

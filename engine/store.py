@@ -15,11 +15,12 @@ work done again. Scratch is never read for a result; it stays on a local disk.
 """
 
 import hashlib
+import json
 import os
 import shlex
 import time
-from collections.abc import Callable, Generator, Iterable
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Generator, Iterable
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -244,18 +245,28 @@ class RunStore:
         """Opens a stage again: what it came to is no longer there."""
         self.folder.delete(f"{_stage_name(name, uses)}/manifest.json")
 
-    def forget_failures(self, stages: Iterable[str]) -> None:
+    def forget_failures(self, lacks: Callable[[str, Any, Collection[str]], bool]) -> None:
         """Removes failed rows, so that they are tried again.
 
         Args:
-            stages: those that are complete in spite of failed rows, * for any part of a name; they
-                are open again.
+            lacks: whether a stage, told its name, its output as JSON and the failed rows, came to
+                less because of them. Such stages are open again; all others stand.
         """
-        failed = [row.task.id for row in self.ledger.rows() if row.status == "failed"]
+        failed = {row.task.id for row in self.ledger.rows() if row.status == "failed"}
         if failed:
-            opened = self._committed_under(stages)
+            opened = [
+                stage
+                for stage in self._committed_under(["*"])
+                if lacks(stage.rpartition("-")[0], self._tree(f"{stage}/output.json"), failed)
+            ]
             self.folder.delete(*(f"{stage}/manifest.json" for stage in opened))
             self.ledger.discard(failed)
+
+    def _tree(self, name: str) -> Any:
+        """A file as JSON; None where it is lost or damaged, which who reads it next will mend."""
+        with suppress(ValueError):
+            return json.loads(self.folder.read(name) or b"")
+        return None
 
     def remove_spent_checkpoints(self) -> None:
         """Removes what a driver left that died between a row and the end of its checkpoint.

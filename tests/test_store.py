@@ -9,11 +9,12 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -607,11 +608,19 @@ def test_forgotten_failures_open_the_stages_that_they_went_into(tmp_path: Path) 
         store.ledger.add(one)
     for name in ("fit", "sample", "propose-netadapt"):
         store.stage(name, Output, 1, run)
-    store.forget_failures(["alpha", "sample", "propose-*"])
+    asked: list[tuple[str, Any, Collection[str]]] = []
+
+    def lacks(stage: str, output: Any, failed: Collection[str]) -> bool:
+        asked.append((stage, output, failed))
+        return stage != "fit"
+
+    store.forget_failures(lacks)
     assert {one.task.seed for one in store.ledger.rows()} == {1, 3}
     assert store.committed_stages() == ["fit"]
+    assert sorted(stage for stage, *_ in asked) == ["fit", "propose-netadapt", "sample"]
+    assert all(output and failed == {row(2).task.id} for _, output, failed in asked)
     store.stage("sample", Output, 1, run)
-    store.forget_failures(["alpha", "sample"])
+    store.forget_failures(lacks)  # nothing has failed since
     assert store.committed_stages() == ["fit", "sample"]
     assert run.calls == 4
 

@@ -9,10 +9,11 @@ import time
 from collections.abc import Mapping, Sequence
 
 import ray
-from ray.exceptions import AuthenticationError, RayError
+from ray.exceptions import AuthenticationError, RayError, RayTaskError
 
 from cluster.address import check_cluster, token_error
 from cluster.code import check_directory, travelling_code
+from cluster.tasks import last_line
 from engine.errors import UserError
 
 _LAST_LINES_SECONDS = 3.0
@@ -56,6 +57,12 @@ def drive(address: str, words: Sequence[str], files: Mapping[str, bytes]) -> int
             ray.shutdown()
     except AuthenticationError as error:
         raise token_error(address) from error
+    except RayTaskError as error:
+        why = last_line(str(error), type(error).__name__)
+        raise UserError(
+            f"the driver on the cluster failed: {why}; mend "
+            "the cause and repeat the command, which goes on where it was"
+        ) from error
     except (OSError, RuntimeError, ValueError, RayError) as error:
         why = " ".join(str(error).split())[:300]
         raise UserError(

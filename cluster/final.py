@@ -1,6 +1,8 @@
 """Runs the data-parallel training of the baseline and of the result."""
 
+import os
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +24,8 @@ from trainables.data import ImageData
 from trainables.final import FinalTraining, train_final
 
 _POLL_SECONDS = 0.5
+_SHOW_SECONDS = 5.0
+"""The whole log of epochs is read for it, and the cores belong to the training."""
 
 
 class _EndAtOnce(train.UserCallback):
@@ -84,6 +88,7 @@ def _train(
                 store=store,
                 cpus=resources.cpus_per_trial,
                 checkpoint_seconds=resources.checkpoint_minutes * 60,
+                directory=os.getcwd(),
             )
         },
         torch_config=NodeInterface(),
@@ -141,9 +146,12 @@ def _fit(trainer: TorchTrainer, follow: Callable[[], None]) -> None:
 
     thread = threading.Thread(target=fit, daemon=True)
     thread.start()
+    shown = -_SHOW_SECONDS
     while thread.is_alive():
         thread.join(_POLL_SECONDS)
-        follow()
+        if time.monotonic() - shown >= _SHOW_SECONDS or not thread.is_alive():
+            follow()
+            shown = time.monotonic()
     if not failures:
         return
     failure = failures[0]

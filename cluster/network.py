@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from functools import cached_property
 
+from engine.errors import UserError
 from engine.graph import NetworkGraph, load_graph
-from engine.recipe import Recipe
+from engine.recipe import Recipe, Task
 from engine.results import DataFacts
 from engine.scaling import feasible_resolutions
 from engine.spec import ModelRef, NetworkSpec
@@ -23,10 +24,20 @@ class BaseNetwork:
 
     @property
     def ref(self) -> ModelRef:
-        """Its model."""
+        """Its model.
+
+        Raises:
+            UserError: other outputs are asked for than there are classes.
+        """
+        classes, outputs = self.facts.classes, self.recipe.task.outputs
+        if classes and outputs not in (Task().outputs, classes):
+            raise UserError(
+                f"task.outputs is {outputs}, but the targets are {classes} classes; leave it out, "
+                "or give targets that are no classes as float32"
+            )
         return ModelRef(
             name=self.recipe.model,
-            classes=self.facts.classes or self.recipe.task.outputs,
+            classes=classes or outputs,
             channels=self.facts.channels,
         )
 

@@ -1,6 +1,6 @@
 """A run that exists, opened to read it or to do more with it."""
 
-from collections.abc import Collection, Generator
+from collections.abc import Generator, Set
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ def forget_failures(store: RunStore) -> None:
     What follows from a stage has another key once that has come to something else.
     """
 
-    def lacks(stage: str, output: Any, failed: Collection[str]) -> bool:
+    def lacks(stage: str, output: Any, failed: Set[str]) -> bool:
         if output is None:
             return False
         match stage:

@@ -3,7 +3,7 @@
 import logging
 import os
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -12,6 +12,8 @@ from pathlib import Path
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+# A module of the user's finds files where the driver does.
+os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
 # A training that ends without an accuracy ends that trial, and not the stage.
 os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")
 # The end of a training is noticed at the next health check.
@@ -140,6 +142,14 @@ def _lack(recipe: Recipe) -> str:
                 f"has {total.get(kind, 0):g}"
             )
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    worker = {"CPU": resources.cpus_per_trial, "GPU": int(resources.uses_gpus)}
+    places = sum(_fits(worker, node) for node in nodes)
+    if 0 < places < workers:
+        needs = ", ".join(f"{amount} {kind}" for kind, amount in worker.items() if amount)
+        return (
+            f"the recipe needs {workers} workers of {needs} at once, but the nodes of Ray have "
+            f"room for {places}"
+        )
     training = {"CPU": resources.cpus_per_trial, "GPU": resources.gpu_share}
     gpu = int(device.accelerator == "cuda")
     measurement: dict[str, float] = {"CPU": device.threads, "GPU": gpu}
@@ -154,6 +164,11 @@ def _lack(recipe: Recipe) -> str:
             needs = ", ".join(f"{amount:g} {kind}" for kind, amount in bundle.items() if amount)
             return f"one {what} of the recipe needs {needs} on one node, which no node of Ray has"
     return ""
+
+
+def _fits(bundle: Mapping[str, int], node: Mapping[str, float]) -> int:
+    """How many workers with these resources a node holds."""
+    return min(int(node.get(kind, 0) // amount) for kind, amount in bundle.items() if amount)
 
 
 def _patiently(start: Callable[..., object]) -> None:

@@ -1,6 +1,7 @@
 """Runs trainings as Tune trials, records what fails, and tells the progress."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +19,7 @@ from cluster.signals import signals_kept, told_to_stop
 from cluster.tasks import last_line
 from engine.codec import canonical, decode
 from engine.errors import UserError
+from engine.local_folder import storage_error
 from engine.recipe import Cluster
 from engine.rows import NO_MEMORY, Epoch, Row, TrainingTask
 from engine.store import RunStore
@@ -162,24 +164,23 @@ class TrialRunner:
         watcher = _Watcher(
             self.store, self.progress, packed, self.resources.cpus_per_trial, self.share
         )
-        tuner = tune.Tuner(
-            tune.with_resources(
-                trainable,
-                {"CPU": self.resources.cpus_per_trial, "GPU": self.share},
-            ),
-            tune_config=config,
-            run_config=tune.RunConfig(
-                name=stage,
-                storage_path=str(self.store.logs / "tune"),
-                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-                failure_config=tune.FailureConfig(max_failures=self.resources.retries),
-                callbacks=[watcher],
-                stop=watcher,
-                verbose=0,
-            ),
-        )
-        with signals_kept():
-            tuner.fit()
+        with _files_of_tune(self.store.logs), signals_kept():
+            tune.Tuner(
+                tune.with_resources(
+                    trainable,
+                    {"CPU": self.resources.cpus_per_trial, "GPU": self.share},
+                ),
+                tune_config=config,
+                run_config=tune.RunConfig(
+                    name=stage,
+                    storage_path=str(self.store.logs / "tune"),
+                    checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+                    failure_config=tune.FailureConfig(max_failures=self.resources.retries),
+                    callbacks=[watcher],
+                    stop=watcher,
+                    verbose=0,
+                ),
+            ).fit()
         if watcher.user_error is not None:
             raise UserError(watcher.user_error)
         if watcher.unfinished or told_to_stop():
@@ -187,6 +188,17 @@ class TrialRunner:
         if watcher.postponed:
             self._unpack(watcher.postponed)
         return watcher.postponed
+
+
+@contextmanager
+def _files_of_tune(folder: Path) -> Generator[None]:
+    """Tune keeps files that nothing is read from, but ends where it cannot write them."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:  # of a connection, not of a file
+            raise
+        raise storage_error(error, folder) from error
 
 
 def trial_slots(resources: Cluster, share: float, total: Mapping[str, float]) -> int:
@@ -269,10 +281,17 @@ class _Watcher(tune.Callback, tune.Stopper):
         self._end(trial, status="failed", error=_last_line(trial))
 
     def _end(self, trial: Trial, status: Literal["stopped", "failed"], error: str | None) -> None:
-        """The worker wrote the row of a training that ended by itself; others get theirs here."""
+        """Tune would take an error of the storage for the trial's, and train that again."""
         self.unfinished.discard(trial.trial_id)
         if self.user_error is not None:
             return
+        try:
+            self._keep(trial, status, error)
+        except UserError as lost:
+            self.user_error = str(lost)
+
+    def _keep(self, trial: Trial, status: Literal["stopped", "failed"], error: str | None) -> None:
+        """The worker wrote the row of a training that ended by itself; others get theirs here."""
         task = _task_of(trial)
         history = self._history.pop(trial.trial_id, {})
         ledger = self._store.ledger
@@ -296,9 +315,9 @@ class _Watcher(tune.Callback, tune.Stopper):
             )
             ledger.add(row)
             ledger.find(task.id)
+        ledger.compact()
         if error is None:
             self._store.checkpoints.delete(checkpoint_name(task.id))
-        ledger.compact()
         self._progress.trial_ended(trial.trial_id, row)
 
 

@@ -47,9 +47,10 @@ class EpochLog:
 
     def read(self) -> list[NotedEpoch]:
         """Returns all epochs in the order of their ends; a line that is torn is none."""
-        if not self._path.exists():
+        try:
+            lines = self._path.read_text(errors="replace").splitlines()
+        except OSError:  # not begun, or of a file system that is away for a while
             return []
-        lines = self._path.read_text(errors="replace").splitlines()
         words = (line.split() for line in lines)
         return [
             NotedEpoch(process=int(w[2]), task=w[3], number=int(w[4]))

@@ -88,7 +88,8 @@ class Task:
         metric: ``accuracy``, or ``package.module:function`` of (outputs, targets) that returns a
             score in [0, 1] for every image of the batch, higher is better. Whatever is called
             accuracy in results and reports is its mean.
-        outputs: what a model factory is called with where the targets are no class numbers.
+        outputs: what a model factory is called with where the targets are no class numbers: of
+            another type than integers, or with further axes.
     """
 
     __pydantic_config__ = STRICT

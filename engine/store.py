@@ -19,7 +19,7 @@ import json
 import os
 import shlex
 import time
-from collections.abc import Callable, Collection, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Set
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -245,7 +245,7 @@ class RunStore:
         """Opens a stage again: what it came to is no longer there."""
         self.folder.delete(f"{_stage_name(name, uses)}/manifest.json")
 
-    def forget_failures(self, lacks: Callable[[str, Any, Collection[str]], bool]) -> None:
+    def forget_failures(self, lacks: Callable[[str, Any, Set[str]], bool]) -> None:
         """Removes failed rows, so that they are tried again.
 
         Args:

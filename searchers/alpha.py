@@ -19,6 +19,7 @@ from ray.tune.search import Searcher
 
 from engine.alpha import mean_accuracy
 from engine.codec import digest, jsonable
+from engine.local_folder import storage_error
 from engine.recipe import Alpha
 from engine.rows import NO_MEMORY, Row, TrainingTask
 from engine.spec import NetworkSpec
@@ -102,9 +103,13 @@ class AlphaSearcher(Searcher):
 
         Raises:
             RuntimeError: a training that was suggested has ended and left no row.
+            StorageError: the journal cannot be written.
         """
         if trial_id not in self._live:
-            missing = self._missing()
+            try:
+                missing = self._missing()
+            except OSError as error:
+                raise storage_error(error, self._journal) from error
             if not missing:
                 return Searcher.FINISHED
             task = next((task for id, task in missing.items() if id not in self._suggested), None)
@@ -218,12 +223,12 @@ class AlphaSearcher(Searcher):
         self._suggested: set[str] = set()
         self._postponed: set[str] = set()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._journal.parent.mkdir(parents=True, exist_ok=True)
         try:
+            self._journal.parent.mkdir(parents=True, exist_ok=True)
             self._study = self._load()
             self._check_study()
-        except OSError:
-            raise
+        except OSError as error:
+            raise storage_error(error, self._journal) from error
         except Exception as error:  # Optuna replays garbage into errors of every kind
             aside = _unused(self._journal)
             self._journal.replace(aside)

@@ -1,6 +1,7 @@
 """The α search: the same questions whatever happens, and a winner with its error."""
 
 import contextlib
+import errno
 import json
 import logging
 import math
@@ -16,6 +17,7 @@ import pytest
 import ray
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from optuna.storages.journal import JournalFileBackend
 from ray import tune
 from ray.tune.search import Searcher
 
@@ -335,6 +337,19 @@ def test_forgotten_failures_are_trained_again(tmp_path, caplog):
 
 
 # The journal --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_full_disk_under_the_journal_is_one_line(begun, tmp_path, monkeypatch):
+    world = World(tmp_path, search())
+    searcher = world.searcher() if begun else None
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(JournalFileBackend, "append_logs", full)
+    with pytest.raises(UserError, match=r"no space left for .*alpha\.journal"):
+        searcher.suggest("x") if searcher else world.searcher()
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)

@@ -244,6 +244,21 @@ def test_a_validation_file_stands_in_for_a_missing_test_file_only(tmp_path: Path
     assert len(data.test) == 3
 
 
+def test_a_test_split_without_labels_is_told_before_its_pictures_are_read(tmp_path: Path) -> None:
+    config = parquet_set(tmp_path)
+    picture = encode(Image.new("RGB", (5, 5)))
+    write_shard(tmp_path / "test.parquet", [b"no picture"] * 3, [-1, -1, -1])
+    with pytest.raises(UserError, match=r"has no labels but −1; put validation\*\.parquet"):
+        load_data(config)
+    write_shard(tmp_path / "validation-0.parquet", [picture] * 2, [0, 1])
+    data = load_data(config)
+    assert data.name.endswith("test split validation, as the other has no labels")
+    assert list(data.test.labels) == [0, 1]
+    write_shard(tmp_path / "test.parquet", [picture] * 3, [-1, 1, 0])  # one is lost, not all
+    with pytest.raises(UserError, match="labels must not be negative, but row 0"):
+        load_data(config)
+
+
 @pytest.mark.parametrize("kind", [pa.int8(), pa.uint64()])
 def test_any_integer_type_serves_for_labels(tmp_path: Path, kind: pa.DataType) -> None:
     labels = load_data(parquet_set(tmp_path, label_type=kind)).train.labels

@@ -7,10 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from example_run import example_run
 
-from engine.errors import UserError
+from cluster.network import BaseNetwork
+from engine.errors import TrainingFailed, UserError
 from engine.graph import load_graph
 from engine.recipe import Data, Task
+from engine.recipes import RECIPES
 from engine.rows import TrainingTask
 from engine.spec import ModelRef
 from engine.store import RunStore
@@ -98,6 +101,7 @@ def test_the_same_at_a_larger_resolution(task: TrainingTask, tmp_path: Path) -> 
         ("broken:loss", "broken:one_score", "task.metric must return one score for each"),
         ("broken:loss", "broken:percent", "scores from 0 to 1, more for better, not 100;"),
         ("broken:loss", "broken:none", "scores from 0 to 1, more for better, not nan;"),
+        ("broken:loss", "broken:number", "task.metric must return a tensor, not float"),
         ("broken:los", "broken:scores", "has no function 'los'; did you mean 'loss'"),
     ],
 )
@@ -129,6 +133,33 @@ def test_functions_that_return_something_else_are_named(
     assert not list((tmp_path / "checkpoints").glob("*.pt"))
 
 
+def test_a_training_that_diverges_fails_whatever_its_metric_would_say(
+    task: TrainingTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its outputs are NaN, and so were the scores, which nobody could scale."""
+    (tmp_path / "diverging.py").write_text(
+        "def loss(o, t): return (o - 1e30).square().mean() * 1e30\n"
+        "def metric(o, t): return 1 - (o - o.round()).abs().mean((1, 2, 3))\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    data = load_data(Data(source="segments:data", resolution=16), any_targets=True)
+    task = replace(task, data=data.digest, loss="diverging:loss", metric="diverging:metric")
+    tensors = TensorData.on(data, torch.device("cpu"))
+    with pytest.raises(TrainingFailed, match="the loss is not finite in epoch 1"):
+        NetworkTraining(task, tensors, RunStore(tmp_path)).run_epoch()
+
+
+def test_outputs_that_are_not_finite_are_worth_nothing(
+    task: TrainingTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "half.py").write_text("def metric(o, t): return 1 - (o - t).abs().mean((1, 2))\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    metric = make_objective(replace(task, metric="half:metric")).metric
+    targets = torch.zeros(2, 3, 3)
+    assert metric(targets + 0.25, targets).tolist() == [0.75, 0.75]
+    assert metric(targets + torch.tensor([torch.nan, 0.25])[:, None, None], targets).sum() == 0
+
+
 def test_class_numbers_are_asked_for_unless_both_functions_are_the_users() -> None:
     assert Task().is_classification
     assert Task(loss="a:b").is_classification
@@ -141,3 +172,14 @@ def test_dense_targets_need_functions_of_the_users(monkeypatch: pytest.MonkeyPat
     monkeypatch.syspath_prepend(str(EXAMPLES))
     with pytest.raises(UserError, match="of your own"):
         load_data(Data(source="segments:data", resolution=16))
+
+
+def test_outputs_are_those_of_the_classes_or_refused() -> None:
+    facts, recipe = example_run().data, RECIPES["digits-vgg11"]()
+    for outputs in (1, facts.classes):
+        asked = replace(recipe, task=Task(outputs=outputs))
+        assert BaseNetwork(recipe=asked, facts=facts).ref.classes == facts.classes
+    asked = replace(recipe, task=Task(outputs=5))
+    assert BaseNetwork(recipe=asked, facts=replace(facts, classes=0)).ref.classes == 5
+    with pytest.raises(UserError, match=r"task\.outputs is 5, but the targets are 10 classes"):
+        _ = BaseNetwork(recipe=asked, facts=facts).ref

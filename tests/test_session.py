@@ -92,6 +92,19 @@ def test_nodes_of_a_cluster_that_has_just_begun_are_waited_for(
             "one measurement of the recipe needs 5 CPU on one node",
         ),
         (
+            [{"CPU": 6.0}, {"CPU": 6.0}],
+            ("cluster.cpus_per_trial=4", "cluster.final_workers=3"),
+            "needs 3 workers of 4 CPU at once, but the nodes of Ray have room for 2;",
+        ),
+        (
+            [{"CPU": 32.0}, {"CPU": 16.0, "GPU": 4.0}],
+            (
+                *("cluster.cpus_per_trial=8", "cluster.final_workers=4"),
+                "cluster.gpus_per_trial=auto",
+            ),
+            "needs 4 workers of 8 CPU, 1 GPU at once, but the nodes of Ray have room for 2;",
+        ),
+        (
             [{"CPU": 2.0}, {"CPU": 2.0}, {"CPU": 2.0}],
             ("cluster.cpus_per_trial=3",),
             "one training of the recipe needs 3 CPU on one node",

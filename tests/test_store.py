@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -608,9 +608,9 @@ def test_forgotten_failures_open_the_stages_that_they_went_into(tmp_path: Path) 
         store.ledger.add(one)
     for name in ("fit", "sample", "propose-netadapt"):
         store.stage(name, Output, 1, run)
-    asked: list[tuple[str, Any, Collection[str]]] = []
+    asked: list[tuple[str, Any, Set[str]]] = []
 
-    def lacks(stage: str, output: Any, failed: Collection[str]) -> bool:
+    def lacks(stage: str, output: Any, failed: Set[str]) -> bool:
         asked.append((stage, output, failed))
         return stage != "fit"
 

@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import cast
 
 import pytest
 import ray
+import torch
 from ray.tune.experiment import Trial
 from rich.console import Console
 
@@ -25,11 +27,13 @@ from engine.codec import jsonable
 from engine.errors import UserError
 from engine.graph import load_graph
 from engine.recipe import Cluster, Data, Device
-from engine.rows import TrainingTask
+from engine.rows import NO_MEMORY, TrainingTask
 from engine.spec import ModelRef
 from engine.store import RunStore
 from engine.training import Training
+from trainables.checkpoint import checkpoint_name
 from trainables.data import ImageData, load_data
+from trainables.loop import NetworkTraining
 from trainables.trial import TrainingTrial
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -105,6 +109,20 @@ def test_what_only_the_user_can_mend_ends_a_final_training_at_once(
     assert runner.store.ledger.find(refused.id) is None
 
 
+def test_a_module_of_the_users_finds_files_where_the_driver_does(
+    runner: TrialRunner, task: TrainingTask
+) -> None:
+    """Tune and Train both let their workers stand in folders of their own."""
+    assert Path("pyproject.toml").exists(), "the tests are to be started from the project's folder"
+    ours = replace(task, seed=21, training=TRAINING.for_epochs(1), loss="tests.beside:loss")
+    whole = replace(ours, seed=22, sync_workers=True, test=True)
+    runner.run_tasks("beside", [ours])
+    run_final(whole, runner.store, runner.data, runner.resources, runner.progress)
+    for one in (ours, whole):
+        row = runner.store.ledger.find(one.id)
+        assert row is not None and row.status == "done", row
+
+
 def test_what_a_measurement_says_is_one_line(runner: TrialRunner, task: TrainingTask) -> None:
     unknown = replace(task.spec, model=ModelRef(name="vgg12", classes=10))
     with pytest.raises(UserError, match=r"^unknown model 'vgg12'") as caught:
@@ -145,6 +163,51 @@ def test_a_training_stopped_after_it_was_resumed_keeps_all_its_epochs(
         watcher.on_trial_complete(0, [], trial)
     row = store.ledger.find(task.id)
     assert row is not None and row.status == "stopped" and len(row.history) == 3
+
+
+def test_storage_that_is_lost_as_a_trial_ends_ends_the_stage(
+    task: TrainingTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tune takes what a callback raises for an error of the trial, and trains it again."""
+    store = RunStore(tmp_path)
+
+    def lost(*_: object) -> None:
+        raise UserError("no space left for the ledger")
+
+    monkeypatch.setattr(store.ledger, "compact", lost)
+    store.checkpoints.write(checkpoint_name(task.id), b"the last epoch")
+    with Progress(Console(quiet=True)) as progress:
+        progress.begin_trials("lost", total=1, known=0)
+        watcher = _Watcher(store, progress, packed=False, cpus=1, gpus=0.0)
+        config = {"task": jsonable(task)}
+        trial = cast("Trial", SimpleNamespace(trial_id="one", config=config, last_result={}))
+        watcher.on_trial_start(0, [], trial)
+        watcher.on_trial_complete(0, [], trial)
+    assert watcher.stop_all() and watcher.user_error == "no space left for the ledger"
+    assert store.checkpoints.exists(checkpoint_name(task.id))
+
+
+def test_memory_that_ran_out_is_free_before_the_next_trial(
+    task: TrainingTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Held:
+        pass
+
+    held: list[weakref.ref[Held]] = []
+    alive: list[bool] = []
+
+    def step(trial: TrainingTrial) -> dict[str, object]:
+        batch = Held()
+        trial._training = cast("NetworkTraining", batch)
+        held.append(weakref.ref(batch))
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(TrainingTrial, "_step", step)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: alive.append(held[0]() is not None))
+    trial = TrainingTrial.__new__(TrainingTrial)
+    assert trial.step()["status"] == NO_MEMORY
+    assert alive == [False]
 
 
 def test_a_killed_worker_repeats_one_epoch_at_most(runner: TrialRunner, task: TrainingTask) -> None:

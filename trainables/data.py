@@ -135,7 +135,8 @@ def _count_classes(source: Source) -> int:
         missing = int(np.argmax(present != np.arange(classes)))
         raise UserError(
             f"{source.name}: labels go to {present[-1]} but no training image has the label "
-            f"{missing}; number the classes from 0 without gaps"
+            f"{missing}; number the classes from 0 without gaps, or give targets that are no "
+            "classes as float32"
         )
     highest = source.test.labels.max()
     if highest >= classes:

@@ -1,5 +1,7 @@
 """The training of the baseline and of the result, data parallel, as a Ray Train function."""
 
+import os
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import ray
@@ -18,13 +20,18 @@ from trainables.tensors import TensorData
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinalTraining:
-    """What every worker of a final training gets."""
+    """What every worker of a final training gets.
+
+    Attributes:
+        directory: of the driver, where a module of the user's finds files.
+    """
 
     task: TrainingTask
     data: "ray.ObjectRef[ImageData]"
     store: RunStore
     cpus: int
     checkpoint_seconds: float
+    directory: str
 
 
 def train_final(config: dict[str, FinalTraining]) -> None:
@@ -37,6 +44,8 @@ def train_final(config: dict[str, FinalTraining]) -> None:
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     use_cpus(final.cpus)
+    with suppress(OSError):  # Train has gone to a folder of its own; another machine stays there
+        os.chdir(final.directory)
     device = get_device()
     data = TensorData.on(ray.get(final.data), device)
     training = NetworkTraining(final.task, data, final.store, rank, world, final.checkpoint_seconds)

@@ -143,12 +143,14 @@ class NetworkTraining:
         with torch.random.fork_rng([self._device] if self._device.type == "cuda" else []):
             train_loss = self._train(number)
         self._begun = _Begun()
+        if not math.isfinite(train_loss):
+            raise TrainingFailed(f"the loss is not finite in epoch {number + 1}")
         if self._average is not None:
             self._update_average(self._average, number)
         judged = self._judged(number + 1)
         val_loss, val_accuracy = self._evaluate(judged, self._data.validation)
-        if not (math.isfinite(train_loss) and math.isfinite(val_loss)):
-            raise TrainingFailed(f"the loss is not finite in epoch {number + 1}")
+        if not math.isfinite(val_loss):
+            raise TrainingFailed(f"the validation loss is not finite in epoch {number + 1}")
         epoch = Epoch(
             train_loss=train_loss,
             val_loss=val_loss,

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -24,7 +23,7 @@ class Objective:
             number raises UserError.
         plain_loss: the same without label smoothing, to judge with.
         metric: a score for every image, N, in [0, 1]. A user's that returns anything else raises
-            UserError.
+            UserError; it is not asked where outputs are not finite, which are worth 0.
     """
 
     loss: _Function
@@ -64,10 +63,15 @@ def make_objective(task: TrainingTask) -> Objective:
         loss = plain_loss = checked
     if task.metric == "accuracy":
         return Objective(loss, plain_loss, _hits)
-    own_metric = cast(_Function, import_function(task.metric, "task.metric"))
+    own_metric = import_function(task.metric, "task.metric")
 
     def scored(outputs: Tensor, targets: Tensor) -> Tensor:
+        finite = outputs.reshape(len(outputs), -1).isfinite().all(1)
+        if not finite.all():  # a network that diverges is none of the metric's
+            return torch.zeros(len(targets), dtype=torch.float64, device=outputs.device)
         scores = own_metric(outputs, targets)
+        if not isinstance(scores, Tensor):
+            raise UserError(f"task.metric must return a tensor, not {type(scores).__name__}")
         if scores.shape != (len(targets),):
             raise UserError(
                 f"task.metric must return one score for each of {len(targets)} images, not a shape "

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from filelock import FileLock
 
@@ -163,7 +164,8 @@ def _from_files(split: str | Path, samples: Sequence[tuple[str, int]], resolutio
 def _parquet(path: Path, resolution: int) -> Source:
     """The layout of the Hugging Face hub: ``train*.parquet`` and ``test*.parquet``.
 
-    Without a test split the validation split takes its place; beside one it is not used.
+    Without a test split that has labels the validation split takes its place; beside one it is
+    not used.
     """
     root = next((d for d in (path, path / "data") if any(d.glob("train*.parquet"))), None)
     if root is None:
@@ -171,12 +173,31 @@ def _parquet(path: Path, resolution: int) -> Source:
     train, test, validation = (sorted(root.glob(f"{s}*.parquet")) for s in ("train", "test", "val"))
     if not (test or validation):
         raise UserError(f"{root} must hold test*.parquet or validation*.parquet, {_listing(root)}")
-    note = "" if not validation else ", validation split not used"
+    note = ", validation split not used" if validation else ""
+    if not test:
+        held_out, note = validation, ", test split validation"
+    elif _is_labelled(test):
+        held_out = test
+    elif validation:
+        held_out, note = validation, ", test split validation, as the other has no labels"
+    else:
+        raise UserError(f"{test[0]} has no labels but −1; put validation*.parquet beside it")
     return Source(
-        name=f"Parquet files of {path}" + (note if test else ", test split validation"),
+        name=f"Parquet files of {path}{note}",
         train=_read_shards(train, resolution),
-        test=_read_shards(test or validation, resolution),
+        test=_read_shards(held_out, resolution),
     )
+
+
+def _is_labelled(files: Sequence[Path]) -> bool:
+    """Whether any label is one: test splits of competitions have −1 in every row."""
+    for file in files:
+        with _reading(file), pq.ParquetFile(file) as shard:
+            _, label = _columns(file, shard.schema_arrow)
+            highest = pc.max(shard.read([label])[label]).as_py()
+        if highest is None or highest >= 0:
+            return True
+    return False
 
 
 def _read_shards(files: Sequence[Path], resolution: int) -> ImageSet:

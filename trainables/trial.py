@@ -1,5 +1,6 @@
 """A training as a Ray Tune trial whose actor serves one trial after another."""
 
+import gc
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
@@ -57,12 +58,14 @@ class TrainingTrial(tune.Trainable):
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            self._training = None
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-            return {"done": True, "status": NO_MEMORY, "epoch": 0}
         except UserError as error:
             return {"done": True, "status": "refused", "epoch": 0, "user_error": str(error)}
+        # Not before the error is gone, whose traceback holds all that the training had.
+        self._training = None
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return {"done": True, "status": NO_MEMORY, "epoch": 0}
 
     def _step(self) -> dict[str, Any]:
         if not hasattr(self, "_tensors"):

@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from filelock import FileLock
 
@@ -194,8 +193,8 @@ def _is_labelled(files: Sequence[Path]) -> bool:
     for file in files:
         with _reading(file), pq.ParquetFile(file) as shard:
             _, label = _columns(file, shard.schema_arrow)
-            highest = pc.max(shard.read([label])[label]).as_py()
-        if highest is None or highest >= 0:
+            labels = shard.read([label])[label].drop_null().to_numpy()
+        if not len(labels) or labels.max() >= 0:
             return True
     return False
 

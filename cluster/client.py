@@ -16,6 +16,8 @@ from cluster.code import check_directory, travelling_code
 from cluster.tasks import last_line
 from engine.errors import UserError
 
+CALLED_BY = "HACSCALE_CALLED_BY"
+"""Environment variable of the driver: the address by which the user has reached it."""
 _LAST_LINES_SECONDS = 3.0
 _INTERRUPTED = 130
 
@@ -40,7 +42,7 @@ def drive(address: str, words: Sequence[str], files: Mapping[str, bytes]) -> int
                 address,
                 log_to_driver=True,
                 logging_level=logging.WARNING,
-                runtime_env={"working_dir": str(folder)},
+                runtime_env={"working_dir": str(folder), "env_vars": {CALLED_BY: address}},
             )
         # On the head, which lives as long as the cluster; it waits and needs no core.
         driver = ray.remote(_drive).options(

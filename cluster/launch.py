@@ -93,7 +93,7 @@ def render_launch(kind: str, launch: Launch) -> str:
         gpus=launch.gpus,
         image=launch.image,
         ray_version=version("ray"),
-        user=getpass.getuser(),
+        user=getpass.getuser() if kind == "ray-up-onprem" else None,
         instance=_instance(launch) if kind == "ray-up" else None,
     )
 
@@ -115,9 +115,10 @@ def write_launch(kind: str, launch: Launch, out: Path) -> None:
     Raises:
         UserError: there is one of that name, or it cannot be written.
     """
+    text = render_launch(kind, launch)
     try:
         with out.open("x", encoding="utf-8") as file:
-            file.write(render_launch(kind, launch))
+            file.write(text)
     except FileExistsError:
         raise UserError(f"{out} is there already; give another --out") from None
     except OSError as error:

@@ -1,6 +1,7 @@
 """Measures for a run: on a node of Ray, or by an exchange of files with a device elsewhere."""
 
 import logging
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -85,7 +86,7 @@ class Measuring:
         graph = load_graph(reference.model, reference.resolution)
         folder.write(_PLAN, pretty(make_plan(graph, request)))
         folder.write(SCRIPT, script_source())
-        run = self.store.location
+        run = shlex.quote(self.store.location)
         raise UserError(
             f"{len(specs)} networks wait for the device: copy {folder.path(_PLAN)} and {SCRIPT} "
             f"there, run `python {SCRIPT} {_PLAN} result.csv` there, then here `hacscale profile "

@@ -69,6 +69,8 @@ KEPT_PARAMS = 256_000_000
 """Networks are kept between rounds up to so many parameters in all; others are built again."""
 REFERENCE = -1
 """Number of the reference network among the others."""
+OutOfMemory = getattr(torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError)
+"""Of a GPU; PyTorch before 2.5 has the longer name alone."""
 COLUMNS = ("visit", "network", "op", "counted_ms", "cpu_ms", "wall_ms")
 """Of ``result.csv``: one row for each forward of a visit (``op`` is empty) and for each op's
 shortest time."""
@@ -595,7 +597,7 @@ def _measure(plan: dict[str, Any], file: Any) -> None:
             )
         except TooCoarse:
             sys.exit("the clock of this machine is too coarse to time one forward")
-        except torch.OutOfMemoryError as error:
+        except OutOfMemory as error:
             said = str(error).splitlines()[0]
             sys.exit(f"out of GPU memory ({said}); make the plan with a lower profile.max_width")
         environment = facts(accelerator, threads)

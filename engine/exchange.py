@@ -121,11 +121,17 @@ def write_plan(path: Path, plan: Plan) -> Path:
     """Writes a plan, and the script beside it, whose path is returned.
 
     Raises:
-        UserError: they cannot be written.
+        UserError: they cannot be written, or another script of that name is there.
     """
+    script, source = path.with_name(SCRIPT), script_source()
+    try:
+        there = script.read_bytes() if script.exists() else source
+    except OSError as error:
+        raise UserError(f"cannot read {script}: {error.strerror}") from None
+    if there.partition(b"\n")[0] != source.partition(b"\n")[0]:  # of some version of ours
+        raise UserError(f"{script} is there already and not ours; give --plan another directory")
     write_atomic(path, pretty(plan))
-    script = path.with_name(SCRIPT)
-    write_atomic(script, script_source())
+    write_atomic(script, source)
     return script
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -241,7 +242,7 @@ def _trained(record: RunRecord, store: RunStore) -> fx.GraphModule:
     spec, path = record.choose.winner.spec, store.folder.path(record.trained.weights)
     check_factory(store, record.baseline.spec)
     network = load_graph(spec.model, spec.resolution).build(spec, seed=0)
-    remedy = f"`hacscale resume {store.location}` trains the network again"
+    remedy = f"`hacscale resume {shlex.quote(store.location)}` trains the network again"
     data = store.folder.read(record.trained.weights)
     if data is None:
         raise UserError(f"there are no weights at {path}; {remedy}")
@@ -303,9 +304,10 @@ def _prepare(out: Path) -> None:
         ]
     except OSError as error:
         raise UserError(f"cannot write {out}: {error.strerror}; give another --out") from None
-    if there and not files:
+    killed = not files and any(_new(out, name).exists() for name in (*_FILES, _SPEC))
+    if there and not files and not killed:
         raise UserError(f"{out} holds something else ({min(there)}); give another --out")
-    if changed:
+    if changed and not killed:
         raise UserError(f"{out / changed[0]} was changed; move it away or give another --out")
     if not os.access(out, os.W_OK | os.X_OK):
         raise UserError(f"cannot write {out}: Permission denied; give another --out")
@@ -323,12 +325,18 @@ def _earlier_files(out: Path) -> dict[str, str]:
 
 
 def _write(out: Path, files: dict[str, bytes]) -> None:
-    """Writes all files or none: a part of them would be taken for somebody else's."""
+    """Writes all files or none; those of an earlier export stay until the new ones are there.
+
+    The last file tells that an export is whole, so that it is the first to go and the last to come.
+    """
     written: list[Path] = []
     try:
         for name, data in files.items():
-            write_atomic(out / name, data)
-            written.append(out / name)
+            write_atomic(_new(out, name), data)
+            written.append(_new(out, name))
+        (out / list(files)[-1]).unlink(missing_ok=True)
+        for name in files:
+            _new(out, name).replace(out / name)
     except BaseException as error:
         for path in written:
             path.unlink(missing_ok=True)
@@ -336,6 +344,11 @@ def _write(out: Path, files: dict[str, bytes]) -> None:
             reason = f"{error.__cause__}; free some space there or give another --out"
             raise UserError(f"cannot write {out}: {reason}") from error
         raise
+
+
+def _new(out: Path, name: str) -> Path:
+    """Where a file is written before it takes its place."""
+    return out / f".{name}.new"
 
 
 def _sha256(data: bytes) -> str:

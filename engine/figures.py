@@ -224,7 +224,7 @@ def _allocation(record: RunRecord) -> ReportFigure:
     # Without a step there is no line to see, only the two points of the start.
     marker = "" if steps else "o"
     ax.axhline(100, color=INK, linewidth=1)
-    ax.plot(x, latency, color=ACCENT, marker=marker, label="latency, predicted")
+    ax.plot(x, latency, color=ACCENT, marker=marker, label="latency")
     ax.plot(x, params, color=INK, ls="--", linewidth=1.4, marker=marker, label="parameters")
     shares = [*latency, *params]
     if limit.memory_bytes is not None:

@@ -10,9 +10,9 @@ passes it on.
 
 A claim is dead when the process is gone, if it ran on this machine, or when it was not renewed
 for `EXPIRY_S`. Times are those of the store, so clocks of machines need not agree. A driver that
-could not renew for so long looks again who is there, and stops if another has taken over. Until
-it notices, both work, and do no harm but double work: what a run keeps is the same whoever
-writes it.
+could not renew for so long, or whose claim somebody has removed, as from a machine that was
+suspended, looks again who is there, and stops if another has taken over. Until it notices, both
+work, and do no harm but double work: what a run keeps is the same whoever writes it.
 """
 
 import os
@@ -122,10 +122,11 @@ class _Heart(threading.Thread):
     def run(self) -> None:
         renewed = time.monotonic()
         while not self._stopped.wait(HEARTBEAT_S):
-            began = time.monotonic()
+            began = time.monotonic()  # which stands still while a machine is suspended
             try:
+                removed = not self._folder.exists(self._name)
                 self._folder.write(self._name, self._claim)
-                if began - renewed > EXPIRY_S - HEARTBEAT_S:  # somebody may have taken over
+                if removed or began - renewed > EXPIRY_S - HEARTBEAT_S:
                     self.lost_to = _other(self._folder, self._name)
             except StorageError:
                 continue  # the driver meets the same trouble, and says so

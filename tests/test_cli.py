@@ -471,6 +471,8 @@ def begin(shell: Shell, name: str, *assignments: str) -> Path:
 
 def test_unknown_runs_name_the_nearest(shell: Shell, runs: Path) -> None:
     begin(shell, "digits-first")
+    (runs / "lost+found").mkdir()
+    (runs / "my copy").touch()
     for word in ("resume", "status", "report", "allocate"):
         message = shell.refused(word, "digits-frist", "--runs-dir", runs)
         assert "did you mean 'digits-first'?" in message

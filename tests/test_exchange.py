@@ -77,6 +77,17 @@ def test_the_script_measures_a_plan_with_pytorch_alone(graph: NetworkGraph, tmp_
         assert timing.latency.ms > 0
 
 
+def test_a_script_that_is_not_ours_stays(graph: NetworkGraph, tmp_path: Path):
+    plan = make_plan(graph, request_of(graph, 0.05, 0.1))
+    (tmp_path / "measure.py").write_text("# mine\n")
+    with pytest.raises(UserError, match=r"measure\.py is there already and not ours"):
+        write_plan(tmp_path / "plan.json", plan)
+    assert {path.name for path in tmp_path.iterdir()} == {"measure.py"}
+    first, _ = script_source().split(b"\n", 1)
+    (tmp_path / "measure.py").write_bytes(first + b"\nof an earlier version")
+    assert write_plan(tmp_path / "plan.json", plan).read_bytes() == script_source()
+
+
 def test_the_script_says_in_one_line_and_at_once_what_it_cannot_read_or_write(
     graph: NetworkGraph, tmp_path: Path
 ):

@@ -4,12 +4,14 @@ import ast
 import errno
 import io
 import json
+import os
 import pickletools
 import runpy
+import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -46,6 +48,7 @@ from trainables.pictures import resize
 from trainables.tensors import TensorData
 
 WRITTEN = ["model.onnx", "model.pt2", "model.py", "spec.json", "weights.safetensors"]
+IN_ORDER = [*(name for name in WRITTEN if name != "spec.json"), "spec.json"]
 OURS = {"engine", "trainables", "cluster", "searchers", "torchvision", "safetensors"}
 
 
@@ -445,19 +448,63 @@ def test_a_directory_that_cannot_be_written(tmp_path: Path, vgg: tuple[RunRecord
         refused(record, directory, out, f"cannot write {out}: .*give another --out")
 
 
-def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    writes = iter([None, None, OSError(errno.ENOSPC, "No space left on device")])
+def _fill_after(files: int) -> Callable[[Path, bytes], None]:
+    """Stands for `write_atomic` on a disk that has room for so many files."""
+    left = iter(range(files))
 
     def fill(path: Path, data: bytes) -> None:
-        error = next(writes)
-        if error is not None:
-            raise UserError("no space left") from error
+        if next(left, None) is None:
+            raise UserError("no space left") from OSError(errno.ENOSPC, "No space left on device")
         path.write_bytes(data)
 
-    monkeypatch.setattr(export, "write_atomic", fill)
+    return fill
+
+
+def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(export, "write_atomic", _fill_after(2))
     with pytest.raises(UserError, match=r"cannot write .*No space left on device; .* --out"):
         export._write(tmp_path, dict.fromkeys("abcd", b""))  # pyright: ignore[reportPrivateUsage]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_export_stays_until_the_next_one_is_there(
+    tmp_path: Path, vgg_export: tuple[ExportSpec, Path], monkeypatch: pytest.MonkeyPatch
+):
+    out = tmp_path / "out"
+    shutil.copytree(vgg_export[1], out)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    again = dict.fromkeys(IN_ORDER, b"new")
+    with monkeypatch.context() as patch:
+        patch.setattr(export, "write_atomic", _fill_after(3))
+        with pytest.raises(UserError, match="No space left on device"):
+            export._write(out, again)  # pyright: ignore[reportPrivateUsage]
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+@pytest.mark.parametrize("renamed", range(5))
+def test_an_export_that_was_killed_is_not_whole_and_gives_way(
+    renamed: int, tmp_path: Path, vgg: tuple[RunRecord, Path], vgg_export: tuple[ExportSpec, Path],
+    monkeypatch: pytest.MonkeyPatch,
+):  # fmt: skip
+    out, places = tmp_path / "out", iter(range(renamed))
+    shutil.copytree(vgg_export[1], out)
+    replace_file = Path.replace
+
+    def killed(path: Path, target: Path) -> Path:
+        if target.name in WRITTEN and next(places, None) is None:
+            os._exit(9)
+        return replace_file(path, target)
+
+    if (child := os.fork()) == 0:
+        Path.replace = killed  # type: ignore[method-assign]
+        export._write(out, dict.fromkeys(IN_ORDER, b"new"))  # pyright: ignore[reportPrivateUsage]
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    assert not (out / "spec.json").exists()
+    export._prepare(out)  # pyright: ignore[reportPrivateUsage]
+    files = {name: (vgg_export[1] / name).read_bytes() for name in IN_ORDER}
+    export._write(out, files)  # pyright: ignore[reportPrivateUsage]
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == files
 
 
 @pytest.mark.parametrize("tool", ["onnxruntime", "onnxscript", "onnx"])

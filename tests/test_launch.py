@@ -128,6 +128,13 @@ def test_no_file_is_written_over(tmp_path: Path) -> None:
         write_launch("slurm", launch(), out.with_suffix(".slurm"))
 
 
+def test_what_cannot_be_started_leaves_no_file(tmp_path: Path) -> None:
+    out = tmp_path / "cluster.yaml"
+    with pytest.raises(UserError, match="no machine of AWS with 8 cores and 9 GPUs"):
+        write_launch("ray-up", launch(gpus=9), out)
+    assert not out.exists()
+
+
 # SLURM ----------------------------------------------------------------------------------------
 
 FAKES = {

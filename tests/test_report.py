@@ -4,6 +4,7 @@ import dataclasses
 import io
 import re
 from collections import Counter
+from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import combinations
 from pathlib import Path
@@ -28,7 +29,7 @@ from engine.drawing import Panel
 from engine.figures import draw_figures, write_figures
 from engine.importance_figures import PANELS
 from engine.report import render_report, write_report
-from engine.results import RunRecord
+from engine.results import Round, RunRecord
 from engine.summary import render_summary
 
 RESNET50 = tuple(
@@ -260,6 +261,31 @@ def test_no_text_is_clipped_or_lies_on_another(options: dict) -> None:
     # Measured in DejaVu Sans, which is wider than the fonts that browsers use.
     for panel in draw_figures(example_run(**options)).panels:
         check_texts(panel)
+
+
+def test_no_text_is_clipped_with_a_limit_of_memory() -> None:
+    record = example_run()
+
+    def with_memory(done: Round) -> Round:
+        allocation = done.allocation
+        return replace(
+            done,
+            allocation=replace(
+                allocation,
+                limit=replace(allocation.limit, memory_bytes=4_000_000),
+                start=replace(allocation.start, memory_bytes=2_000_000),
+                steps=tuple(
+                    replace(step, usage=replace(step.usage, memory_bytes=3_000_000))
+                    for step in allocation.steps
+                ),
+            ),
+        )
+
+    rounds = tuple(with_memory(done) for done in record.allocate.rounds)
+    figures = draw_figures(replace(record, allocate=replace(record.allocate, rounds=rounds)))
+    (panel,) = [panel for panel in figures.panels if panel.name == "allocation-limits"]
+    assert "memory" in [text for text, _ in text_boxes(panel)]
+    check_texts(panel)
 
 
 def check_texts(panel: Panel) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster.client import CALLED_BY
 from cluster.signals import announced, told_to_stop
 from engine.provenance import run_info
 from engine.recipes import RECIPES
@@ -38,16 +39,17 @@ with orderly_stop(sys.argv[1], Console(), asked):
 
 
 @pytest.mark.parametrize(
-    ("number", "how", "code", "last"),
+    ("number", "how", "code", "last", "called_by"),
     [
-        (signal.SIGTERM, "ends", 1, "hacscale resume"),
-        (signal.SIGINT, "ends", 1, "hacscale resume"),
-        (signal.SIGUSR1, "stops", 130, "stopped"),
+        (signal.SIGTERM, "ends", 1, "hacscale resume", None),
+        (signal.SIGINT, "ends", 1, "hacscale resume", "ray://head:10001"),
+        (signal.SIGUSR1, "stops", 130, "stopped", None),
     ],
 )
 def test_the_command_to_go_on_is_said_before_the_driver_ends(
-    number: signal.Signals, how: str, code: int, last: str, tmp_path: Path
+    number: signal.Signals, how: str, code: int, last: str, called_by: str | None, tmp_path: Path
 ) -> None:
+    """With the address of who reads it: the driver on the cluster's head has another one."""
     run = tmp_path / "my run"
     RunStore(run).write_info(run_info("my run", "digits-vgg11", RECIPES["digits-vgg11"]()))
     with subprocess.Popen(
@@ -55,7 +57,7 @@ def test_the_command_to_go_on_is_said_before_the_driver_ends(
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT)} | ({CALLED_BY: called_by} if called_by else {}),
     ) as driver:
         assert driver.stdout is not None
         assert driver.stdout.readline() == "works\n"
@@ -63,7 +65,8 @@ def test_the_command_to_go_on_is_said_before_the_driver_ends(
         said = driver.stdout.read().splitlines()
     assert driver.returncode == code
     assert said[0] == "stopping; nothing is lost. Go on with:"
-    assert said[1] == f"  hacscale resume '{run}' --address auto --max-cpu-hours 1.5"
+    address = called_by or "auto"
+    assert said[1] == f"  hacscale resume '{run}' --address {address} --max-cpu-hours 1.5"
     assert said[-1].strip().startswith(last)
 
 

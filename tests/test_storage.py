@@ -417,6 +417,23 @@ def test_a_driver_that_was_silent_too_long_and_taken_over_stops(
     assert names(store.folder / "lock") == ["x.json"]
 
 
+def test_a_driver_that_slept_while_its_run_was_taken_over_stops(
+    server, quick, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own clock stood still: only its claim, which the other one has removed, tells."""
+    monkeypatch.setattr(lease_module, "EXPIRY_S", 3600.0)
+    store = RunStore(server.uri(uuid.uuid4().hex))
+
+    def drive() -> None:
+        with store.lock():
+            (own,) = names(store.folder / "lock")
+            store.folder.write("lock/x.json", strange_claim("the other"))
+            store.folder.delete(f"lock/{own}")
+            time.sleep(20)
+
+    assert "process 1 on the other has taken over" in refusal(drive)
+
+
 # Secrets --------------------------------------------------------------------------------------
 
 

@@ -1,6 +1,7 @@
 """How commands that drive a run are stopped in order."""
 
 import argparse
+import os
 import shlex
 import signal
 import sys
@@ -26,14 +27,20 @@ def orderly_stop(
         arguments: those of `_KEPT` are given to the command that goes on.
         command: of hacscale, with its other options, that goes on.
     """
+    from cluster.client import CALLED_BY
     from cluster.signals import announced
 
     def say() -> None:
         if RunStore(location, read_only=True).folder.read("run.json") is None:
             console.print("stopping before the run began; repeat the command to begin it")
             return
-        given = [(option, getattr(arguments, option, None)) for option in _KEPT]
-        kept = [f"--{o.replace('_', '-')} {shlex.quote(str(v))}" for o, v in given if v is not None]
+        given = {option: getattr(arguments, option, None) for option in _KEPT}
+        given["address"] = os.environ.get(CALLED_BY, given["address"])  # of who reads this
+        kept = [
+            f"--{option.replace('_', '-')} {shlex.quote(str(value))}"
+            for option, value in given.items()
+            if value is not None
+        ]
         again = " ".join(("hacscale", command, shlex.quote(location), *kept))
         console.print(f"stopping; nothing is lost. Go on with:\n  {again}", soft_wrap=True)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from engine.errors import UserError, nearest
+from engine.folder import Folder
 from engine.limits import Limits
 from engine.recipe import Recipe, load_recipe
 from engine.recipes import RECIPES
@@ -124,6 +125,17 @@ def _listed(given: str | list[str] | None) -> list[str]:
     return [given] if isinstance(given, str) else given or []
 
 
+def known_runs(runs: Folder) -> list[Folder]:
+    """Returns the runs in a place, which may hold other things too."""
+    found: list[Folder] = []
+    for entry in runs.entries():
+        # What has no name of a run is none, and what may not be looked into is somebody else's.
+        with suppress(UserError):
+            if entry.is_folder and (runs / entry.name).exists("run.json"):
+                found.append(runs / entry.name)
+    return found
+
+
 def run_directory(arguments: argparse.Namespace) -> str:
     """Returns the directory of the run that the arguments name, or its URI.
 
@@ -137,6 +149,6 @@ def run_directory(arguments: argparse.Namespace) -> str:
     for folder in candidates:
         if folder.exists("run.json"):
             return folder.location
-    known = [entry.name for entry in runs.entries() if (runs / entry.name).exists("run.json")]
+    known = [folder.name for folder in known_runs(runs)]
     hint = nearest(arguments.run, known) if known else "; `hacscale run` begins one"
     raise UserError(f"there is no run {arguments.run!r} in {arguments.runs_dir}{hint}")

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -124,9 +125,8 @@ def _profile(arguments: argparse.Namespace, console: Console) -> None:
     result = profiling.result(measured, time.monotonic() - began)
     write_profile(arguments.out, result, measured.timings)
     console.print(render_profile(result, measured.timings[0]))
-    console.print(
-        f"written; use it with: hacscale run … --set profile.file={arguments.out}", soft_wrap=True
-    )
+    field = shlex.quote(f"profile.file={arguments.out}")
+    console.print(f"written; use it with: hacscale run … --set {field}", soft_wrap=True)
 
 
 def _measured(
@@ -181,7 +181,7 @@ def _import_into_run(arguments: argparse.Namespace, table: bytes, console: Conso
     measured = import_result(store, table, str(arguments.table))
     console.print(
         f"{len(measured.timings)} networks measured on {measured.key.device} are in the run. Go on "
-        f"with:\n  hacscale resume {store.location}",
+        f"with:\n  hacscale resume {shlex.quote(store.location)}",
         soft_wrap=True,
     )
     return True

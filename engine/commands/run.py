@@ -39,7 +39,7 @@ def _run(arguments: argparse.Namespace, console: Console) -> None:
 
 def _resume(arguments: argparse.Namespace, console: Console) -> None:
     if _is_far(arguments):
-        words = ["resume", arguments.run, *remote_words(arguments)]
+        words = ["resume", arguments.run, *remote_words(arguments, arguments.run)]
         _drive_far(arguments, words, {})
     location = run_directory(arguments)
     info = RunStore(location).info()

@@ -7,7 +7,7 @@ from datetime import datetime
 from rich.console import Console
 from rich.table import Table
 
-from engine.commands.options import Commands, add_runs_dir
+from engine.commands.options import Commands, add_runs_dir, known_runs
 from engine.errors import Unfinished, UserError
 from engine.storage import open_folder
 from engine.store import RunStore
@@ -22,13 +22,13 @@ def add(commands: Commands) -> None:
 
 def _runs(arguments: argparse.Namespace, console: Console) -> None:
     folder = open_folder(arguments.runs_dir)
-    names = [entry.name for entry in folder.entries() if entry.is_folder]
-    found = [folder / name for name in names if (folder / name).exists("run.json")]
+    found = known_runs(folder)
     if not found:
         raise UserError(f"there are no runs in {arguments.runs_dir}; `hacscale run` begins one")
     table = Table(box=None, pad_edge=False)
     for column in ("run", "state", "done", "failed", "last activity"):
-        table.add_column(column, justify="right" if column in ("done", "failed") else "left")
+        justify = "right" if column in ("done", "failed") else "left"
+        table.add_column(column, justify=justify, overflow="fold")
     commands: list[str] = []
     unreadable: dict[str, str] = {}
     for run in found:

@@ -132,14 +132,17 @@ def asked_search(arguments: argparse.Namespace) -> AskedSearch:
     return AskedSearch(recipe=recipe, recipe_name=recipe_name, name=name)
 
 
-def remote_words(arguments: argparse.Namespace) -> list[str]:
+def remote_words(arguments: argparse.Namespace, run: str = "") -> list[str]:
     """Returns the options of driving as words for a machine of the cluster.
+
+    Args:
+        run: that is driven, if it is there: as a path or URI it says itself where it is.
 
     Raises:
         UserError: the runs would not be kept where they outlive the cluster's processes.
     """
     runs_dir = str(arguments.runs_dir)
-    if not _is_found_anywhere(runs_dir):
+    if not (_is_found_anywhere(runs_dir) or _is_found_anywhere(run)):
         raise UserError(
             f"--runs-dir {runs_dir} is a path of this machine; give an absolute path that every "
             "machine of the cluster shares, or a URI"

@@ -31,10 +31,12 @@ def b_intervals(
     interval) and 9.5 (resampling pairs).
 
     Returns:
-        None for a group where a tenth of the resamples or more has no slope: nearly all widths
-        or all importances of zero.
+        None for all groups of fewer networks than `FEWEST_SAMPLES`; and for a group where a tenth
+        of the resamples or more has no slope: nearly all widths or all importances of zero.
     """
     n = len(samples)
+    if n < FEWEST_SAMPLES:
+        return dict.fromkeys(groups)
     rng = np.random.default_rng(n)
     counts = rng.multinomial(n, np.full(n, 1 / n), size=RESAMPLES).astype(float)
     return {group: _interval(samples, group, counts) for group in groups}

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from engine.allocation import capped
 from engine.graph import NetworkGraph, load_graph
+from engine.groups import WidthGroup
 from engine.largest import largest
 from engine.names import parse_name
 from engine.spec import NetworkSpec
@@ -173,8 +174,8 @@ def deepened(
     """Returns a network with multiples of its depth and of its widths, at a resolution.
 
     Every group of the deeper network is as wide as in the base network, relative to the model, and
-    rounded to the steps of the group of ``graph`` whose width comes nearest. A multiple that adds
-    no layer to any stage leaves the model as it is.
+    rounded to the steps of the group of ``graph`` that is most like it, and to its own. A multiple
+    that adds no layer to any stage leaves the model as it is.
 
     Raises:
         UserError: the network's family has no depth to be multiplied.
@@ -185,12 +186,16 @@ def deepened(
     layers = len(deeper.cost(deeper.spec(base.resolution)).layers)
     if layers == len(graph.cost(base).layers):
         return multiplied(graph, base.at(resolution), width)
-    # Groups of one width are of one stage.
-    steps = {
-        group.name: graph.steps[min(graph.groups, key=lambda g: abs(g.base - group.base)).name]
-        for group in deeper.groups
-    }
-    deeper = deeper.in_steps(steps)
+
+    def like(group: WidthGroup) -> str:
+        """Groups of one width are of one stage; of those, grouped convolutions are a kind."""
+        return min(
+            graph.groups, key=lambda g: (abs(g.base - group.base), g.multiple != group.multiple)
+        ).name
+
+    deeper = deeper.in_steps(
+        {g.name: math.lcm(g.multiple, graph.steps[like(g)]) for g in deeper.groups}
+    )
     # Of the widest group, whose rounding weighs least.
     scale = max((group.base, base.width_of[group.name] / group.base) for group in graph.groups)[1]
     return deeper.spec(resolution, scale * width)

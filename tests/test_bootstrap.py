@@ -86,6 +86,12 @@ def test_a_group_of_one_width_has_no_interval() -> None:
     assert b_intervals(samples, ["conv"]) == {"conv": None}
 
 
+def test_few_networks_have_no_interval() -> None:
+    """Of four, many resamples are of two networks: their slopes are no 95 %."""
+    assert b_intervals(networks(7, sigma=0.1, seed=4), ["conv"]) == {"conv": None}
+    assert b_intervals(networks(8, sigma=0.1, seed=4), ["conv"])["conv"] is not None
+
+
 def test_the_rule_to_stop_is_the_half_width() -> None:
     assert are_narrow({"a": (-1.1, -0.9), "b": (-2.0, -1.9)}, 0.11)
     assert not are_narrow({"a": (-1.1, -0.9), "b": (-2.0, -1.7)}, 0.11)

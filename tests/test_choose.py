@@ -279,6 +279,26 @@ def test_a_rival_beyond_the_latency_model_is_known_as_measured(tmp_path: Path) -
     assert rival.predicted_ms == rival.latency.ms
 
 
+def test_what_corrects_the_model_does_not_correct_what_was_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network that the model knows is faster than expected; a larger one is over as measured."""
+    latencies = Measuring.latencies
+
+    def faster(self: Measuring, purpose: str, specs: Sequence[NetworkSpec], *rest: Any):
+        return [
+            replace(found, ms=0.7 * found.ms) if 32 < spec.resolution <= 44 else found
+            for spec, found in zip(specs, latencies(self, purpose, specs, *rest), strict=True)
+        ]
+
+    monkeypatch.setattr(Measuring, "latencies", faster)
+    record = searched(tmp_path / "quick", "limits.latency=1.55x", "choose.rivals=[resolution]")
+    assert max(c.spec.resolution for c in record.alpha.candidates) == 44
+    rival, limit = record.choose.candidates[1], record.allocate.allocation.limit
+    assert (rival.spec.resolution, rival.rounds) == (44, 1)
+    assert rival.latency.ms < 0.8 * limit.latency_ms
+
+
 def test_repeats_of_few_networks_are_no_response_surface(tmp_path: Path) -> None:
     """Importance from one training leaves the losses of the α search alone: of three networks."""
     alike = [

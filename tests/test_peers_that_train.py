@@ -102,6 +102,22 @@ def test_a_step_whose_trainings_all_fail_is_one_line(method: Method) -> None:
         method.propose(asked)
 
 
+def test_a_batch_that_is_lost_does_not_end_an_evolution() -> None:
+    lost: list[int] = []
+
+    def train(tasks: Sequence[TrainingTask]) -> list[Row]:
+        lost.append(len(tasks))
+        return [] if len(lost) in (3, 4) else trained(tasks)
+
+    method = LeGR(evaluations=10, population=4, parallel=1)
+    asked = replace(question(1.3, 1.5), train=train)
+    assert usage(method.propose(asked)).latency_ms <= asked.limit.latency_ms
+    assert len(lost) > 4
+    asked = replace(asked, train=lambda tasks: trained(tasks) if tasks[0].start is None else [])
+    with pytest.raises(UserError, match="every training of the evolution failed"):
+        method.propose(asked)
+
+
 @pytest.mark.parametrize("method", [NetAdapt(), NetAdaptGrowing(), LeGR()], ids=lambda m: m.name)
 def test_the_truth_of_a_known_surface_is_worth_more_than_uniform_widths(method: Method) -> None:
     asked = question(1.5, 1.5)

@@ -174,6 +174,20 @@ def test_a_multiple_of_the_depth_that_adds_no_layer_is_no_other_network(vgg):
     assert len(convolutions) == 9
 
 
+@pytest.mark.parametrize("width", [0.3, 1.0])
+def test_a_deeper_network_of_grouped_convolutions_is_rounded_to_its_groups(width: float):
+    """Its residual sums are as wide as grouped convolutions of the next stage."""
+    graph = load_graph(ModelRef(name="resnext50_32x4d", classes=10), 64)
+    base = graph.spec(64, width)
+    for factor in (1.0, 1.1, 1.1**7):
+        deeper = deepened(graph, base, depth=1.2, width=factor, resolution=64)
+        found = load_graph(deeper.model, 64)
+        assert found.cost(deeper).macs > graph.cost(base).macs
+        multiple = {group.name: group.multiple for group in found.groups}
+        assert 32 in multiple.values()
+        assert all(width % multiple[name] == 0 for name, width in deeper.widths)
+
+
 @pytest.mark.parametrize(
     ("blocks", "depth", "found"),
     [

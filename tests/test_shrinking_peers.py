@@ -70,7 +70,19 @@ def test_least_squares_by_the_normal_equations() -> None:
         beta = sum((u - mx) * (v - my) for u, v in zip(x, y, strict=True))
         beta /= sum((u - mx) ** 2 for u in x)
         assert found.beta[group] == pytest.approx(beta, rel=1e-9)
-        assert found.alpha[group] == pytest.approx(math.exp(my - beta * mx), rel=1e-9)
+        assert found.log_alpha[group] == pytest.approx(my - beta * mx, rel=1e-9)
+
+
+def test_the_laws_of_a_steep_path_stay_numbers() -> None:
+    """20 to 2 channels while the network loses a twentieth of its parameters: β = 41."""
+    path = [
+        Shrunk(params=params, widths={"a": width})
+        for params, width in ((9_200_000, 20), (8_950_000, 10), (8_700_000, 2))
+    ]
+    laws = fit_laws(path)
+    assert laws.beta["a"] > 35
+    assert 1 < laws.widths(8_900_000)["a"] < 20
+    assert 1e20 < laws.widths(9_200_000 * 1_000)["a"] < math.inf
 
 
 @pytest.mark.parametrize("params", [1.0, 2.0])

@@ -9,7 +9,7 @@ from cluster.search import Search
 from cluster.stages.allocate import budgets_of
 from cluster.stages.groundwork import Groundwork
 from cluster.stages.profile import latency_model, stepped_graph
-from engine.closed_loop import corrected_limit, is_full, miss
+from engine.closed_loop import corrected_limit, is_full, miss, share_used
 from engine.comparison import BASE, OURS, Proposal
 from engine.errors import Inapplicable, UserError
 from engine.limits import Usage
@@ -22,8 +22,6 @@ from engine.spec import NetworkSpec
 
 Train = Callable[[Sequence[TrainingTask]], list[Row]]
 Free = Callable[[Sequence[Row]], None]
-_ROUNDS = 3
-"""Networks that one method may have measured until the latency limit holds."""
 
 
 def inputs_of_question(search: Search, known: Groundwork) -> tuple[object, ...]:
@@ -38,7 +36,7 @@ def inputs_of_question(search: Search, known: Groundwork) -> tuple[object, ...]:
         known.baseline.latency.ms,
         search.base.spec,
         recipe.seed,
-        replace(recipe.allocate, rounds=1),  # those of Algorithm 1's own loop
+        recipe.allocate,
         recipe.alpha.round_to,
         recipe.alpha.budget,
         recipe.profile.min_width,
@@ -55,6 +53,7 @@ class Proposing:
         self._search = search
         self._known = known
         self._model = latency_model(search, known.profile, known.baseline)
+        self._predicted: dict[NetworkSpec, float | None] = {}
         self._measured: dict[NetworkSpec, Latency] = {known.baseline.spec: known.baseline.latency}
         trainings, rows = search.trainings, search.trainer.rows
         self._trained: dict[str, Row] = {}
@@ -190,7 +189,8 @@ class Proposing:
             trained.update({row.task.id: row for row in rows})
             return [row for row in rows if row.status == "done"]
 
-        for _ in range(_ROUNDS if "latency" in method.limits else 1):
+        rounds = self._search.recipe.allocate.rounds  # as for Algorithm 1
+        for _ in range(rounds if "latency" in method.limits else 1):
             try:
                 spec = _answer(method, self._question(limit, noted, free))
             except Inapplicable:
@@ -203,7 +203,9 @@ class Proposing:
             seen.append((spec, latency))
             if is_full(latency, known.limit.latency_ms):
                 break
-            expected = self._usage(spec).latency_ms
+            expected = self.predicted_ms(spec)
+            if expected is None:
+                break  # nothing is wrong with a model: it was chosen as measured
             corrected = corrected_limit(expected, latency, known.limit.latency_ms)
             limit = replace(limit, latency_ms=corrected)
         spec, latency = min(seen, key=lambda one: miss(one[1], known.limit.latency_ms))
@@ -238,7 +240,7 @@ class Proposing:
             base=search.base.spec,
             limit=limit,
             stated_limit=known.limit,
-            usage=self._usage,
+            usage=lambda spec: self._usage(spec, limit.latency_ms),
             budgets=lambda resolution: budgets_of(search, known, resolution),
             observations=self.observations(),
             short=search.trainings.short_task,
@@ -258,18 +260,27 @@ class Proposing:
 
     def predicted_ms(self, spec: NetworkSpec) -> float | None:
         """Latency by the model of the run, None where that does not hold."""
-        try:
-            self._model.check(spec)
-        except UserError:
-            return None
-        return self._model.predict(self._search.costs.of(spec))
+        if spec not in self._predicted:
+            try:
+                self._model.check(spec)
+            except UserError:
+                self._predicted[spec] = None
+            else:
+                self._predicted[spec] = self._model.predict(self._search.costs.of(spec))
+        return self._predicted[spec]
 
-    def _usage(self, spec: NetworkSpec) -> Usage:
-        """Predicted where the latency model holds, measured elsewhere."""
+    def _usage(self, spec: NetworkSpec, limit_ms: float) -> Usage:
+        """Predicted where the latency model holds, measured elsewhere.
+
+        Args:
+            limit_ms: that the method is told. It corrects the model: of what was measured it leaves
+                the same share, with room for noise, as the limit of the run would.
+        """
         ms = self.predicted_ms(spec)
         if ms is None:
             with _no_fault_of_the_method():
-                ms = self._latency(spec).ms
+                measured = self._latency(spec)
+            ms = share_used(measured, self._known.limit.latency_ms) * limit_ms
         return self._search.costs.usage(spec, ms)
 
     def _latency(self, spec: NetworkSpec) -> Latency:

@@ -49,8 +49,9 @@ def sample_stage(search: Search, resolution: int) -> SampleResult:
 
 def _sample_at_once(search: Search, task: TrainingTask) -> SampleResult:
     (row,) = search.trainer.train("sample", [task])
-    samples = samples_of(row)
-    return SampleResult(samples=samples, failures=(), networks=len(samples))
+    # Networks that were drawn twice are one sample.
+    networks = search.recipe.sample.networks
+    return SampleResult(samples=samples_of(row), failures=(), networks=networks)
 
 
 def _sample_each(search: Search, tasks: Sequence[TrainingTask]) -> SampleResult:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from itertools import product
 
+from engine.errors import UserError
 from engine.peers.contract import BOTH, Question, Resource, Trainings
 from engine.peers.depth import Compound, deeper
 from engine.peers.inherited import only
@@ -35,7 +36,8 @@ class CompoundGrid:
 
     The base network is scaled by every point of a small grid of factors that about double the
     multiply-accumulates (φ = 1), each is trained for a short time, and the factors of the least
-    validation loss are raised to the largest φ that keeps the limits.
+    validation loss are raised to the largest φ that keeps the limits. Of a network without a known
+    depth, these are points without depth.
 
     Source: section 3.3 of EfficientNet (Tan and Le 2019). Ours: the grid (`grid`), which the paper
     does not print, the short training of the search, and the loss in place of the accuracy.
@@ -49,9 +51,16 @@ class CompoundGrid:
         """See `engine.peers.contract.Method`."""
         base = question.base.resolution
         factors: dict[NetworkSpec, Factors] = {}
+        refused: UserError | None = None
         for depth, width, resolution in grid():
-            spec = deeper(question, depth, width, question.rounded(base * resolution))
-            factors.setdefault(spec, (depth, width, resolution))
+            try:
+                spec = deeper(question, depth, width, question.rounded(base * resolution))
+            except UserError as error:  # this depth is none of the network's
+                refused = error
+            else:
+                factors.setdefault(spec, (depth, width, resolution))
+        if refused is not None and not factors:
+            raise refused
         rows = only(question.train([question.short(spec) for spec in factors]))
         best = min(rows, key=lambda row: row.last.val_loss)
         depth, width, resolution = factors[best.task.spec]

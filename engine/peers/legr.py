@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from engine.codec import digest
+from engine.errors import UserError
 from engine.peers.contract import BOTH, Question, Resource, Trainings
-from engine.peers.inherited import FineTuning, only, oversized, trained_to_start_from
+from engine.peers.inherited import FineTuning, oversized, trained_to_start_from
 from engine.rows import Row
 from engine.spec import NetworkSpec
 
@@ -121,7 +122,10 @@ class LeGR:
                     for _ in range(min(self.parallel, self.evaluations - len(tried)))
                 ]
             tried += zip(self._fitness(stated, whole, rankings), rankings, strict=True)
-        return max(tried, key=_fitness_of)[1]
+        fitness, ranking = max(tried, key=_fitness_of)
+        if fitness < 0:
+            raise UserError("every training of the evolution failed; repeat with --retry-failed")
+        return ranking
 
     def _child(
         self,
@@ -145,7 +149,7 @@ class LeGR:
         specs = [cut(question, ranking, whole) for ranking in rankings]
         # Rankings that keep the same filters are one training.
         tasks = [self.fine_tuning.task(question, spec, whole) for spec in dict.fromkeys(specs)]
-        rows = only(question.train(tasks))
+        rows = question.train(tasks)
         accuracy = {row.task.spec: row.last.val_accuracy for row in rows}
         return [accuracy.get(spec, -1.0) for spec in specs]
 

@@ -19,6 +19,8 @@ _FEWEST = 3
 """Networks on a path that power laws are fitted to."""
 _LARGEST = 1e3
 """Where the search for τ ends, times the budget: groups at their widest leave room to others."""
+_LARGEST_LOG = 60.0
+"""Of a width, which is cut to the widest that a group may have."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,14 +86,23 @@ class NeuralScale:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WidthLaws:
-    """φ_l(τ) = α_l·τ^β_l: the width of every group in a network of τ parameters."""
+    """φ_l(τ) = α_l·τ^β_l: the width of every group in a network of τ parameters.
 
-    alpha: dict[str, float]
+    Attributes:
+        log_alpha: ln α_l, by group. A steep law has an α that no floating-point number holds.
+        beta: β_l.
+    """
+
+    log_alpha: dict[str, float]
     beta: dict[str, float]
 
     def widths(self, tau: float) -> dict[str, float]:
-        """Returns the width of every group, not rounded."""
-        return {group: alpha * tau ** self.beta[group] for group, alpha in self.alpha.items()}
+        """Returns the width of every group, not rounded, at most e^`_LARGEST_LOG`."""
+        log_tau = math.log(tau)
+        return {
+            group: math.exp(min(log_alpha + self.beta[group] * log_tau, _LARGEST_LOG))
+            for group, log_alpha in self.log_alpha.items()
+        }
 
 
 def fit_laws(path: Sequence[Shrunk]) -> WidthLaws:
@@ -107,7 +118,7 @@ def fit_laws(path: Sequence[Shrunk]) -> WidthLaws:
     log_phi = np.log([[shrunk.widths[group] for group in groups] for shrunk in path])
     beta, log_alpha = np.polyfit(log_tau, log_phi, 1)
     return WidthLaws(
-        alpha=dict(zip(groups, np.exp(log_alpha).tolist(), strict=True)),
+        log_alpha=dict(zip(groups, log_alpha.tolist(), strict=True)),
         beta=dict(zip(groups, beta.tolist(), strict=True)),
     )
 

@@ -34,8 +34,8 @@ class ResolutionOnly:
 class ThenResolution:
     """What another method answers, at the largest resolution that the limits allow its widths.
 
-    No parameter depends on the resolution. A method that is ended by the limit of parameters
-    leaves latency over, which nothing else can use.
+    No parameter depends on the resolution in networks that pool before their classifier. A method
+    that is ended by the limit of parameters leaves latency over, which nothing else can use.
 
     Attributes:
         method: keeps both limits.

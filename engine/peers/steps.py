@@ -68,7 +68,9 @@ def best_trained(
 
     That is, of a network that shrinks (−1), the one of least (accuracy lost + 1e-6) / (usage
     saved + 1e-5), as in the code of NetAdapt; of one that grows (1), the one of most (accuracy
-    gained + 1e-6) / (usage added + 1e-5).
+    gained + 1e-6) / (usage added + 1e-5). The accuracy of ``parent`` is that before fine-tuning:
+    where it was trained for a short time only, what another epoch brings by itself is in the
+    ratio of every candidate, which favours those that save or add little.
 
     Args:
         candidates: networks with the usage that they save or add, as a share of R₀.

@@ -63,12 +63,15 @@ def on_device(name: str, runtime: str, accelerator: str) -> str:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Runs a benchmark; a user's error is one line and exit code 2, as in the program."""
+    """Runs a benchmark; a user's error and Ctrl-C are one line, as in the program."""
     try:
         main()
     except UserError as error:
         print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on with what a run keeps", file=sys.stderr)
+        sys.exit(130)
 
 
 def command() -> str:

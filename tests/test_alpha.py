@@ -472,7 +472,7 @@ def test_other_settings_or_seeds_in_one_file_do_not_mix(tmp_path):
 def test_a_journal_that_is_a_folder_is_not_moved_away(tmp_path):
     world = World(tmp_path, search())
     world.journal.mkdir(parents=True)
-    with pytest.raises(UserError, match="cannot write .*Is a directory"):
+    with pytest.raises(UserError, match=r"cannot write .*Is a directory"):
         world.searcher()
     assert world.journal.is_dir()
 

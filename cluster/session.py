@@ -4,7 +4,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -49,7 +49,7 @@ class Session:
     def __init__(self, address: str | None, logs: Path) -> None:
         self._address = address
         self._logs = logs
-        self._handler: logging.Handler | None = None
+        self._quiet = ExitStack()
         self._started = False
         self._joined = address is not None and ray.is_initialized()
         """Whether this process is a worker of the cluster itself, as behind ``ray://``."""
@@ -115,14 +115,17 @@ class Session:
         if self._started and not self._joined:
             ray.shutdown()
         self._started = False
-        if self._handler is not None:
-            self._handler.close()
+        self._quiet.close()
 
     def _send_chatter_to_file(self) -> None:
-        self._handler = handler = logging.FileHandler(self._logs / "ray.log", delay=True)
+        handler = logging.FileHandler(self._logs / "ray.log", delay=True)
+        self._quiet.callback(handler.close)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
         for name in ("ray", "ray.tune", "ray.train", "ray.data"):
             logger = logging.getLogger(name)
+            # A handler that is closed opens its file anew, in a folder that may be gone.
+            self._quiet.callback(setattr, logger, "handlers", logger.handlers)
+            self._quiet.callback(setattr, logger, "propagate", logger.propagate)
             logger.handlers = [handler]
             logger.propagate = False
 

@@ -1,5 +1,7 @@
 """What Ray must have for a recipe, on clusters that are told and not there."""
 
+import logging
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -74,6 +76,23 @@ def test_nodes_of_a_cluster_that_has_just_begun_are_waited_for(
     with pytest.raises(UserError, match="one measurement of the recipe needs 9 CPU"):
         Session("auto", Path()).require(recipe("device.threads=9"), said.append)
     assert clock[0] == 320
+
+
+def test_what_ray_says_goes_to_the_file_of_its_session_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = SimpleNamespace(init=lambda **_: None, shutdown=lambda: None, is_initialized=bool)
+    monkeypatch.setattr(cluster.session, "ray", fake)
+    logger = logging.getLogger("ray")
+    before = logger.handlers, logger.propagate
+    session = Session(None, tmp_path / "logs")
+    session.start()
+    logger.warning("of the session")
+    session.stop()
+    shutil.rmtree(tmp_path / "logs")
+    logger.warning("of the next one")
+    assert (logger.handlers, logger.propagate) == before
+    assert not (tmp_path / "logs").exists()
 
 
 @pytest.mark.parametrize(

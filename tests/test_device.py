@@ -20,9 +20,9 @@ def pages():
     network(images).sum().backward()
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
-for _ in range(10):
+for _ in range(6):
     pages()  # the heap grows until a hole fits every block
-print(statistics.median(pages() for _ in range(21)), torch.get_num_threads())
+print(statistics.median(pages() for _ in range(11)), torch.get_num_threads())
 """
 """Prints how many pages the system has to give for a step of a training; its blocks have 38 MB."""
 

@@ -516,6 +516,7 @@ def bool_labels(): return (x[:20], y[:20] > 0), (x[20:], y[20:])
 def one_hot(): return (x[:20], np.eye(2, dtype=int)[y[:20]]), (x[20:], y[20:])
 def masks(): return (x[:20], x[:20, :, :4, 0] / 1), (x[20:], x[20:, :, :4, 0] / 1)
 def oblong_masks(): return (x[:20, :, :4], x[:20, :, :4, 0]), (x[20:, :, :4], x[20:, :, :4, 0])
+def half_masks(): return (x[:20], x[:20, :, :, 0] / 1), (x[20:], y[20:] / 1)
 def mixed(): return (x[:20], y[:20]), (x[20:, :, :, :1], y[20:])
 value = 3
 """
@@ -574,6 +575,13 @@ def test_bad_functions_are_refused(module: str, function: str, fragment: str) ->
 def test_targets_of_images_that_would_be_cut_are_refused(module: str) -> None:
     with pytest.raises(UserError, match="images of 6×4 would be cut to squares and their targets"):
         load_data(Data(source=f"{module}:oblong_masks", resolution=4), any_targets=True)
+
+
+def test_targets_of_the_splits_are_of_one_kind(module: str) -> None:
+    with pytest.raises(
+        UserError, match="3 axes but those of the test split float32 with 1"
+    ):
+        load_data(Data(source=f"{module}:half_masks", resolution=6), any_targets=True)
 
 
 def test_a_module_that_fails_to_import_is_named(module: str, tmp_path: Path) -> None:

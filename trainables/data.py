@@ -63,6 +63,12 @@ def load_data(config: Data, any_targets: bool = False) -> ImageData:
             f"{source.name}: the training images have {channels} channels but the test images "
             f"{source.test.images.shape[1]}; convert one of them"
         )
+    ours, theirs = (f"{s.labels.dtype} with {s.labels.ndim} axes" for s in (train, source.test))
+    if ours != theirs:
+        raise UserError(
+            f"{source.name}: the training targets are {ours} but those of the test split {theirs}; "
+            "make them alike"
+        )
     mean, std = _mean_and_std(train.images)
     return ImageData(
         train=train,

@@ -578,9 +578,7 @@ def test_targets_of_images_that_would_be_cut_are_refused(module: str) -> None:
 
 
 def test_targets_of_the_splits_are_of_one_kind(module: str) -> None:
-    with pytest.raises(
-        UserError, match="3 axes but those of the test split float32 with 1"
-    ):
+    with pytest.raises(UserError, match="3 axes but those of the test split float32 with 1"):
         load_data(Data(source=f"{module}:half_masks", resolution=6), any_targets=True)
 
 

@@ -516,6 +516,7 @@ def test_networks_are_kept_only_while_there_is_room(
     monkeypatch.setattr(bench, "KEPT_PARAMS", room)
     monkeypatch.setattr(bench, "AGREEMENT", float("inf"))
     monkeypatch.setattr(bench, "CALM", float("inf"))
+    monkeypatch.setattr(bench, "MOST_CALM", float("inf"))
     reference, spec = graph.spec(32, 0.05), graph.spec(32, 0.06)
     measure.time_networks(
         graph, [spec, reference], reference, Device(), calls=3, rounds=2, per_layer=False

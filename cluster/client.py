@@ -13,7 +13,7 @@ from ray.exceptions import AuthenticationError, RayError, RayTaskError
 
 from cluster.address import check_cluster, token_error
 from cluster.code import check_directory, travelling_code
-from cluster.tasks import last_line
+from cluster.tasks import said_by
 from engine.errors import UserError
 
 CALLED_BY = "HACSCALE_CALLED_BY"
@@ -60,10 +60,9 @@ def drive(address: str, words: Sequence[str], files: Mapping[str, bytes]) -> int
     except AuthenticationError as error:
         raise token_error(address) from error
     except RayTaskError as error:
-        why = last_line(str(error), type(error).__name__)
         raise UserError(
-            f"the driver on the cluster failed: {why}; mend "
-            "the cause and repeat the command, which goes on where it was"
+            f"the driver on the cluster failed: {said_by(error)}; mend the cause and repeat the "
+            "command, which goes on where it was"
         ) from error
     except (OSError, RuntimeError, ValueError, RayError) as error:
         why = " ".join(str(error).split())[:300]

@@ -2,7 +2,6 @@
 
 import os
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +11,7 @@ from ray.train.torch import TorchTrainer
 
 from cluster.interface import NodeInterface
 from cluster.progress import Progress
-from cluster.tasks import last_line
+from cluster.tasks import said_by
 from engine.errors import UserError
 from engine.recipe import Cluster
 from engine.results import Trained
@@ -23,9 +22,8 @@ from trainables.checkpoint import checkpoint_name
 from trainables.data import ImageData
 from trainables.final import FinalTraining, train_final
 
-_POLL_SECONDS = 0.5
 _SHOW_SECONDS = 5.0
-"""The whole log of epochs is read for it, and the cores belong to the training."""
+"""From one look at the log of epochs to the next: the cores belong to the training."""
 
 
 class _EndAtOnce(train.UserCallback):
@@ -125,7 +123,7 @@ def _cause(error: BaseException) -> str:
     worst = error
     if isinstance(error, train.WorkerGroupError) and error.worker_failures:
         worst = next(iter(error.worker_failures.values()))
-    return last_line(str(worst), type(worst).__name__)
+    return said_by(worst)
 
 
 def _fit(trainer: TorchTrainer, follow: Callable[[], None]) -> None:
@@ -146,12 +144,9 @@ def _fit(trainer: TorchTrainer, follow: Callable[[], None]) -> None:
 
     thread = threading.Thread(target=fit, daemon=True)
     thread.start()
-    shown = -_SHOW_SECONDS
     while thread.is_alive():
-        thread.join(_POLL_SECONDS)
-        if time.monotonic() - shown >= _SHOW_SECONDS or not thread.is_alive():
-            follow()
-            shown = time.monotonic()
+        thread.join(_SHOW_SECONDS)  # which is over when the training is
+        follow()
     if not failures:
         return
     failure = failures[0]

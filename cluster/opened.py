@@ -21,8 +21,6 @@ def forget_failures(store: RunStore) -> None:
     """
 
     def lacks(stage: str, output: Any, failed: Set[str]) -> bool:
-        if output is None:
-            return False
         match stage:
             case "alpha":
                 return output["failed"] > 0

@@ -26,18 +26,23 @@ def result_of(task: "ray.ObjectRef[T]") -> T:
         if isinstance(error.cause, TrainingFailed):
             raise UserError(f"a training that was tried failed: {error.cause}") from None
         if is_out_of_memory(error.cause):
-            said = last_line(str(error), type(error).__name__)
+            said = said_by(error)
             raise UserError(
                 f"a worker ran out of GPU memory ({said}); lower profile.max_width "
                 "(and allocate.max_width), data.resolution or device.batch"
             ) from error
         raise
     except RayError as error:
-        said = last_line(str(error), type(error).__name__)
+        said = said_by(error)
         raise UserError(
             f"a worker of Ray ended before it was done ({said}); repeat the command, "
             "with more memory for each worker if that was what it lacked"
         ) from error
+
+
+def said_by(error: BaseException) -> str:
+    """Returns the last line of an error of Ray, which is that of its cause."""
+    return last_line(str(error), type(error).__name__)
 
 
 def last_line(text: str, otherwise: str) -> str:

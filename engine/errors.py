@@ -38,6 +38,11 @@ class TrainingFailed(Exception):
     """
 
 
+def first_line(error: Exception) -> str:
+    """Returns the first line of what a library's error says, its type if it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """Returns ``"; did you mean 'x'?"`` for the closest known word, else all, if there are any."""
     names = sorted(known)

@@ -327,14 +327,15 @@ def _earlier_files(out: Path) -> dict[str, str]:
 def _write(out: Path, files: dict[str, bytes]) -> None:
     """Writes all files or none; those of an earlier export stay until the new ones are there.
 
-    The last file tells that an export is whole, so that it is the first to go and the last to come.
+    `_SPEC` tells that an export is whole: it is the first to go and, as the last of ``files``, the
+    last to come.
     """
     written: list[Path] = []
     try:
         for name, data in files.items():
             write_atomic(_new(out, name), data)
             written.append(_new(out, name))
-        (out / list(files)[-1]).unlink(missing_ok=True)
+        (out / _SPEC).unlink(missing_ok=True)
         for name in files:
             _new(out, name).replace(out / name)
     except BaseException as error:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from engine.errors import UserError
+from engine.errors import UserError, first_line
 
 OPSET = 18
 """Of ONNX: the oldest that PyTorch's exporter writes, and so the one that most runtimes know."""
@@ -92,8 +92,8 @@ def to_onnx(program: ExportedProgram, images: Tensor, metadata: Mapping[str, str
 
 
 def _refused(what: str, error: Exception) -> UserError:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return UserError(f"the network cannot be written for {what}: {lines[0]}; change that layer")
+    why = first_line(error)
+    return UserError(f"the network cannot be written for {what}: {why}; change that layer")
 
 
 def from_onnx(data: bytes) -> Logits:

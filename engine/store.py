@@ -19,10 +19,9 @@ import json
 import os
 import shlex
 import time
-from collections.abc import Callable, Generator, Iterable, Set
+from collections.abc import Callable, Generator, Set
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -256,8 +255,9 @@ class RunStore:
         if failed:
             opened = [
                 stage
-                for stage in self._committed_under(["*"])
-                if lacks(stage.rpartition("-")[0], self._tree(f"{stage}/output.json"), failed)
+                for stage in self._committed_keys()
+                if (output := self._tree(f"{stage}/output.json")) is not None
+                and lacks(stage.rpartition("-")[0], output, failed)
             ]
             self.folder.delete(*(f"{stage}/manifest.json" for stage in opened))
             self.ledger.discard(failed)
@@ -280,17 +280,15 @@ class RunStore:
 
     def committed_stages(self) -> list[str]:
         """Names of the stages that are complete, for some recipe."""
-        return sorted({stage.rpartition("-")[0] for stage in self._committed_under(["*"])})
+        return sorted({stage.rpartition("-")[0] for stage in self._committed_keys()})
 
-    def _committed_under(self, names: Iterable[str]) -> list[str]:
-        """Stages of some names, * for any part of one, with their keys that are complete."""
+    def _committed_keys(self) -> list[str]:
+        """Names with their keys of the stages that are complete."""
         found = [entry.name for entry in self.folder.entries() if entry.is_folder]
         return [
             stage
             for stage in found
-            if "-" in stage
-            and any(fnmatchcase(stage.rpartition("-")[0], name) for name in names)
-            and self.folder.exists(f"{stage}/manifest.json")
+            if "-" in stage and self.folder.exists(f"{stage}/manifest.json")
         ]
 
     def _committed(self, stage: str, kind: type[T]) -> T | None:

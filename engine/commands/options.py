@@ -131,8 +131,8 @@ def known_runs(runs: Folder) -> list[Folder]:
     for entry in runs.entries():
         # What has no name of a run is none, and what may not be looked into is somebody else's.
         with suppress(UserError):
-            if entry.is_folder and (runs / entry.name).exists("run.json"):
-                found.append(runs / entry.name)
+            if entry.is_folder and (run := runs / entry.name).exists("run.json"):
+                found.append(run)
     return found
 
 

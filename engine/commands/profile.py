@@ -133,8 +133,6 @@ def _measured(
     graph: "NetworkGraph", request: "Request", address: str | None, console: Console
 ) -> "Measurement":
     """Measures on this machine, or on a node of a Ray cluster; its worker shows no progress."""
-    from engine.measure import measure_here
-
     device, calls, rounds = request.device, request.calls, request.rounds
     if device.place == "offline":
         raise UserError(
@@ -154,6 +152,8 @@ def _measured(
         raise UserError(
             "--address is for a device that is a node of a cluster; set device.place=node:RESOURCE"
         )
+    from engine.measure import measure_here
+
     with _bar(console) as bar:
         task = bar.add_task("measuring", total=None) if bar else None
 

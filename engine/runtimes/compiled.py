@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, fx
 
 from engine.bench import Subject, TorchSubject, stopwatch
-from engine.errors import UserError
+from engine.errors import UserError, first_line
 from engine.recipe import Device
 
 
@@ -21,7 +21,7 @@ def compiled(module: fx.GraphModule, images: Tensor, device: Device) -> Subject:
     try:
         whole(images)
     except Exception as error:
-        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        why = first_line(error)
         raise UserError(
             f"torch.compile cannot compile the network: {why}; set device.runtime to eager"
         ) from error

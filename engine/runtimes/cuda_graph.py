@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, fx
 
 from engine.bench import WARM_UP, CudaStopwatch, Subject, TorchSubject
-from engine.errors import UserError
+from engine.errors import UserError, first_line
 from engine.recipe import Device
 
 
@@ -30,7 +30,7 @@ def cuda_graph(module: fx.GraphModule, images: Tensor, device: Device) -> Subjec
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
-        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        why = first_line(error)
         raise UserError(
             f"the network cannot be captured as a CUDA graph: {why}; set device.runtime to eager"
         ) from error

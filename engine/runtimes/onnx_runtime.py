@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from engine.bench import REWARM, Reading, Subject, stopwatch
-from engine.errors import UserError
+from engine.errors import UserError, first_line
 from engine.export_formats import OPSET, require_tools
 from engine.recipe import Device
 
@@ -149,7 +149,7 @@ def _exported(module: fx.GraphModule, images: Tensor) -> bytes:
                 dynamo=False,
             )
     except Exception as error:
-        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        why = first_line(error)
         raise UserError(
             f"the network cannot be written for ONNX Runtime: {why}; set device.runtime to eager"
         ) from error

@@ -83,7 +83,7 @@ class Bench:
             sessions = session
             return found.latency if session == 1 else self.latency(found.spec)
 
-        return steady(measure, expected_ms, SLOWER), sessions
+        return steady(measure, expected_ms), sessions
 
 
 def budgets_of(bench: Bench) -> Budgets:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from cluster.device import measure
-from engine.closed_loop import SURPRISE, steady
+from engine.closed_loop import steady
 from engine.codec import decode, pretty
 from engine.errors import UserError
 from engine.exchange import SCRIPT, Request, load_plan, make_plan, read_result, script_source
@@ -99,7 +99,6 @@ class Measuring:
         spec: NetworkSpec,
         baseline: BaselineResult,
         expected_ms: float | None,
-        surprise: float = SURPRISE,
     ) -> Latency:
         """Measures one network, again where it is slower than expected.
 
@@ -109,7 +108,7 @@ class Measuring:
         def measured(session: int) -> Latency:
             return self.latencies(purpose, [spec], baseline, session)[0]
 
-        return steady(measured, expected_ms, surprise)
+        return steady(measured, expected_ms)
 
     def latencies(
         self,

@@ -150,14 +150,10 @@ def shortened(allocation: Allocation, base: Mapping[str, int], slower: float) ->
     may choose other steps, and lead to a network of which nothing was measured.
 
     Args:
-        base: widths that it started from.
-
-    Raises:
-        UserError: the start itself takes too long.
+        base: widths that it started from, which are left where they take too long themselves.
     """
     limit = allocation.limit
     start = _slower(allocation.start, slower)
-    check_room(start, limit)
     steps = [replace(s, usage=_slower(s.usage, slower)) for s in allocation.steps]
     while steps and steps[-1].usage.latency_ms > limit.latency_ms:
         steps.pop()

@@ -368,16 +368,18 @@ def take_visits(
     apart = ROUND_SECONDS if round_seconds is None else round_seconds
     visits = [Visit(network=REFERENCE, reading=read(REFERENCE, False))]
     done, total = 0, rounds * networks
-    began, late = time.monotonic(), math.inf
+    began = following = time.monotonic()
+    late = math.inf
     for turn in range(MOST_VISITS * rounds):
         again = [i for i in range(networks) if turn < rounds or not agree(visits, i, rounds)]
         if turn == rounds:
             late = time.monotonic() + max(AGAIN_SECONDS, (time.monotonic() - began) / 2)
         if turn >= rounds:
-            if time.monotonic() > late:
+            if not again or max(time.monotonic(), following) > late:
                 break
             total += len(again)
-        ends = time.monotonic() + apart
+        time.sleep(max(0.0, following - time.monotonic()))
+        following = time.monotonic() + apart
         patience = PATIENCE * len(again)
         for network in again:
             while patience and _disturbed(visits):
@@ -391,8 +393,6 @@ def take_visits(
             done += 1
             if on_progress:
                 on_progress(done, total)
-        if again and turn + 1 < rounds:
-            time.sleep(max(0.0, ends - time.monotonic()))
     return visits
 
 

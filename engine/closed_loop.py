@@ -11,22 +11,18 @@ MARGIN = 0.05
 """At most this share of the latency limit is left free for the noise of the next measurement."""
 TOLD = 0.01
 """Shares of a limit below this are not worth a round, however well they can be told."""
-SURPRISE = 0.15
-"""What takes this much longer than a latency model expects is measured again."""
 SLOWER = 0.03
-"""And what takes this much longer than it took when it was measured before.
+"""What takes this much longer than expected is measured again.
 
 Latencies of one network in sessions some minutes apart differ by 1 % (standard deviation, on a
-quiet shared machine), which the rounds of one session do not show.
+quiet shared machine) to 4 %, which the rounds of one session do not show.
 """
 TRIES = 3
 """Sessions at most until a network is not slower than expected."""
 
 
-def steady(
-    measure: Callable[[int], Latency], expected_ms: float | None, surprise: float = SURPRISE
-) -> Latency:
-    """Measures a network, again where it is surprisingly slow; the shortest latency counts.
+def steady(measure: Callable[[int], Latency], expected_ms: float | None) -> Latency:
+    """Measures a network, again where it is slower than expected; the shortest latency counts.
 
     On a machine that others use as well, a network can be a third slower for all of a session, and
     the smaller reference network beside it is not: the noise floor, which is what the rounds of one
@@ -34,12 +30,11 @@ def steady(
 
     Args:
         measure: in a session of its own, whose number it is told, from 1.
-        expected_ms: None where nothing is expected.
-        surprise: `SURPRISE` or, where a measurement expects it, `SLOWER`.
+        expected_ms: by a latency model or an earlier measurement; None where nothing is expected.
     """
     latency = measure(1)
     for session in range(2, TRIES + 1):
-        if expected_ms is None or latency.ms <= expected_ms * (1.0 + surprise):
+        if expected_ms is None or latency.ms <= expected_ms * (1.0 + SLOWER):
             break
         latency = min(latency, measure(session), key=lambda one: one.ms)
     return latency
@@ -57,12 +52,12 @@ def close_loop(
     The measured latency must keep the limit with room for the noise of one more measurement: half
     the noise floor, at most `MARGIN`. The model is rescaled by what was measured, both where the
     limit is missed and where latency ended the allocation but more than that room is left once
-    more. It also ends where a network comes again, or where the rescaled model leaves no network:
-    what was measured stands.
+    more. It also ends where a network comes again: what was measured stands.
 
     Where no round has kept the limit, the last one takes back steps of the nearest
     (`engine.allocation.shortened`): where the model is wrong by another factor for every network,
-    each new allocation may be over in its own way.
+    each new allocation may be over in its own way. So does one for which the rescaled model leaves
+    no network, down to the base widths: that these are too slow as well is only what it expects.
 
     Args:
         allocate: widths for a factor on the latency model.
@@ -78,31 +73,43 @@ def close_loop(
         UserError: ``allocate`` finds no network in the first round.
     """
     rounds: list[Round] = []
-    factor = room = 1.0
-    following = partial(allocate, factor)
+    allocation, factor, room = allocate(1.0), 1.0, 1.0
     while True:
-        try:
-            allocation = following()
-        except UserError:
-            if not rounds:
-                raise
-            break
-        if any(allocation.widths == done.allocation.widths for done in rounds):
-            break
         latency = steady(partial(measure, allocation.widths), allocation.usage.latency_ms)
         rounds.append(Round(allocation=allocation, latency=latency, factor=factor, room=room))
         used = share_used(latency, limit_ms)
         bound = "latency" in allocation.closed.values()
         if len(rounds) == most or is_full(latency, limit_ms) or (used < 1.0 and not bound):
             break
-        chosen = rounds[best(tuple(rounds), limit_ms)]
-        if len(rounds) == most - 1 and chosen.latency.ms > limit_ms:
-            room, factor = _room(chosen.latency), corrected(chosen)
-            following = partial(shortened, chosen.allocation, base, factor / chosen.factor)
-        else:
-            room, factor = _room(latency), corrected(rounds[-1])
-            following = partial(allocate, factor)
+        following = _following(rounds, allocate, base, limit_ms, last=len(rounds) == most - 1)
+        if following is None:
+            break
+        allocation, corrects = following
+        if any(allocation.widths == done.allocation.widths for done in rounds):
+            break
+        factor, room = corrected(corrects), _room(corrects.latency)
     return tuple(rounds)
+
+
+def _following(
+    rounds: list[Round],
+    allocate: Callable[[float], Allocation],
+    base: Mapping[str, int],
+    limit_ms: float,
+    *,
+    last: bool,
+) -> tuple[Allocation, Round] | None:
+    """Returns what the next round is to measure, and the round whose measurement led to it."""
+    latest, nearest = rounds[-1], rounds[best(tuple(rounds), limit_ms)]
+    over = nearest.latency.ms > limit_ms
+    if not (over and last):
+        try:
+            return allocate(corrected(latest)), latest
+        except UserError:
+            if not over:
+                return None
+    slower = corrected(nearest) / nearest.factor
+    return shortened(nearest.allocation, base, slower), nearest
 
 
 def share_used(latency: Latency, limit_ms: float) -> float:

@@ -454,10 +454,6 @@ def test_a_shortened_allocation_takes_back_no_more_steps_than_a_slower_device_as
     problem = data.draw(problems())
     found = problem.solve(data.draw(limits_for(problem)))
     most = found.limit.latency_ms
-    if found.start.latency_ms * slower > most:
-        with pytest.raises(UserError, match="the limit is"):
-            shortened(found, problem.start, slower)
-        return
     less = shortened(found, problem.start, slower)
     kept = len(less.steps)
     assert [(s.group, s.width) for s in less.steps] == [
@@ -466,7 +462,7 @@ def test_a_shortened_allocation_takes_back_no_more_steps_than_a_slower_device_as
     assert less.widths == problem.start | {s.group: s.width for s in found.steps[:kept]}
     assert less.usage.latency_ms == pytest.approx(slower * problem.cost(less.widths).latency_ms)
     assert less.usage.params == problem.cost(less.widths).params
-    assert less.usage.latency_ms <= most
+    assert less.usage.latency_ms <= most or not less.steps
     assert all(step.usage.latency_ms * slower > most for step in found.steps[kept:])
     assert less.closed.keys() == less.widths.keys()
     if kept == len(found.steps):

@@ -372,14 +372,27 @@ def test_the_noise_floor_is_that_of_the_ratio_to_the_reference(
     assert 0.95 < np.mean(floors) / (2 * np.std(ratios)) < most
 
 
-def test_rounds_begin_some_time_apart(monkeypatch: pytest.MonkeyPatch):
-    waited: list[float] = []
-    monkeypatch.setattr(bench.time, "monotonic", lambda: 0.0)
-    monkeypatch.setattr(bench.time, "sleep", waited.append)
-    take_visits(
-        lambda number, layers: reading(1.0), 1, rounds=3, per_layer=False, round_seconds=2.0
-    )
-    assert waited == [2.0, 2.0]
+def test_rounds_begin_some_time_apart_and_so_do_those_of_networks_that_disagree(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """A neighbour makes one network 40 % slower from 5 to 20 s; a visit takes 35 ms."""
+    now, rounds = 0.0, 8
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    def read(number: int, layers: bool) -> Reading:
+        sleep(0.035)
+        return reading(1.4 if 5 <= now <= 20 and number != REFERENCE else 1.0)
+
+    monkeypatch.setattr(bench.time, "sleep", sleep)
+    monkeypatch.setattr(bench.time, "monotonic", lambda: now)
+    visits = take_visits(read, 1, rounds=rounds, per_layer=False, round_seconds=2.0)
+    ms = [visit.reading.ms for visit in visits if visit.network == 0]
+    assert ms[:3] == [1.0] * 3 and ms[3:9] == [1.4] * 6
+    assert ms.count(1.0) == rounds
+    assert now == pytest.approx(2.0 * (len(ms) - 1), abs=0.2)
 
 
 def test_wall_statistics_are_of_all_calls_and_the_papers_of_the_first_fifty():

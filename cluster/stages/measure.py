@@ -1,7 +1,6 @@
 """The measure stage: the latency of the result."""
 
 from cluster.search import Search
-from engine.closed_loop import SLOWER
 from engine.results import BaselineResult, Candidate, Latency
 
 
@@ -15,6 +14,6 @@ def measure_stage(search: Search, answer: Candidate, baseline: BaselineResult) -
         "measure",
         Latency,
         (spec, search.recipe.device, measuring.repeats, baseline.latency.ms),
-        lambda: measuring.latency("measure", spec, baseline, answer.latency.ms, SLOWER),
+        lambda: measuring.latency("measure", spec, baseline, answer.latency.ms),
         lambda out: f"{out.ms:.3f} ms",
     )

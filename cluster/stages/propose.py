@@ -199,7 +199,7 @@ class Proposing:
                 break  # the corrected limit leaves no network: what was measured stands
             if any(spec == earlier for earlier, _ in seen):
                 break
-            latency = self._latency(spec)
+            latency = self._latency(spec, limit.latency_ms)
             seen.append((spec, latency))
             if is_full(latency, known.limit.latency_ms):
                 break
@@ -279,26 +279,33 @@ class Proposing:
         ms = self.predicted_ms(spec)
         if ms is None:
             with _no_fault_of_the_method():
-                measured = self._latency(spec)
+                measured = self._latency(spec, limit_ms)
             ms = share_used(measured, self._known.limit.latency_ms) * limit_ms
         return self._search.costs.usage(spec, ms)
 
-    def _latency(self, spec: NetworkSpec) -> Latency:
+    def _latency(self, spec: NetworkSpec, limit_ms: float) -> Latency:
         """Measures a network once, whatever methods come to it.
 
         Two sessions differ by noise: it would keep the limit for one method and not for another.
+
+        Args:
+            limit_ms: that the method is told, which says how far off the model is; see `_usage`.
         """
         if spec not in self._measured:
-            measuring, expected_ms = self._search.measuring, self._expected_ms(spec)
-            baseline = self._known.baseline
-            self._measured[spec] = measuring.latency("compare", spec, baseline, expected_ms)
+            measuring, known = self._search.measuring, self._known
+            self._measured[spec] = measuring.latency(
+                "compare",
+                spec,
+                known.baseline,
+                self._expected_ms(spec, known.limit.latency_ms / limit_ms),
+            )
         return self._measured[spec]
 
-    def _expected_ms(self, spec: NetworkSpec) -> float | None:
-        """Latency to be surprised by: of the model, outside of its box too."""
+    def _expected_ms(self, spec: NetworkSpec, slower: float) -> float | None:
+        """Latency by the model, outside of its box too; None where it has an op that is unknown."""
         try:
-            return self._model.predict(self._search.costs.of(spec))
-        except UserError:  # an op that it does not know
+            return slower * self._model.predict(self._search.costs.of(spec))
+        except UserError:
             return None
 
     def surface(self) -> ResponseSurface | None:

@@ -6,6 +6,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from cluster.bundles import bundle_of, lacking_node
 from cluster.tasks import result_of
 from engine.errors import UserError
 from engine.graph import load_graph
@@ -37,6 +38,8 @@ def measure(
             f"no node of the Ray cluster has the resource {resource!r} of device.place; start one "
             f"with `ray start --address=… --resources='{{\"{resource}\": 1}}'`"
         )
+    if resource and (lack := lacking_node("measurement", bundle_of(device))):
+        raise UserError(f"{lack}; start a node that has it, or change device")
     worker = _in_worker(device)
     return result_of(worker.remote(list(specs), reference, device, calls, rounds, per_layer))
 

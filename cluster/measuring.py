@@ -14,7 +14,7 @@ from engine.folder import Folder
 from engine.graph import load_graph
 from engine.measure import CARE, Measurement
 from engine.recipe import Device, Profile
-from engine.results import MOST_NOISE, BaselineResult, Latency
+from engine.results import BaselineResult, Latency
 from engine.spec import NetworkSpec
 from engine.store import RunStore
 
@@ -66,7 +66,7 @@ class Measuring:
         if self.device.place != "offline":
             self.start_ray()
             measured = measure(specs, reference, self.device, calls, rounds, per_layer)
-            _warn_of_noise(measured)
+            _warn(measured)
             return measured
         request = Request(
             purpose=purpose,
@@ -81,7 +81,7 @@ class Measuring:
         known = folder.read(_imported(request))
         if known is not None:
             measured = decode(Measurement, known, folder.path(_imported(request)))
-            _warn_of_noise(measured)
+            _warn(measured)
             return measured
         graph = load_graph(reference.model, reference.resolution)
         folder.write(_PLAN, pretty(make_plan(graph, request)))
@@ -134,16 +134,9 @@ class Measuring:
         return [timing.latency for timing in measured.relative_to(baseline.latency.ms).timings]
 
 
-def _warn_of_noise(measured: Measurement) -> None:
-    if measured.disturbed:
-        log.warning(
-            "others use the machine: %d of %d networks could not be measured to better than "
-            "%.0f %% (at worst %.0f %%); measure again in a quieter hour",
-            len(measured.disturbed),
-            len(measured.timings),
-            100 * MOST_NOISE,
-            100 * max(timing.latency.noise_floor for timing in measured.timings),
-        )
+def _warn(measured: Measurement) -> None:
+    if measured.warning:
+        log.warning("%s", measured.warning)
 
 
 def import_result(store: RunStore, data: bytes, what: str) -> Measurement:

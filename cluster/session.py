@@ -23,6 +23,7 @@ import ray
 from ray.exceptions import AuthenticationError
 
 from cluster.address import CLIENT, check_cluster, token_error
+from cluster.bundles import bundle_of, lacking_node
 from cluster.code import add_to_python_path, check_directory, travelling_code
 from cluster.signals import signals_kept
 from engine.errors import UserError
@@ -154,19 +155,11 @@ def _lack(recipe: Recipe) -> str:
             f"room for {places}"
         )
     training = {"CPU": resources.cpus_per_trial, "GPU": resources.gpu_share}
-    gpu = int(device.accelerator == "cuda")
-    measurement: dict[str, float] = {"CPU": device.threads, "GPU": gpu}
-    if device.node_resource:
-        measurement[device.node_resource] = 1
-    bundles: dict[str, dict[str, float]] = {"training": training}
+    lack = lacking_node("training", training)
     # That the device's node is not there at all is said when it is to be measured.
-    if device.place != "offline" and (device.node_resource or "CPU") in total:
-        bundles["measurement"] = measurement
-    for what, bundle in bundles.items():
-        if not any(all(n.get(k, 0) >= v for k, v in bundle.items()) for n in nodes):
-            needs = ", ".join(f"{amount:g} {kind}" for kind, amount in bundle.items() if amount)
-            return f"one {what} of the recipe needs {needs} on one node, which no node of Ray has"
-    return ""
+    if not lack and device.place != "offline" and (device.node_resource or "CPU") in total:
+        lack = lacking_node("measurement", bundle_of(device))
+    return lack
 
 
 def _fits(bundle: Mapping[str, int], node: Mapping[str, float]) -> int:

@@ -20,9 +20,10 @@ import math
 import os
 import platform
 import statistics
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager, suppress
 from copy import deepcopy
 from dataclasses import dataclass
@@ -459,22 +460,72 @@ def counting(visits: Sequence[Visit], network: int) -> list[Counted]:
 def pinned(threads: int) -> Generator[None]:
     """Keeps this thread, and those that it starts, on ``threads`` cores; PyTorch uses as many.
 
-    The last of the allowed cores, because interrupts go to the first ones. Systems without
-    affinity are left as they are.
+    On the first of `cores`. Systems without affinity are left as they are.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
-    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+    allowed = _affinity()
     try:
         if allowed is not None:
-            with suppress(OSError):  # a sandbox may forbid it
-                os.sched_setaffinity(0, sorted(allowed)[-threads:])
+            with suppress(OSError):  # a sandbox may forbid it; `pinning` tells
+                os.sched_setaffinity(0, cores(allowed)[:threads])
         yield
     finally:
         if allowed is not None:
             with suppress(OSError):
                 os.sched_setaffinity(0, allowed)
         torch.set_num_threads(before)
+
+
+def _affinity() -> set[int] | None:
+    """Cores that this thread may use; None on systems that do not tell."""
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+
+
+def most_threads() -> int:
+    """Returns how many threads have a core each on this machine."""
+    allowed = _affinity()
+    return (os.cpu_count() or 1) if allowed is None else len(allowed)
+
+
+def pinning(threads: int) -> str:
+    """Returns where `pinned` keeps a measurement."""
+    with pinned(threads):
+        on = _affinity()
+    if on is None or len(on) != threads:
+        return "nowhere: the system does not allow it"
+    return ", ".join(map(str, sorted(on)))
+
+
+def cores(allowed: Iterable[int], cpus: str = "/sys/devices/system/cpu") -> list[int]:
+    """Returns cores in the order in which measurements take them.
+
+    One thread of every core comes before the second ones, then the fastest cores, as a CPU may have
+    others that save power, and of equal ones the last, because interrupts go to the first.
+
+    Args:
+        allowed: logical CPUs, by number.
+        cpus: where Linux tells of them; where it does not, all are alike.
+    """
+
+    def told(cpu: int, name: str) -> str:
+        try:
+            with open(f"{cpus}/cpu{cpu}/{name}", encoding="utf-8") as file:
+                return file.read().strip()
+        except OSError:
+            return ""
+
+    def speed(cpu: int) -> int:
+        text = told(cpu, "cpu_capacity") or told(cpu, "cpufreq/cpuinfo_max_freq")
+        return int(text) if text.isdecimal() else 0
+
+    order = sorted(allowed, key=lambda cpu: (-speed(cpu), -cpu))
+    taken: dict[str, int] = {}
+    turns: dict[int, int] = {}
+    for cpu in order:
+        siblings = told(cpu, "topology/thread_siblings_list") or str(cpu)
+        turns[cpu] = taken[siblings] = taken.get(siblings, -1) + 1
+    return sorted(order, key=lambda cpu: turns[cpu])
 
 
 def facts(accelerator: str, threads: int) -> dict[str, str]:
@@ -484,7 +535,8 @@ def facts(accelerator: str, threads: int) -> dict[str, str]:
         "device": device_name(accelerator),
         "cpu": cpu_name(),
         "cores": str(os.cpu_count()),
-        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "instructions": _instructions(),
+        "pinned to": pinning(threads),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "system": platform.platform(),
@@ -508,23 +560,44 @@ def device_name(accelerator: str) -> str:
     """
     if accelerator == "cuda":
         return torch.cuda.get_device_name()
-    return f"{cpu_name()}, {torch.backends.cpu.get_cpu_capability()}"
+    return f"{cpu_name()}, {_instructions()}"
+
+
+def _instructions() -> str:
+    try:
+        return torch.backends.cpu.get_cpu_capability()
+    except AttributeError:
+        return "instructions unknown"  # PyTorch before 2.1 does not tell
 
 
 def cpu_name() -> str:
     """Returns what the board, or the CPU of a machine that is none, is called.
 
-    Boards of one maker may have one name for all their CPUs.
+    Boards of one maker may have one name for all their CPUs. Where Linux has no name of an ARM
+    core, it is what identifies its design.
     """
-    for path, key in (("/proc/device-tree/model", ""), ("/proc/cpuinfo", "model name")):
-        try:
-            with open(path, encoding="utf-8", errors="replace") as lines:
-                names = [line.partition(":")[2] if key else line for line in lines if key in line]
-        except OSError:
-            continue
-        if names:
-            return names[0].strip(" \n\0")
+    board = _text("/proc/device-tree/model").strip(" \n\0")
+    if board and board != "linux,dummy-virt":  # that of any virtual machine
+        return board
+    lines = [line.partition(":") for line in _text("/proc/cpuinfo").splitlines()]
+    told = {name.strip(): value.strip() for name, _, value in reversed(lines)}
+    if told.get("model name"):
+        return told["model name"]
+    arm = [told[name] for name in ("CPU implementer", "CPU part", "CPU variant") if name in told]
+    if arm:
+        return f"{platform.machine()} {' '.join(arm)}"
+    if sys.platform == "darwin":
+        asked = ["sysctl", "-n", "machdep.cpu.brand_string"]
+        return subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
     return platform.processor() or platform.machine()
+
+
+def _text(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except OSError:
+        return ""
 
 
 # The script ------------------------------------------------------------------------------------
@@ -562,10 +635,14 @@ def _read_plan(path: str) -> dict[str, Any]:
 
 
 def _measure(plan: dict[str, Any], file: Any) -> None:
-    accelerator, threads = plan["accelerator"], plan["threads"]
-    networks = [*plan["networks"], plan["reference"]]  # -1 is the reference
+    request, networks = plan["request"], [*plan["networks"], plan["reference"]]  # -1: reference
+    device, began = request["device"], time.monotonic()
+    accelerator, threads = device["accelerator"], device["threads"]
     if accelerator == "cuda" and not torch.cuda.is_available():
         sys.exit("the plan is for a CUDA device, but PyTorch finds none here")
+    if threads > most_threads():
+        sys.exit(f"the plan is for {threads} threads, but only {most_threads()} cores are here")
+    environment = facts(accelerator, threads)  # before minutes of measuring, not after
 
     def make(number: int) -> tuple[Subject, int]:
         network = networks[number]
@@ -575,7 +652,7 @@ def _measure(plan: dict[str, Any], file: Any) -> None:
         plain: nn.Module = names["build"]().eval()
         module = fx.symbolic_trace(plain).to(accelerator)
         images = torch.randn(network["input"]).to(accelerator)
-        if plan["layout"] == "channels_last":
+        if device["layout"] == "channels_last":
             module = module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
             images = images.contiguous(memory_format=torch.channels_last)
         params = sum(parameter.numel() for parameter in module.parameters())
@@ -589,10 +666,10 @@ def _measure(plan: dict[str, Any], file: Any) -> None:
     with pinned(threads), torch.inference_mode():
         try:
             visits = take_visits(
-                lambda number, layers: subjects.read(number, plan["calls"], layers),
+                lambda number, layers: subjects.read(number, request["calls"], layers),
                 len(networks) - 1,
-                rounds=plan["rounds"],
-                per_layer=plan["per_layer"],
+                rounds=request["rounds"],
+                per_layer=request["per_layer"],
                 on_progress=progress,
             )
         except TooCoarse:
@@ -600,9 +677,8 @@ def _measure(plan: dict[str, Any], file: Any) -> None:
         except OutOfMemory as error:
             said = str(error).splitlines()[0]
             sys.exit(f"out of GPU memory ({said}); make the plan with a lower profile.max_width")
-        environment = facts(accelerator, threads)
     print(file=sys.stderr)
-    file.write(f"# plan: {plan['digest']}\n")
+    file.write(f"# plan: {plan['digest']}\n# seconds: {time.monotonic() - began:.1f}\n")
     for name, value in environment.items():
         file.write(f"# {name}: {value}\n")
     write_visits(visits, file)

@@ -46,6 +46,11 @@ def check_present(device: Device) -> None:
             "device.accelerator is 'cuda' but PyTorch finds no CUDA device here; "
             "run on a machine with one or set device.accelerator to cpu"
         )
+    if device.threads > bench.most_threads():
+        raise UserError(
+            f"device.threads is {device.threads}, but this machine gives the program "
+            f"{bench.most_threads()} cores; set it to so many at most"
+        )
     if device.runtime == "onnxruntime" and find_spec("onnxruntime") is None:
         raise UserError(
             "device.runtime is 'onnxruntime', which is not installed; `pip install onnxruntime`"

@@ -42,7 +42,6 @@ class PlannedNetwork:
 
     __pydantic_config__ = STRICT
 
-    spec: NetworkSpec
     input: tuple[int, int, int, int]
     source: str
 
@@ -80,12 +79,6 @@ class Plan:
 
     digest: str
     request: Request
-    accelerator: str
-    threads: int
-    layout: str
-    calls: int
-    rounds: int
-    per_layer: bool
     reference: PlannedNetwork
     networks: tuple[PlannedNetwork, ...]
 
@@ -106,12 +99,6 @@ def make_plan(graph: NetworkGraph, request: Request) -> Plan:
     return Plan(
         digest=request.digest,
         request=request,
-        accelerator=device.accelerator,
-        threads=device.threads,
-        layout=device.layout,
-        calls=request.calls,
-        rounds=request.rounds,
-        per_layer=request.per_layer,
         reference=_planned(graph, request.reference, device.batch),
         networks=tuple(_planned(graph, spec, device.batch) for spec in request.specs),
     )
@@ -123,7 +110,7 @@ def write_plan(path: Path, plan: Plan) -> Path:
     Raises:
         UserError: they cannot be written, or another script of that name is there.
     """
-    script, source = path.with_name(SCRIPT), script_source()
+    script, source = path.parent / SCRIPT, script_source()
     try:
         there = script.read_bytes() if script.exists() else source
     except OSError as error:
@@ -167,6 +154,7 @@ def read_result(data: bytes, request: Request, what: str) -> Measurement:
     ops = {frozenset(v.reading.layer_ms) for v in visits if v.network != REFERENCE}
     if len(ops) > 1 or (request.per_layer and ops == {frozenset[str]()}):
         raise UserError(f"{what} has not the times of the same ops for every network")
+    seconds = _time(head.pop("seconds", None), f"the head of {what}")
     environment = {name: value for name, value in head.items() if name != "plan"}
     device = request.device
     return Measurement(
@@ -181,6 +169,7 @@ def read_result(data: bytes, request: Request, what: str) -> Measurement:
             "power": "not measured: the script reads no sensor",
         },
         timings=tuple(summarise(request.specs, visits)),
+        seconds=seconds,
     )
 
 
@@ -215,7 +204,7 @@ def _planned(graph: NetworkGraph, spec: NetworkSpec, batch: int) -> PlannedNetwo
             "other ops; use layers of torch.nn alone"
         )
     shape = (batch, spec.model.channels, spec.resolution, spec.resolution)
-    return PlannedNetwork(spec=spec, input=shape, source=source)
+    return PlannedNetwork(input=shape, source=source)
 
 
 def _ops(module: fx.GraphModule) -> list[str]:
@@ -236,15 +225,15 @@ def _parts(data: bytes, what: str) -> tuple[dict[str, str], list[dict[str, str]]
         raise UserError(f"{what} is no text; {_REMEDY}") from None
     head = [line[1:].partition(":") for line in lines if line.startswith("#")]
     reader = csv.DictReader(io.StringIO("\n".join(line for line in lines if line[:1] != "#")))
-    missing = [name for name in bench.COLUMNS if name not in (reader.fieldnames or ())]
+    try:
+        found, rows = reader.fieldnames or (), list(reader)
+    except csv.Error as error:
+        raise UserError(f"{what} is damaged ({error}); measure again") from None
+    missing = [name for name in bench.COLUMNS if name not in found]
     if missing:
         raise UserError(
             f"{what} has no column {missing[0]!r} of {', '.join(bench.COLUMNS)}; {_REMEDY}"
         )
-    try:
-        rows = list(reader)
-    except csv.Error as error:
-        raise UserError(f"{what} is damaged ({error}); measure again") from None
     if not rows:
         raise UserError(f"{what} holds no rows; measure again")
     return {name.strip(): value.strip() for name, _, value in head}, rows

@@ -6,7 +6,8 @@ become figures.
 
 import math
 import statistics
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -29,7 +30,7 @@ from engine.codec import STRICT
 from engine.environment import check_present, environment
 from engine.errors import UserError
 from engine.graph import NetworkGraph, graph_of
-from engine.power import measure_energy, power_meter
+from engine.power import SensorFailed, measure_energy, power_meter
 from engine.profile_key import ProfileKey
 from engine.recipe import Device
 from engine.results import MOST_NOISE, Latency
@@ -85,6 +86,7 @@ class Measurement:
     Attributes:
         key: what the figures are valid for.
         environment: the machine, its software and its state.
+        seconds: that it took.
     """
 
     __pydantic_config__ = STRICT
@@ -92,6 +94,7 @@ class Measurement:
     key: ProfileKey
     environment: dict[str, str]
     timings: tuple[Timing, ...]
+    seconds: float
 
     def relative_to(self, reference_ms: float) -> "Measurement":
         """Returns the latencies as if the reference took ``reference_ms``; see `Timing.rescaled`.
@@ -107,6 +110,18 @@ class Measurement:
         """Networks whose noise floor is above `MOST_NOISE`."""
         return tuple(t.spec for t in self.timings if t.latency.noise_floor > MOST_NOISE)
 
+    @property
+    def warning(self) -> str:
+        """What a user is to know of their noise; empty if nothing."""
+        if not self.disturbed:
+            return ""
+        worst = max(timing.latency.noise_floor for timing in self.timings)
+        return (
+            f"others use the machine: {len(self.disturbed)} of {len(self.timings)} networks could "
+            f"not be measured to better than {100 * MOST_NOISE:.0f} % (at worst "
+            f"{100 * worst:.0f} %); measure again in a quieter hour"
+        )
+
     def with_quieter(self, again: "Measurement") -> "Measurement":
         """Returns each network's timing from whichever of two sessions has the lower noise floor.
 
@@ -115,6 +130,7 @@ class Measurement:
         others = {t.spec: t for t in again.relative_to(self.timings[0].reference_ms).timings}
         return replace(
             self,
+            seconds=self.seconds + again.seconds,
             timings=tuple(
                 min(t, others.get(t.spec, t), key=lambda one: one.latency.noise_floor)
                 for t in self.timings
@@ -139,7 +155,8 @@ def measure_here(
     """
 
     def session(specs: Sequence[NetworkSpec]) -> Measurement:
-        timings = time_networks(
+        began = time.monotonic()
+        timings, failure = _timed(
             graph,
             specs,
             reference,
@@ -149,10 +166,12 @@ def measure_here(
             per_layer=per_layer,
             on_progress=on_progress,
         )
+        seconds, found = time.monotonic() - began, environment(device)
         return Measurement(
             key=ProfileKey.of(device, device_name(device.accelerator)),
-            environment=environment(device),
+            environment=found | {"power": failure} if failure else found,
             timings=tuple(timings),
+            seconds=seconds,
         )
 
     measured = session(specs)
@@ -189,7 +208,7 @@ def time_networks(
         rounds: times every network is visited, at least 2; more often if it was disturbed, see
             `engine.bench.take_visits`.
         per_layer: whether ops are timed too, in further forwards of the same kind. The energy of
-            all networks is measured where they are not, that of the first where they are, if a
+            all networks is measured where they are not, that of the reference where they are, if a
             sensor answers.
         on_progress: is told visits done and visits in all.
 
@@ -197,8 +216,32 @@ def time_networks(
         UserError: no such device here, a runtime that cannot take a network, a clock too coarse
             for it, or too little GPU memory.
     """
+    return _timed(
+        graph,
+        specs,
+        reference,
+        device,
+        calls=calls,
+        rounds=rounds,
+        per_layer=per_layer,
+        on_progress=on_progress,
+    )[0]
+
+
+def _timed(
+    graph: NetworkGraph,
+    specs: Sequence[NetworkSpec],
+    reference: NetworkSpec,
+    device: Device,
+    *,
+    calls: int,
+    rounds: int,
+    per_layer: bool,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> tuple[list[Timing], str]:
+    """See `time_networks`; with it, why energy is missing although there is a sensor."""
     if device.runtime == "synthetic":
-        return [_synthetic(graph, spec, reference, device, per_layer) for spec in specs]
+        return [_synthetic(graph, spec, reference, device, per_layer) for spec in specs], ""
     check_present(device)
     networks = [*specs, reference]  # -1 is REFERENCE
 
@@ -220,8 +263,8 @@ def time_networks(
                 on_progress=on_progress,
             )
             timings = summarise(specs, visits)
-            powered = timings[:1] if per_layer else timings
-            return [*_with_energy(powered, subjects, device), *timings[len(powered) :]]
+            powered = {reference} if per_layer else set(specs)
+            return _with_energy(timings, powered, subjects, device)
         except TooCoarse:
             raise UserError(
                 "the clock of this machine is too coarse to time one forward; "
@@ -355,14 +398,23 @@ def _percentile(values: Sequence[float], share: float) -> float:
 
 
 def _with_energy(
-    timings: list[Timing], subjects: Subjects[NetworkSpec], device: Device
-) -> list[Timing]:
-    """Adds energy, one network after another, where a sensor answers."""
+    timings: list[Timing],
+    powered: Collection[NetworkSpec],
+    subjects: Subjects[NetworkSpec],
+    device: Device,
+) -> tuple[list[Timing], str]:
+    """Adds energy to ``powered``, one network after another, where a sensor answers.
+
+    A sensor that fails loses no times: energy is left out, and why is returned.
+    """
     meter, _ = power_meter(device.accelerator)
     if meter is None:
-        return timings
+        return timings, ""
     found: list[Timing] = []
     for timing in timings:
+        if timing.spec not in powered:
+            found.append(timing)
+            continue
         subject = subjects.warmed(timing.spec)
 
         def forward(subject: Subject = subject) -> None:
@@ -370,7 +422,10 @@ def _with_energy(
             if device.accelerator == "cuda":
                 torch.cuda.synchronize()
 
-        energy = measure_energy(meter, forward)
+        try:
+            energy = measure_energy(meter, forward)
+        except SensorFailed as error:
+            return timings, f"not measured: {meter.name} failed: {error}"
         latency = replace(
             timing.latency,
             energy_mj=energy.energy_mj,
@@ -378,7 +433,7 @@ def _with_energy(
             idle_mw=energy.idle_mw,
         )
         found.append(replace(timing, latency=latency))
-    return found
+    return found, ""
 
 
 def _synthetic(

@@ -21,6 +21,10 @@ SAMPLE_SECONDS = 0.005
 """Least time between two readings of a sensor that tells power, not energy."""
 
 
+class SensorFailed(Exception):
+    """A sensor that has answered before does not."""
+
+
 class PowerMeter(Protocol):
     """A sensor of the device.
 
@@ -34,6 +38,9 @@ class PowerMeter(Protocol):
         """Returns the energy used since a moment in the past that stays the same, in mJ.
 
         Only differences of two readings count. It must be read at least once a minute.
+
+        Raises:
+            SensorFailed: it does not answer.
         """
         ...
 
@@ -113,9 +120,7 @@ def power_meter(accelerator: str, system: Path = SYSTEM) -> tuple[PowerMeter | N
         return None, "the system shows no RAPL counter and no INA sensor"
     try:
         return RaplMeter(domains), ""
-    except PermissionError as error:
-        return None, f"{error.filename} may be read by root only"
-    except (OSError, ValueError) as error:
+    except SensorFailed as error:
         return None, f"RAPL does not answer: {error}"
 
 
@@ -143,7 +148,7 @@ class RaplMeter:
         domains: directories of the packages.
 
     Raises:
-        OSError, ValueError: a counter cannot be read.
+        SensorFailed: a counter cannot be read.
     """
 
     name = "RAPL, CPU packages"
@@ -196,7 +201,7 @@ class JetsonMeter:
                     # their supply, as VIN_SYS_5V0, do not say what all of it takes.
                     if "IN" in label.read_text().strip().split("_"):
                         return cls(sensor, int(label.name[2 : -len("_label")]))
-                except (OSError, ValueError):
+                except (OSError, ValueError, SensorFailed):
                     continue
         return None
 
@@ -219,7 +224,7 @@ class NvmlMeter:
         handle: of the GPU.
 
     Raises:
-        NVMLError: the GPU has no such counter.
+        SensorFailed: the GPU has no such counter.
     """
 
     name = "NVML energy counter"
@@ -231,7 +236,10 @@ class NvmlMeter:
 
     def energy_mj(self) -> float:
         """Returns the energy since the driver was loaded, in mJ."""
-        return float(self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle))
+        try:
+            return float(self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle))
+        except self._nvml.NVMLError as error:
+            raise SensorFailed(str(error)) from None
 
 
 def _nvml_meter() -> tuple[PowerMeter | None, str]:
@@ -240,7 +248,7 @@ def _nvml_meter() -> tuple[PowerMeter | None, str]:
         return None, why
     try:
         return NvmlMeter(nvml, _gpu(nvml)), ""
-    except nvml.NVMLError as error:
+    except (nvml.NVMLError, SensorFailed) as error:
         return None, f"NVML does not tell energy: {error}"
 
 
@@ -292,4 +300,9 @@ def _gpu(nvml: Any) -> Any:
 
 
 def _number(path: Path) -> float:
-    return float(path.read_text())
+    try:
+        return float(path.read_text())
+    except PermissionError:
+        raise SensorFailed(f"{path} may be read by root only") from None
+    except (OSError, ValueError) as error:
+        raise SensorFailed(f"{path}: {error}") from None

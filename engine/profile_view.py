@@ -28,7 +28,10 @@ def render_profile(result: ProfileResult, base: Timing) -> RenderableType:
     if latency.cpu_ms is not None:
         figures.add_row("CPU time", f"median {milliseconds(latency.cpu_ms)}")
     if latency.energy_mj is not None and latency.power_mw is not None:
-        energy = f"{latency.energy_mj:.3g} mJ a forward, {latency.power_mw / 1e3:.3g} W"
+        watts = f"{latency.power_mw / 1e3:.3g} W"
+        if latency.idle_mw is not None:
+            watts += f", {latency.idle_mw / 1e3:.3g} W when idle"
+        energy = f"{latency.energy_mj:.3g} mJ a forward, {watts}"
         figures.add_row("energy", f"{energy} ({result.environment['power']})")
     figures.add_row("networks not seen", str(len(quality.measured_ms)))
     figures.add_row("MAPE", percent(quality.mape))

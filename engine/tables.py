@@ -56,12 +56,13 @@ def read_table(path: Path) -> tuple[TableRow, ...]:
         raise UserError(f"a table of layers ends in .csv or .parquet, {path} does not")
     try:
         table: Any = _parsed(path)
+        names: list[str] = table.column_names
     except OSError as error:
         raise UserError(f"cannot read {path}: {str(error).splitlines()[0]}") from None
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowInvalid, UnicodeDecodeError) as error:
         why = str(error).splitlines()[0]
         raise UserError(f"{path} is no table of layers ({why}); see docs/profile.md") from None
-    _check_columns(path, table.column_names)
+    _check_columns(path, names)
     if not table.num_rows:
         raise UserError(f"{path} holds no rows; a table has one for each layer")
     return tuple(_row(path, number, row) for number, row in enumerate(table.to_pylist(), start=1))

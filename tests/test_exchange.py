@@ -52,7 +52,9 @@ def visit(network: int, ms: float, **layers: float) -> Visit:
 
 def table_of(path: Path, request: Request, visits: list[Visit]) -> bytes:
     with path.open("w") as file:
-        file.write(f"# plan: {request.digest}\n# device: Board 3000\n# torch: 9.9\n")
+        file.write(
+            f"# plan: {request.digest}\n# seconds: 12.5\n# device: Board 3000\n# torch: 9.9\n"
+        )
         write_visits(visits, file)
     return path.read_bytes()
 
@@ -126,11 +128,14 @@ def test_a_table_says_what_was_measured(graph: NetworkGraph, tmp_path: Path):
     assert measured.key.device == "Board 3000"
     assert measured.environment["torch"] == "9.9"
     assert "not measured" in measured.environment["power"]
+    assert measured.seconds == 12.5 and "seconds" not in measured.environment
 
 
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
+        ("# seconds: 12.5", "# seconds: long", r"the head of r\.csv has the time 'long'"),
+        ("visit,", "v" * 200_000 + ",", r"r\.csv is damaged \(field larger than"),
         ("# plan: ", "# plan: x", r"r\.csv is of the plan x\w+, not of \w+; measure the plan"),
         ("counted_ms", "ms", r"no column 'counted_ms' of visit, network, op"),
         ("a,0.5", "a,-0.5", r"row 5 of r\.csv has the time '-0.5'; a time is .* not negative"),

@@ -23,7 +23,7 @@ from engine.errors import UserError
 from engine.exchange import Request, make_plan
 from engine.graph import NetworkGraph, load_graph
 from engine.measure import Timing, median_floor, noise_floor, summarise
-from engine.power import Energy
+from engine.power import Energy, SensorFailed
 from engine.recipe import Device
 from engine.spec import ModelRef, NetworkSpec
 
@@ -450,6 +450,55 @@ def test_a_measurement_stays_on_its_cores_and_gives_them_back():
     assert (os.sched_getaffinity(0), torch.get_num_threads()) == (before, threads)
 
 
+def core(cpus: Path, number: int, siblings: str, speed: int) -> None:
+    for name, text in (
+        ("topology/thread_siblings_list", siblings),
+        ("cpufreq/cpuinfo_max_freq", str(speed)),
+    ):
+        path = cpus / f"cpu{number}" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{text}\n")
+
+
+def test_fast_cores_come_first_and_second_threads_of_a_core_last(tmp_path: Path):
+    """Two fast cores of two threads each, and two slow ones."""
+    for number in range(4):
+        core(tmp_path, number, ("0-1", "2-3")[number // 2], 5_000_000)
+    for number in (4, 5):
+        core(tmp_path, number, str(number), 3_000_000)
+    assert bench.cores({*range(6)}, str(tmp_path)) == [3, 1, 5, 4, 2, 0]
+    assert bench.cores({0, 1, 4}, str(tmp_path)) == [1, 4, 0]
+    assert bench.cores({0, 1, 4}, str(tmp_path / "none")) == [4, 1, 0]
+
+
+def test_more_threads_than_cores_are_refused():
+    most = bench.most_threads()
+    assert environment(Device(threads=most))["threads"] == str(most)
+    with pytest.raises(UserError, match=rf"threads is {most + 1}, but .* the program {most} cores"):
+        environment(Device(threads=most + 1))
+
+
+@pytest.mark.parametrize(
+    ("board", "cpu", "name"),
+    [
+        ("NVIDIA Jetson Orin Nano\0", "", "NVIDIA Jetson Orin Nano"),
+        ("", "model name\t: One\nmodel name\t: Two\n", "One"),
+        (
+            "linux,dummy-virt",
+            "CPU implementer\t: 0x41\nCPU variant\t: 0x3\nCPU part\t: 0xd0c\n",
+            "0x41 0xd0c 0x3",
+        ),
+    ],
+)
+def test_a_device_is_called_by_what_tells_it_from_others(
+    monkeypatch: pytest.MonkeyPatch, board: str, cpu: str, name: str
+):
+    files = {"/proc/device-tree/model": board, "/proc/cpuinfo": cpu}
+    monkeypatch.setattr(bench, "_text", files.__getitem__)
+    monkeypatch.setattr(bench.platform, "machine", lambda: "aarch64")
+    assert bench.cpu_name() in (name, f"aarch64 {name}")
+
+
 def test_real_networks_are_timed_op_by_op(graph: NetworkGraph, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(bench, "ROUND_SECONDS", 0.0)
     specs = [graph.spec(40, 0.1), graph.spec(32, 0.05)]
@@ -568,7 +617,7 @@ def test_the_environment_states_what_a_figure_is_valid_for():
 
 
 @pytest.mark.parametrize("per_layer", [True, False])
-def test_energy_is_of_all_networks_but_in_a_profile_of_the_first(
+def test_energy_is_of_all_networks_but_in_a_profile_of_the_reference(
     graph: NetworkGraph, monkeypatch: pytest.MonkeyPatch, per_layer: bool
 ):
     """What was counted is told of the network that ran meanwhile."""
@@ -584,11 +633,27 @@ def test_energy_is_of_all_networks_but_in_a_profile_of_the_first(
     monkeypatch.setattr(measure, "measure_energy", energy)
     specs = [graph.spec(32, 0.05), graph.spec(32, 0.1)]
     timings = measure.time_networks(
-        graph, specs, specs[0], Device(), calls=3, rounds=2, per_layer=per_layer
+        graph, specs, specs[1], Device(), calls=3, rounds=2, per_layer=per_layer
     )
     assert [t.spec for t in timings] == specs
-    expected = [1.0, None] if per_layer else [1.0, 2.0]
+    expected = [None, 1.0] if per_layer else [1.0, 2.0]
     assert [t.latency.energy_mj for t in timings] == expected
+
+
+def test_a_sensor_that_fails_loses_no_times(graph: NetworkGraph, monkeypatch: pytest.MonkeyPatch):
+    def failing(meter: object, forward: Callable[[], None]) -> Energy:
+        raise SensorFailed("it hangs")
+
+    class Meter:
+        name = "a sensor"
+
+    monkeypatch.setattr(bench, "ROUND_SECONDS", 0.0)
+    monkeypatch.setattr(measure, "power_meter", lambda accelerator: (Meter(), ""))
+    monkeypatch.setattr(measure, "measure_energy", failing)
+    spec = graph.spec(32, 0.05)
+    found = measure.measure_here(graph, [spec], spec, Device(), calls=3, rounds=2, per_layer=False)
+    assert found.timings[0].latency.ms > 0 and found.timings[0].latency.energy_mj is None
+    assert found.environment["power"] == "not measured: a sensor failed: it hangs"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

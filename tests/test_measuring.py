@@ -33,9 +33,9 @@ def measured(
 
     def session(_graph: object, specs: Sequence[NetworkSpec], *_: object, **__: object):
         asked.append(list(specs))
-        return list(sessions[len(asked) - 1])
+        return list(sessions[len(asked) - 1]), ""
 
-    monkeypatch.setattr(measure, "time_networks", session)
+    monkeypatch.setattr(measure, "_timed", session)
     found = measure_here(
         GRAPH, [CALM, LOUD], REFERENCE, Device(), calls=1, rounds=2, per_layer=False
     )

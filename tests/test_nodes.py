@@ -173,6 +173,8 @@ def test_a_device_that_is_a_node_is_measured_by_one_at_a_time(nodes: RayCluster)
     assert list(found.timings) == here
     with pytest.raises(UserError, match="no node of the Ray cluster has the resource 'camera'"):
         measure([base], base, replace(board, place="node:camera"), 3, 2, False)
+    with pytest.raises(UserError, match=r"one measurement of the recipe needs 64 CPU, 1 board on"):
+        measure([base], base, replace(board, threads=64), 3, 2, False)
 
 
 def test_a_node_is_profiled_as_this_machine_is(

@@ -4,7 +4,14 @@ from types import SimpleNamespace
 import pytest
 
 from engine import power
-from engine.power import JetsonMeter, NvmlMeter, RaplMeter, measure_energy, power_meter
+from engine.power import (
+    JetsonMeter,
+    NvmlMeter,
+    RaplMeter,
+    SensorFailed,
+    measure_energy,
+    power_meter,
+)
 
 
 class Clock:
@@ -109,9 +116,33 @@ def test_a_board_that_labels_only_parts_of_its_supply_says_so(tmp_path: Path):
     assert why == "the board has an INA3221 sensor, but none of its rails is the board's input"
 
 
+def test_a_sensor_that_stops_answering_says_so(tmp_path: Path):
+    (package,) = rapl(tmp_path, 0)
+    meter, _ = power_meter("cpu", tmp_path)
+    assert meter is not None
+    (package / "energy_uj").unlink()
+    with pytest.raises(SensorFailed, match="energy_uj"):
+        meter.energy_mj()
+    (package / "energy_uj").write_text("gone\n")
+    with pytest.raises(SensorFailed, match=r"energy_uj.*gone"):
+        meter.energy_mj()
+
+    class Lost(Exception):
+        pass
+
+    def count(handle: object) -> int:
+        raise Lost("GPU is lost")
+
+    nvml = SimpleNamespace(NVMLError=Lost, nvmlDeviceGetTotalEnergyConsumption=count)
+    with pytest.raises(SensorFailed, match="GPU is lost"):
+        NvmlMeter(nvml, None)
+
+
 def test_nvml_counts_by_itself():
     readings = iter([7, 1_000, 1_500])
-    nvml = SimpleNamespace(nvmlDeviceGetTotalEnergyConsumption=lambda handle: next(readings))
+    nvml = SimpleNamespace(
+        NVMLError=OSError, nvmlDeviceGetTotalEnergyConsumption=lambda handle: next(readings)
+    )
     meter = NvmlMeter(nvml, None)
     assert meter.energy_mj() - meter.energy_mj() == -500
 

@@ -62,6 +62,13 @@ def test_other_columns_are_named(tmp_path: Path):
         read_table(written(tmp_path / "a.csv", ROW, columns=(*COLUMNS, "ms")))
 
 
+def test_a_head_in_another_encoding_is_one_line(tmp_path: Path):
+    path = tmp_path / "a.csv"
+    path.write_bytes(",".join([*COLUMNS, "Gerät"]).encode("cp1252") + b"\n")
+    with pytest.raises(UserError, match=r"a\.csv is no table of layers \(.*codec"):
+        read_table(path)
+
+
 def test_a_table_without_rows_or_of_another_kind_is_refused(tmp_path: Path):
     with pytest.raises(UserError, match="holds no rows"):
         read_table(written(tmp_path / "a.csv"))

@@ -1,6 +1,5 @@
 """The profile stage: a latency model of the device for the network that is scaled."""
 
-import time
 from pathlib import Path
 
 from cluster.search import Search
@@ -20,10 +19,9 @@ def profile_stage(search: Search, baseline: BaselineResult) -> ProfileResult:
     def run() -> ProfileResult:
         if settings.file:
             return filed_profile(search, baseline.key)
-        began = time.monotonic()
         measured = search.measuring("profile", profiling.specs, profiling.base, per_layer=True)
         measured.key.check(baseline.key, "the device of the profile")
-        return profiling.result(measured.relative_to(baseline.latency.ms), time.monotonic() - began)
+        return profiling.result(measured.relative_to(baseline.latency.ms))
 
     uses = (
         profiling.base,

@@ -3,7 +3,6 @@
 import argparse
 import os
 import shlex
-import time
 from contextlib import nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,7 +19,7 @@ from engine.commands.options import (
     names_recipe,
     run_directory,
 )
-from engine.errors import UserError
+from engine.errors import StorageError, UserError
 from engine.limits import Limits
 from engine.recipe import Recipe, override
 from engine.store import RunStore
@@ -108,6 +107,7 @@ def _profile(arguments: argparse.Namespace, console: Console) -> None:
         per_layer=True,
     )
     if arguments.plan:
+        _check_writable(arguments.plan, "--plan")
         script = write_plan(arguments.plan, make_plan(profiling.graph, request))
         console.print(
             f"{len(specs)} networks are planned. Copy {arguments.plan} and {script} to the device "
@@ -116,15 +116,16 @@ def _profile(arguments: argparse.Namespace, console: Console) -> None:
             soft_wrap=True,
         )
         return
-    began = time.monotonic()
+    _check_writable(arguments.out, "--out")
     if table is not None:
         measured = read_result(table, request, str(arguments.table))
     else:
-        _check_writable(arguments.out)
         measured = _measured(profiling.graph, request, arguments.address, console)
-    result = profiling.result(measured, time.monotonic() - began)
-    write_profile(arguments.out, result, measured.timings)
+    result = profiling.result(measured)
     console.print(render_profile(result, measured.timings[0]))
+    if measured.warning:
+        console.print(measured.warning, soft_wrap=True)
+    write_profile(arguments.out, result, measured.timings)
     field = shlex.quote(f"profile.file={arguments.out}")
     console.print(f"written; use it with: hacscale run … --set {field}", soft_wrap=True)
 
@@ -174,9 +175,12 @@ def _import_into_run(arguments: argparse.Namespace, table: bytes, console: Conso
 
     try:
         store = RunStore(run_directory(arguments))
+    except StorageError:
+        raise
     except UserError:
         return False
-    if names_recipe(arguments.run) and awaited(store) != plan_of(table, str(arguments.table)):
+    waits_for_it = awaited(store) == plan_of(table, str(arguments.table))
+    if not waits_for_it and _names_network(arguments):
         return False
     measured = import_result(store, table, str(arguments.table))
     console.print(
@@ -184,6 +188,14 @@ def _import_into_run(arguments: argparse.Namespace, table: bytes, console: Conso
         f"with:\n  hacscale resume {shlex.quote(store.location)}",
         soft_wrap=True,
     )
+    return True
+
+
+def _names_network(arguments: argparse.Namespace) -> bool:
+    try:
+        _wanted(arguments)
+    except UserError:
+        return False
     return True
 
 
@@ -229,10 +241,10 @@ def _read(path: Path) -> bytes:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
 
 
-def _check_writable(out: Path) -> None:
-    """Said before minutes of measuring, not after."""
-    if not os.access(out if out.exists() else out.absolute().parent, os.W_OK) or out.is_dir():
-        raise UserError(f"cannot write {out}; give another --out")
+def _check_writable(path: Path, option: str) -> None:
+    """Said before minutes of measuring, not after. A file is replaced by one made beside it."""
+    if (path.exists() and not path.is_file()) or not os.access(path.absolute().parent, os.W_OK):
+        raise UserError(f"cannot write {path}; give another file by {option}")
 
 
 def _bar(console: Console) -> "Progress | nullcontext[None]":

@@ -20,6 +20,8 @@ def compiled(module: fx.GraphModule, images: Tensor, device: Device) -> Subject:
     whole = torch.compile(module, dynamic=False, fullgraph=True)
     try:
         whole(images)
+    except torch.OutOfMemoryError:
+        raise  # what to do about it, who measures knows
     except Exception as error:
         why = first_line(error)
         raise UserError(

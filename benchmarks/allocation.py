@@ -10,8 +10,9 @@ most of a question. The ratio compares questions of the allocator that are new t
 group, with predictions of the whole networks, interleaved in the same run. These times are CPU time
 of the one thread.
 
-"Three limits" is `hacscale allocate` with three latency limits, "frontier" the same with
-`--frontier`, on a run that has such a network: wall clock of the whole command, its start included.
+"Three limits" is `hacscale allocate` with three latency limits, by Algorithm 1 and by the response
+surface, which runs it with each of its rules; "frontier" the same with `--frontier`. They are asked
+of a run that has such a network: wall clock of the whole command, its start included.
 Writes docs/results/allocation.json, docs/allocation.svg and the table in docs/allocation.md.
 """
 
@@ -42,18 +43,21 @@ from engine.measure import Timing, time_networks
 from engine.provenance import run_info
 from engine.recipe import Allocate, Device, Profile
 from engine.recipes import RECIPES
+from engine.response import ResponseSurface
 from engine.results import ImportancePredictor
 from engine.spec import ModelRef, NetworkSpec
 from engine.store import RunStore
-from engine.widening import NetworkWidening, plateaus
+from engine.widening import LayerCosts, NetworkWidening, plateaus
 
 CHAIN = "allocation:chain"
 NETWORKS = {
     **{f"{CHAIN}{groups}": 32 for groups in (8, 20, 50)},
     **{"vgg11": 32, "resnet18": 224, "resnet50": 224},
 }
+LIMITS = ("--latency", "1.5x", "2x", "2.5x", "--params", "2x")
 COMMANDS = {
-    "limits": ("--latency", "1.5x", "2x", "2.5x", "--params", "2x"),
+    "limits": LIMITS,
+    "limits by response": (*LIMITS, "--method", "response"),
     "frontier": ("--frontier", "--params", "2x"),
 }
 """What `hacscale allocate` is asked."""
@@ -135,12 +139,23 @@ def measured(name: str, resolution: int, repeats: int) -> dict[str, Any]:
         settings=Allocate(),
         baseline=Usage(latency_ms=model.predict(cost), params=cost.params),
         batch=1,
+        surface=ResponseSurface(
+            base=base.width_of,
+            base_resolution=resolution,
+            floor=1.0,
+            gains={group.name: 0.1 / (i + 1) for i, group in enumerate(graph.groups)},
+            resolution_gain=0.0,
+            exponent=0.5,
+            pull=1.0,
+            rmse=0.1,
+            r2=0.9,
+        ),
     )
     seconds: list[float] = []
     ratios: list[float] = []
     steps = 0
     for _ in range(repeats):
-        widening = NetworkWidening(formula, model)
+        widening = NetworkWidening(LayerCosts(formula, model))
         start = widening.usage
         limit = Usage(latency_ms=2 * start.latency_ms, params=2 * start.params)
         began = time.thread_time()
@@ -150,7 +165,7 @@ def measured(name: str, resolution: int, repeats: int) -> dict[str, Any]:
         )  # fmt: skip
         seconds.append(time.thread_time() - began)
         steps = len(found.steps)
-        fresh = NetworkWidening(formula, model)
+        fresh = NetworkWidening(LayerCosts(formula, model))
         incremental = whole = 0.0
         for group in graph.groups:
             wider = base.width_of[group.name] + 8 * group.multiple
@@ -176,7 +191,8 @@ def measured(name: str, resolution: int, repeats: int) -> dict[str, Any]:
         f"{title(name):14} {row['groups']:3} groups {steps:5} steps "
         f"{row['seconds']['median']:.3f} s  {row['steps_per_second']['median']:.0f} steps/s  "
         f"whole / incremental {row['whole_over_incremental']['median']:.1f}  three limits "
-        f"{row['command']['limits']['median']:.2f} s",
+        f"{row['command']['limits']['median']:.2f} s, "
+        f"by response {row['command']['limits by response']['median']:.2f} s",
         flush=True,
     )
     return row
@@ -222,8 +238,8 @@ def draw(rows: dict[str, dict[str, Any]], out: Path) -> None:
 def table(rows: dict[str, dict[str, Any]]) -> str:
     lines = [
         "| network | groups | ops | steps | seconds | steps per second | whole / incremental "
-        "| three limits, s | frontier, s |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| three limits, s | by response, s | frontier, s |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for name, row in rows.items():
         seconds, speed, ratio = (
@@ -237,8 +253,9 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
         )
     lines += [
         "",
-        f"Medians of CPU time on one core (least–most); the last two are the wall clock of "
-        f"`hacscale allocate` with three latency limits and with `--frontier`. {machine()}",
+        f"Medians of CPU time on one core (least–most); the last three are the wall clock of "
+        f"`hacscale allocate` with three latency limits, by Algorithm 1 and by the response "
+        f"surface, and with `--frontier`. {machine()}",
     ]
     lines += ["", "![Steps per second, and the ratio, against groups](allocation.svg)"]
     return "\n".join(lines)

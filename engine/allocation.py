@@ -259,8 +259,9 @@ def _no_room(start: Usage, limit: Usage) -> str:
     match _broken(start, limit):
         case "latency":
             return (
-                f"{found} take {start.latency_ms:.6g} ms, the limit is {limit.latency_ms:.6g} ms; "
-                "raise limits.latency, or lower alpha.budget for a smaller resolution"
+                f"{found} take {start.latency_ms:.6g} ms by the latency model, the limit is "
+                f"{limit.latency_ms:.6g} ms; raise limits.latency to so much, or lower "
+                "alpha.budget for a smaller resolution"
             )
         case "params":
             return (

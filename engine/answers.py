@@ -107,13 +107,14 @@ def _allocation(budgets: Budgets, limit: Usage, method: str) -> Allocation:
             return uniform(budgets, limit)
         case "inverse-width":
             blind = inverse_width(budgets.base.width_of)
-            return replace(budgets, predictors=blind).allocate(limit)
+            return budgets.allocate(limit, predictors=blind)
         case "response":
             if budgets.surface is None:
                 raise UserError(
-                    "the run left no response surface: it sampled too few networks, or is of an "
-                    "earlier version; `hacscale sample RUN --networks +8` trains more, `hacscale "
-                    "resume RUN` then leaves one"
+                    "the run left no response surface: it trained too few sampled networks (none "
+                    "with another sample.source than trained), or is of an earlier version; "
+                    "`hacscale sample RUN --networks +8` trains more, `hacscale resume RUN` then "
+                    "leaves one"
                 )
             return least_loss(budgets, budgets.surface, limit)
         case _:

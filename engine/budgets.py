@@ -5,6 +5,7 @@ The file, ``budgets.json`` in the run's directory, is arithmetic: with it a budg
 """
 
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -20,7 +21,7 @@ from engine.recipe import Allocate
 from engine.response import ResponseSurface
 from engine.results import Allocation, ImportancePredictor
 from engine.spec import NetworkSpec
-from engine.widening import NetworkWidening, plateaus
+from engine.widening import LayerCosts, NetworkWidening, plateaus
 
 FILE = "budgets.json"
 ALGORITHM_1 = "algorithm-1"
@@ -60,27 +61,43 @@ class Budgets:
         """The model that ``model`` holds."""
         return load_latency(self.model)
 
-    def allocate(self, limit: Usage, factor: float = 1.0) -> Allocation:
+    @cached_property
+    def costs(self) -> LayerCosts:
+        """Of the network's layers by that model: one question after another asks for the same."""
+        return LayerCosts(self.formula, self.latency_model)
+
+    def allocate(
+        self,
+        limit: Usage,
+        factor: float = 1.0,
+        *,
+        predictors: Mapping[str, ImportancePredictor] | None = None,
+        settings: Allocate | None = None,
+    ) -> Allocation:
         """Runs Algorithm 1; nothing is measured or trained.
 
         Args:
             limit: absolute limits.
             factor: on the latency model.
+            predictors: worth of a channel by group; None for Eq. 6.
+            settings: of the allocation; None for those of the search.
 
         Raises:
             UserError: the network at the start of the allocation breaks a limit.
         """
-        model = self.latency_model.rescaled(factor)
-        batch = None if limit.memory_bytes is None else self.batch
-        printed = self.settings.mode == "paper"
+        settings, costs = settings or self.settings, self.costs
+        if factor != 1.0:
+            costs = LayerCosts(self.formula, self.latency_model.rescaled(factor))
         return allocate(
-            NetworkWidening(self.formula, model, batch),
-            self.predictors,
+            NetworkWidening(costs, None if limit.memory_bytes is None else self.batch),
+            predictors or self.predictors,
             limit,
-            self.settings,
+            settings,
             base=self.base.width_of,
-            multiples=self.formula.multiples if printed else self.formula.rounding,
-            plateaus=plateaus(self.formula, model),
+            multiples=(
+                self.formula.multiples if settings.mode == "paper" else self.formula.rounding
+            ),
+            plateaus=plateaus(self.formula, costs.model),
         )
 
     def corrected(self, spec: NetworkSpec, ms: float) -> "Budgets":

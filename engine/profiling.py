@@ -4,11 +4,14 @@ import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import Literal
 
 from engine.codec import STRICT, decode, pretty
+from engine.costs import LayerCost
 from engine.errors import UserError
+from engine.formula import LayerFormula
 from engine.graph import NetworkGraph
 from engine.hardware.calibrated import calibrated
 from engine.hardware.contract import Box, LatencyModel, op_class
@@ -52,12 +55,11 @@ class Profiling:
     def _split(self) -> tuple[list[NetworkSpec], list[NetworkSpec]]:
         return profile_specs(self.graph, self.base, self.resolutions, self.settings)
 
-    def result(self, measured: Measurement, seconds: float) -> ProfileResult:
+    def result(self, measured: Measurement) -> ProfileResult:
         """Fits the model and judges it.
 
         Args:
             measured: the networks of `specs`, in their order.
-            seconds: that it took.
 
         Raises:
             UserError: the model cannot be fitted.
@@ -79,7 +81,7 @@ class Profiling:
             noise_floor=statistics.median(t.latency.noise_floor for t in timings),
             key=measured.key,
             environment=measured.environment,
-            seconds=seconds,
+            seconds=measured.seconds,
         )
 
     def listed(self) -> Lut:
@@ -90,9 +92,22 @@ class Profiling:
         """
         model = from_rows(read_table(Path(self.settings.table)), self.box)
         for resolution in (self.base.resolution, *self.resolutions):
-            for corner in self.corners(resolution):
-                model.predict(self.graph.cost(corner))
+            for layer in self.graph.formula(self.base.at(resolution)).layers:
+                for cost in self._extremes(layer):
+                    model.op_ms(cost)
+        for spec in self.specs:
+            model.predict(self.graph.cost(spec))
         return model
+
+    def _extremes(self, layer: LayerFormula) -> Iterator[LayerCost]:
+        """Yields a layer with the fewest and the most input channels, and outputs, of the box."""
+        for ends in product((0, 1), repeat=2):
+            yield layer.cost(
+                {
+                    group: between[ends[bool(layer.cout.times(group))]]
+                    for group, between in self.box.widths.items()
+                }
+            )
 
     def corners(self, resolution: int) -> Iterator[NetworkSpec]:
         """Yields the narrowest and the widest network at a resolution."""
@@ -102,7 +117,8 @@ class Profiling:
 
     def _fitted(self, timings: Sequence[Timing], batch: int) -> LatencyModel:
         if self.settings.table:
-            return calibrated(self.listed(), self.graph, timings)
+            listed = self.listed()
+            return calibrated(listed, self.graph, timings) if self.settings.calibrate else listed
         return fit_latency(self.settings.model, self.graph, timings, self.box, batch)
 
 

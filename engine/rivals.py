@@ -1,7 +1,6 @@
 """The rivals of Algorithm 1's widths that need no more than arithmetic, at one resolution."""
 
 from collections.abc import Iterable
-from dataclasses import replace
 
 from engine.allocation import capped, check_room, what_is_used
 from engine.budgets import Budgets
@@ -32,9 +31,9 @@ def least_loss(budgets: Budgets, surface: ResponseSurface, limit: Usage) -> Allo
     """
     gains = surface.predictors()
     allocations = [
-        replace(
-            budgets, predictors=gains, settings=budgets.settings.choosing("greedy", choice)
-        ).allocate(limit)
+        budgets.allocate(
+            limit, predictors=gains, settings=budgets.settings.choosing("greedy", choice)
+        )
         for choice in CHOICES
     ]
     resolution = budgets.formula.base.resolution
@@ -47,11 +46,11 @@ def uniform(budgets: Budgets, limit: Usage) -> Allocation:
     Raises:
         UserError: the base widths break a limit.
     """
-    formula, model = budgets.formula, budgets.latency_model
+    formula, costs = budgets.formula, budgets.costs
     batch = None if limit.memory_bytes is None else budgets.batch
 
     def usage(spec: NetworkSpec) -> Usage:
-        return NetworkWidening(replace(formula, base=spec), model, batch).usage
+        return NetworkWidening(costs, batch, start=spec).usage
 
     most, base = budgets.settings.max_width, formula.base
 

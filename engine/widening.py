@@ -10,53 +10,82 @@ from numpy.typing import NDArray
 from engine.formula import NetworkFormula
 from engine.limits import Usage
 from engine.memory import FLOAT_BYTES, ActivationMemory, activation_memory
+from engine.spec import NetworkSpec
 
 if TYPE_CHECKING:
     from engine.hardware.contract import LatencyModel
 
 
+MOST_STEPS = 64
+"""In at most so many steps an allocation doubles a width."""
+
+
+class LayerCosts:
+    """What the layers of a network take, by one latency model; remembered.
+
+    Args:
+        formula: of the network.
+        model: of its latency.
+    """
+
+    def __init__(self, formula: NetworkFormula, model: "LatencyModel") -> None:
+        self.formula = formula
+        self.model = model
+        self.groups_of = [
+            tuple([group for group in formula.base.width_of if group in layer.touching])
+            for layer in formula.layers
+        ]
+        self._known: list[dict[tuple[int, ...], tuple[float, int, int]]] = [
+            {} for _ in formula.layers
+        ]
+
+    def __call__(self, index: int, widths: Mapping[str, int]) -> tuple[float, int, int]:
+        """Returns latency, parameters and size of the output of a layer, by its index."""
+        key = tuple([widths[group] for group in self.groups_of[index]])
+        known = self._known[index].get(key)
+        if known is None:
+            cost = self.formula.layers[index].cost(widths)
+            known = (self.model.layer_ms(cost), cost.params, cost.out_size)
+            self._known[index][key] = known
+        return known
+
+
 class NetworkWidening:
     """Implements `engine.costs.Widening` for a network and a latency model.
 
-    A question about one group asks only the layers that the group touches; their costs are
-    remembered. Usage equals what `LatencyModel.predict`, `NetworkCost.params` and
-    `engine.memory.memory_bytes` say of the whole network, to the last bit, so that a step that
-    fits when asked about also fits when made.
+    A question about one group asks only the layers that the group touches. Usage equals what
+    `LatencyModel.predict`, `NetworkCost.params` and `engine.memory.memory_bytes` say of the whole
+    network, to the last bit, so that a step that fits when asked about also fits when made.
     """
 
     def __init__(
-        self, formula: NetworkFormula, model: "LatencyModel", batch: int | None = None
+        self, costs: LayerCosts, batch: int | None = None, start: NetworkSpec | None = None
     ) -> None:
-        """Starts at the base widths of ``formula``.
+        """Starts at the base widths of the formula that ``costs`` are of, or at ``start``.
 
         Args:
-            formula: of the network.
-            model: of its latency.
+            costs: of the layers.
             batch: images in a forward, for the memory; None leaves memory out.
+            start: the same network with other widths.
 
         Raises:
             UserError: the network lies outside the model's box.
         """
-        model.check(formula.base)
-        self._layers = formula.layers
+        formula, model = costs.formula, costs.model
+        spec = start or formula.base
+        model.check(spec)
+        self._costs = costs
         self._multiples = formula.multiples
         self._model = model
         self._memory: ActivationMemory | None = (
             None if batch is None else activation_memory(formula, batch)
         )
-        self._widths = formula.base.width_of
-        self._groups_of = [
-            tuple([group for group in self._widths if group in layer.touching])
-            for layer in formula.layers
-        ]
+        self._widths = spec.width_of
         self._touched = {
-            group: [i for i, groups in enumerate(self._groups_of) if group in groups]
+            group: [i for i, groups in enumerate(costs.groups_of) if group in groups]
             for group in self._widths
         }
-        self._known: list[dict[tuple[int, ...], tuple[float, int, int]]] = [
-            {} for _ in formula.layers
-        ]
-        layers = [self._layer(i, self._widths) for i in range(len(formula.layers))]
+        layers = [costs(i, self._widths) for i in range(len(formula.layers))]
         self._ms = [ms for ms, _, _ in layers]
         self._params = [params for _, params, _ in layers]
         self._sizes = np.array([size for _, _, size in layers], dtype=np.int64)
@@ -92,17 +121,8 @@ class NetworkWidening:
         widths = {**self._widths, group: width}
         ms, params, sizes = self._ms.copy(), self._params.copy(), self._sizes.copy()
         for i in self._touched[group]:
-            ms[i], params[i], sizes[i] = self._layer(i, widths)
+            ms[i], params[i], sizes[i] = self._costs(i, widths)
         return ms, params, sizes
-
-    def _layer(self, index: int, widths: Mapping[str, int]) -> tuple[float, int, int]:
-        key = tuple([widths[group] for group in self._groups_of[index]])
-        known = self._known[index].get(key)
-        if known is None:
-            cost = self._layers[index].cost(widths)
-            known = (self._model.layer_ms(cost), cost.params, cost.out_size)
-            self._known[index][key] = known
-        return known
 
     def _usage(self, ms: list[float], params: list[int], sizes: NDArray[np.int64]) -> Usage:
         total = sum(params)
@@ -139,11 +159,12 @@ def fast_steps(formula: NetworkFormula, model: "LatencyModel") -> dict[str, int]
 
 
 def plateaus(formula: NetworkFormula, model: "LatencyModel") -> dict[str, int]:
-    """Returns, for every group, the channels that the device computes together.
+    """Returns, for every group, the channels of a step: what the device computes together.
 
     That is the largest granularity the model found among the ops that write the group's channels,
     in channels of the group (where an op writes each of them several times, fewer of them fill a
-    plateau), and a multiple of what the group's widths are rounded to.
+    plateau), or several of them where these are less than a share of 1/`MOST_STEPS` of the base
+    width, and a multiple of what the group's widths are rounded to.
     """
     found: dict[str, int] = {}
     widths = formula.base.width_of
@@ -154,7 +175,9 @@ def plateaus(formula: NetworkFormula, model: "LatencyModel") -> dict[str, int]:
             cost = layer.cost(widths)
             if times and cost.macs:
                 grains.append(_filling(model.granularity(cost), times))
-        found[group] = math.lcm(max(grains), step)
+        grain = max(grains)
+        grain *= max(1, math.ceil(widths[group] / MOST_STEPS / grain))
+        found[group] = math.lcm(grain, step)
     return found
 
 

@@ -64,6 +64,24 @@ def test_a_transposed_convolution_uses_its_weights_at_every_input_pixel():
     assert Pim(box=BOX).moved(up) == Pim(box=BOX).moved(conv(64, 32, 8, kernel=2))
 
 
+@pytest.mark.parametrize("groups", [1, 2, 32])
+def test_the_channels_computed_together_are_the_steps_of_the_exact_staircase(groups: int):
+    for array in (
+        Systolic(box=BOX, rows=16, columns=8, weight_bytes_per_cycle=1e9),
+        Pim(box=BOX, rows=64, columns=64, cells=8, bytes_per_cycle=1e9),
+    ):
+        grain = array.granularity(conv(64, 64, 1, groups=groups))
+        assert grain == 8 * groups
+
+        def time(cout: int, array: Systolic | Pim = array) -> float:
+            cost = conv(64, cout, 1, groups=groups)
+            return array.runtime(cost) if isinstance(array, Systolic) else array.arrays_of(cost)
+
+        widths = range(groups, 6 * grain, groups)
+        steps = [c for c in widths if time(c + groups) > time(c)]
+        assert steps == list(range(grain, 6 * grain - groups, grain))
+
+
 @settings(max_examples=60, deadline=None)
 @given(cin=st.integers(1, 40), cout=st.integers(1, 40), pixels=st.integers(1, 6), kernel=st.just(3))
 def test_cycles_are_the_sum_over_tiles(cin: int, cout: int, pixels: int, kernel: int):
@@ -138,10 +156,23 @@ def test_the_smooth_form_follows_the_exact_one_between_its_steps():
     assert bool((cin.grad >= 0).all()) and bool((cout.grad >= 0).all())
 
 
+@pytest.mark.parametrize("rows", [9, 27, 36, 128])
+def test_the_smooth_form_is_right_at_every_whole_width(rows: int):
+    """Also of the first convolution, which fills 27 of 128 rows."""
+    array = Systolic(box=BOX, rows=rows, columns=128)
+    for kernel in (1, 3):
+        cin = torch.arange(1.0, 260.0, dtype=torch.float64)
+        smooth = array.smooth_runtime(cin, cin, (kernel, kernel), 49)
+        exact = [array.runtime(conv(int(c), int(c), 7, kernel=kernel)) for c in cin]
+        assert smooth.tolist() == pytest.approx(exact, rel=0.02)
+        used = array.smooth_utilisation(cin, cin, (kernel, kernel))
+        assert float(used.max()) <= 1.02
+
+
 def test_the_smooth_ceiling_can_be_differentiated():
     x = torch.linspace(0.0, 3.0, 13, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(smooth_ceil, (x,))
-    assert smooth_ceil(torch.tensor([0.0, 0.5, 1.0, 1.5, 3.0])).tolist() == pytest.approx(
+    assert torch.autograd.gradcheck(lambda at: smooth_ceil(at, 0.5), (x,))
+    assert smooth_ceil(torch.tensor([0.0, 0.5, 1.0, 1.5, 3.0]), 0.5).tolist() == pytest.approx(
         [0, 1, 1, 2, 3], abs=0.03
     )
 
@@ -208,6 +239,15 @@ def test_energy_by_hand():
     assert model.compute(cost) == 32
     assert model.data(cost) == 4 * 32 * 1 + 6 * 2 + 6 * 6 + (32 + 4 + 8) * 200
     assert model.layer(cost) == model.compute(cost) + model.data(cost)
+
+
+def test_ops_without_arithmetic_are_taken_to_be_fused():
+    first = conv(3, 64, 32)
+    relu = replace(first, name="r", kind="activation", cin=64, kernel=(1, 1), macs=0)
+    network = NetworkCost(layers=(first, relu, conv(64, 64, 32)))
+    model = Energy()
+    assert model.layer(relu) == 0
+    assert model.predict(network) == model.layer(first) + model.layer(network.layers[2])
 
 
 @settings(max_examples=30, deadline=None)

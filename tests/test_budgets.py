@@ -119,7 +119,7 @@ def test_a_method_that_does_not_answer_is_one_line(
     budgets: Budgets, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     limits = Limits(latency="3x", params="2x")
-    with pytest.raises(UserError, match=r"the run left no response surface: .* too few networks"):
+    with pytest.raises(UserError, match=r"left no response surface: .* too few sampled networks"):
         answer(replace(budgets, surface=None), limits, "response")
     with pytest.raises(UserError, match="netadapt is no method that answers without training"):
         answer(budgets, limits, "netadapt")
@@ -193,6 +193,10 @@ def test_a_limit_that_leaves_no_room_does_not_keep_others_from_an_answer(
     assert ended.value.code == 2
     assert told.out.count("reached: ") == 1
     assert told.err.count("\n") == 1 and "at the resolution found take" in told.err
+    with pytest.raises(SystemExit):
+        main(["allocate", str(run), "--latency", "2x", "3x", "--params", "1000"])
+    told = capsys.readouterr().err
+    assert told.count("the parameter limit") == 1, "what is wrong with both is said once"
 
 
 def test_the_command_needs_no_torch(run: Path) -> None:

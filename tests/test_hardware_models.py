@@ -22,7 +22,7 @@ from engine.measure import Timing, time_networks
 from engine.recipe import Device, Profile
 from engine.spec import ModelRef, NetworkSpec
 from engine.tables import TableRow
-from engine.widening import NetworkWidening
+from engine.widening import LayerCosts, NetworkWidening
 
 GRAPH = load_graph(ModelRef(name="mobilenet_v2", classes=10), 32)
 BASE = GRAPH.spec(32, 0.5)
@@ -161,13 +161,13 @@ def test_networks_outside_the_box_are_refused(kind: str):
     with pytest.raises(UserError, match="with 10 classes"):
         model.check(replace(BASE, model=ModelRef(name="mobilenet_v2", classes=100)))
     with pytest.raises(UserError, match=f"channels of {group}, not {high + 1}"):
-        NetworkWidening(GRAPH.formula(BASE), model).after(group, high + 1)
+        NetworkWidening(LayerCosts(GRAPH.formula(BASE), model)).after(group, high + 1)
 
 
 @every_model
 def test_a_change_of_one_group_asks_only_its_layers_and_equals_the_whole(kind: str):
     model = Counting(fitted(kind))
-    widening = NetworkWidening(GRAPH.formula(BASE), model)
+    widening = NetworkWidening(LayerCosts(GRAPH.formula(BASE), model))
     spec = BASE
     for group in GRAPH.groups:
         width = GRAPH.round_width(group.name, BASE.width_of[group.name] + 3)
@@ -269,6 +269,22 @@ def test_a_table_does_not_answer_where_nothing_near_was_timed():
     for cin, cout, side in ((256, 256, 32), (16, 16, 8), (256, 64, 8), (64, 64, 16)):
         with pytest.raises(UserError, match=f"does not reach 'c' with {cin} to {cout} channels"):
             ms(cin, cout, side)
+
+
+def test_power_may_fall_with_a_size_and_is_never_less_than_was_measured():
+    layers = [c for spec in TRAINING for c in GRAPH.cost(spec).layers if c.macs]
+
+    def watts(cost: LayerCost) -> float:
+        return 8.0 - 0.5 * math.log2(cost.cout)
+
+    power = fit_power([PowerRow(cost=c, power_w=watts(c)) for c in layers])
+    for cost in (c for c in GRAPH.cost(HELD_OUT[0]).layers if c.macs):
+        assert power.watts(cost) == pytest.approx(watts(cost), rel=0.05)
+    least = min(map(watts, layers))
+    assert power.watts(replace(layers[0], cout=10**9)) == pytest.approx(least)
+    idle = replace(fitted("neuralpower"), scale=0.0, offset_ms=2.0)
+    assert isinstance(idle, NeuralPower)
+    assert power.energy_mj(idle, layers[:1]) == pytest.approx(2.0 * least)
 
 
 def test_power_is_learnt_and_energy_is_power_times_time():

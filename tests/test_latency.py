@@ -19,7 +19,7 @@ from engine.latency import judge, profile_specs
 from engine.measure import Timing, time_networks
 from engine.recipe import Device, Profile
 from engine.spec import ModelRef, NetworkSpec
-from engine.widening import NetworkWidening, fast_steps
+from engine.widening import LayerCosts, NetworkWidening, fast_steps
 
 VGG = load_graph(ModelRef(name="vgg11", classes=10), 32)
 RESNET = load_graph(ModelRef(name="resnet18", classes=10), 32)
@@ -550,7 +550,7 @@ RESNET_MODEL = fit(
 def test_widening_agrees_with_predicting_the_whole_network(
     graph: NetworkGraph, model: InSitu, base: NetworkSpec, data: st.DataObject
 ):
-    widening = NetworkWidening(graph.formula(base), model)
+    widening = NetworkWidening(LayerCosts(graph.formula(base), model))
     spec = base
     for _ in range(data.draw(st.integers(1, 12))):
         group = data.draw(st.sampled_from(graph.groups)).name
@@ -571,8 +571,8 @@ def test_widening_agrees_with_predicting_the_whole_network(
 
 def test_widening_stays_inside_the_box():
     with pytest.raises(UserError, match="not at 56"):
-        NetworkWidening(VGG.formula(BASE.at(56)), MODEL)
-    widening = NetworkWidening(VGG.formula(BASE), MODEL)
+        NetworkWidening(LayerCosts(VGG.formula(BASE.at(56)), MODEL))
+    widening = NetworkWidening(LayerCosts(VGG.formula(BASE), MODEL))
     group = VGG.groups[0].name
     for ask in (widening.after, widening.widen):
         with pytest.raises(UserError, match="not 65"):

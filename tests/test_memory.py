@@ -17,7 +17,7 @@ from engine.formula import Count, LayerFormula, NetworkFormula
 from engine.graph import NetworkGraph, load_graph
 from engine.memory import ActivationMemory, memory_bytes, sizes_of
 from engine.spec import ModelRef, NetworkSpec
-from engine.widening import NetworkWidening, plateaus
+from engine.widening import LayerCosts, NetworkWidening, plateaus
 
 
 class LiveBytes(TorchDispatchMode):
@@ -149,7 +149,7 @@ RESNET = load_graph(ModelRef(name="resnet18", classes=10), 64)
 def test_memory_after_a_step_is_that_of_the_whole_network(data: st.DataObject) -> None:
     base = RESNET.spec(64, 0.25)
     formula = RESNET.formula(base)
-    widening = NetworkWidening(formula, Flat(), batch=2)
+    widening = NetworkWidening(LayerCosts(formula, Flat()), batch=2)
     for _ in range(4):
         group = data.draw(st.sampled_from(list(widening.widths)))
         width = widening.widths[group] + data.draw(st.integers(0, 40))
@@ -159,7 +159,7 @@ def test_memory_after_a_step_is_that_of_the_whole_network(data: st.DataObject) -
         assert (before.memory_bytes or 0) <= (after.memory_bytes or 0)
         widening.widen(group, width)
         assert widening.usage == after
-    assert NetworkWidening(formula, Flat()).usage.memory_bytes is None
+    assert NetworkWidening(LayerCosts(formula, Flat())).usage.memory_bytes is None
 
 
 def test_sizes_are_the_elements_of_the_shapes() -> None:
@@ -181,6 +181,9 @@ def test_plateaus_are_the_largest_granularity_of_the_writers() -> None:
     found = plateaus(RESNET.formula(RESNET.spec(64)), Flat(8))
     assert {found[g] for g in ("conv1", "layer1.0.conv1")} == {8}
     assert found["layer2.0.conv2"] == 16
+    # A width of 512 is doubled in 64 steps at the most, which fill plateaus all the same.
+    assert plateaus(RESNET.formula(RESNET.spec(64)), Flat(1))["layer4.0.conv1"] == 8
+    assert plateaus(RESNET.formula(RESNET.spec(64)), Flat(5))["layer4.0.conv1"] == 10
     grouped = load_graph(ModelRef(name="resnext50_32x4d", classes=10), 64)
     formula = grouped.formula(grouped.spec(64))
     for group, plateau in plateaus(formula, Flat(12)).items():

@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 
 from cluster.measuring import Measuring, import_result
-from engine import synthetic
+from engine import measure, synthetic
+from engine import profiling as profiling_module
 from engine.bench import REFERENCE, Reading, Visit, write_visits
 from engine.cli import main
-from engine.errors import UserError
+from engine.commands import profile
+from engine.errors import StorageError, UserError
 from engine.exchange import load_plan
 from engine.graph import load_graph
 from engine.hardware.models import load_latency
@@ -99,6 +101,10 @@ def test_a_profile_serves_only_what_it_was_made_for(written: Path, tmp_path: Pat
         (["vgg11", "--import", "none.csv"], "cannot read none.csv"),
         (["vgg12", "--import", __file__], "nor is there such a run in runs"),
         (["vgg11", *FAST, "--out", "/nowhere/p.json"], "cannot write /nowhere/p.json"),
+        (["vgg11", *FAST, "--out", "/dev/null"], "cannot write /dev/null; give another file by"),
+        (["vgg11", *FAST, "--out", "."], "cannot write .; give another file by --out"),
+        (["vgg11", *FAST[:4], "--plan", ""], "cannot write .; give another file by --plan"),
+        (["vgg11", *FAST[:4], "--set", "device.threads=999"], "device.threads is 999, but this"),
         (["vgg11", *FAST[:4], "--set", "device.place=offline"], "give --plan"),
         (["vgg11", *FAST, "--address", "127.0.0.1:1"], "set device.place=node:RESOURCE"),
         (["vgg11", *FAST[:4], "--set", "device.runtime=gpu"], "device.runtime"),
@@ -121,7 +127,7 @@ def test_a_plan_is_written_with_its_script_and_its_result_is_fitted(
     table = measured_by_formula(tmp_path / "plan.json", tmp_path / "result.csv")
     main(["profile", "vgg11", *fast, "--import", str(table), "--out", str(tmp_path / "p.json")])
     shown = capsys.readouterr().out
-    assert "Board 3000" in shown
+    assert "Board 3000" in shown and "62 s" in shown
     tree = json.loads((tmp_path / "p.json").read_text())
     assert tree["result"]["key"]["device"] == "Board 3000"
     assert tree["result"]["quality"]["mape"] < 0.1
@@ -141,18 +147,18 @@ def measured_by_formula(plan_path: Path, table: Path) -> Path:
 
     def visit(number: int, layers: bool) -> Visit:
         timing = timings[number]
-        ms = (timing.latency.ms,) * plan.calls
+        ms = (timing.latency.ms,) * request.calls
         assert timing.layer_ms is not None
-        layer_ms = timing.layer_ms if layers and plan.per_layer else {}
+        layer_ms = timing.layer_ms if layers and request.per_layer else {}
         reading = Reading(counted_ms=ms, cpu_ms=ms, wall_ms=ms, layer_ms=layer_ms)
         return Visit(network=number, reading=reading)
 
     visits = [visit(REFERENCE, False)]
-    for _ in range(plan.rounds):
+    for _ in range(request.rounds):
         for number in range(len(request.specs)):
             visits += [visit(number, True), visit(REFERENCE, False)]
     with table.open("w") as file:
-        file.write(f"# plan: {plan.digest}\n# device: Board 3000\n")
+        file.write(f"# plan: {plan.digest}\n# seconds: 61.5\n# device: Board 3000\n")
         write_visits(visits, file)
     return table
 
@@ -195,7 +201,7 @@ def test_a_run_waits_for_a_device_elsewhere_and_goes_on_with_what_it_measured(
 
 
 def test_a_table_of_layers_that_others_timed_is_calibrated_by_the_networks_here(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Layers by the formula of the device, twice as slow; ops without arithmetic are not there."""
     graph = load_graph(ModelRef(name="vgg11", classes=10), 32)
@@ -218,11 +224,68 @@ def test_a_table_of_layers_that_others_timed_is_calibrated_by_the_networks_here(
     assert (model["kind"], model["listed"]) == ("lut", True)
     assert result["quality"]["mape"] < 0.1
 
+    plain = [*words, f"profile.table={table}", "profile.calibrate=false", "--out", str(out)]
+    main(["profile", "vgg11", *plain])
+    model = json.loads(json.loads(out.read_text())["result"]["model"])
+    assert (model["scale"], model["offset_ms"]) == (1.0, 0.0)
+
+    def unasked(*_: object, **__: object) -> None:
+        raise AssertionError("what the table lacks is told before anything is measured")
+
+    monkeypatch.setattr(measure, "measure_here", unasked)
+    # Both corners of the box are there, all groups narrow and all wide, but not one beside another.
+    uniform = [
+        line
+        for line in lines[1:]
+        if not line.startswith("conv") or line.startswith("conv,3,")
+        or 0.5 <= int(line.split(",")[2]) / int(line.split(",")[1]) <= 4
+    ]  # fmt: skip
+    table.write_text("\n".join([lines[0], *uniform]))
+    message = failed(capsys, "profile", "vgg11", *words, f"profile.table={table}")
+    assert "does not reach" in message
+
     table.write_text("\n".join(line for line in lines if not line.startswith("linear")))
     message = failed(capsys, "profile", "vgg11", *words, f"profile.table={table}")
     assert "knows no op like" in message and "(linear)" in message
     message = failed(capsys, "profile", "vgg11", *FAST, f"profile.table={table}")
     assert "table needs model lut" in message
+
+
+def test_a_table_for_a_model_is_not_for_a_run_of_that_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    RunStore(tmp_path / "runs" / "vgg11").write_info(
+        run_info("vgg11", "digits-vgg11", RECIPES["digits-vgg11"]())
+    )
+    fast = [*FAST[:4], "--runs-dir", str(tmp_path / "runs"), "--set", *FAST[6:]]
+    main(["profile", "vgg11", *fast, "--plan", str(tmp_path / "plan.json")])
+    table = measured_by_formula(tmp_path / "plan.json", tmp_path / "result.csv")
+    main(["profile", "vgg11", *fast, "--import", str(table), "--out", str(tmp_path / "p.json")])
+    assert "Board 3000" in capsys.readouterr().out
+
+
+def test_a_store_that_cannot_be_read_is_not_taken_for_a_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    def no_store(arguments: object) -> None:
+        raise StorageError("the credentials have expired")
+
+    monkeypatch.setattr(profile, "run_directory", no_store)
+    message = failed(capsys, "profile", "s3://bucket/runs/first", "--import", __file__)
+    assert message == "hacscale: the credentials have expired\n"
+
+
+def test_figures_are_shown_although_they_cannot_be_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    def full(path: Path, data: bytes) -> None:
+        raise UserError(f"cannot write {path}: No space left on device")
+
+    monkeypatch.setattr(profiling_module, "write_atomic", full)
+    with pytest.raises(SystemExit):
+        main(["profile", "vgg11", *FAST, "--out", str(tmp_path / "p.json")])
+    shown = capsys.readouterr()
+    assert "MAPE" in shown.out and "No space left" in shown.err
 
 
 def test_a_run_that_waits_for_nothing_takes_no_table(tmp_path: Path):

@@ -58,7 +58,7 @@ def _allocate(arguments: argparse.Namespace, console: Console) -> None:
     if answers:
         _show(budgets, answers, method, arguments, console)
     if refusals:
-        raise UserError("; ".join(refusals))
+        raise UserError("; ".join(dict.fromkeys(refusals)))
 
 
 def _answers(

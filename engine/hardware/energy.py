@@ -30,10 +30,11 @@ class Energy:
     × bits / 16. Source: Yang et al. 2017; the relative costs are theirs for 65 nm and 16 bits.
 
     Deviation: their accesses come from a search over dataflows. Here they follow from a fixed one:
-    every value crosses DRAM once, a value from the buffer serves ``reuse`` MACs, each transfer over
-    the network on chip serves as many, and a MAC reads three values from the registers and writes
-    one. Compression makes the DRAM and buffer traffic of sparse values proportional to the
-    values that are not zero.
+    the weights, inputs and outputs of a convolution or linear layer cross DRAM once (other ops are
+    taken to be fused and move nothing), a value from the buffer serves ``reuse`` MACs, each
+    transfer over the network on chip serves as many, and a MAC reads three values from the
+    registers and writes one. Compression makes the DRAM and buffer traffic of sparse values
+    proportional to the values that are not zero.
 
     Attributes:
         mac, rf, noc, buffer, dram: energy of one MAC or one access.
@@ -107,12 +108,14 @@ class Energy:
         return (of_weights + of_activations) / REFERENCE_BITS
 
     def layer(self, cost: LayerCost) -> float:
-        """Returns the energy of one op for one image, in mJ where calibrated.
+        """Returns the energy of one op for one image, in mJ where calibrated; 0 without MACs.
 
         Raises:
             UserError: an unknown kind of op.
         """
         check_known(cost)
+        if not cost.macs:
+            return 0.0
         unit = 1.0 if self.unit_mj is None else self.unit_mj
         return unit * (self.compute(cost) + self.data(cost))
 

@@ -75,13 +75,14 @@ class Lut(LatencyModel):
 
     Source: NetAdapt, whose tables hold layers timed alone, by (cin, cout) at one resolution.
     Deviations: a third axis of output pixels, and times between the knots are fitted rather than
-    read where the rows are no full grid; no time falls along an axis.
+    read where the rows are no full grid; no time falls along an axis of a table.
 
     Attributes:
         lanes: output channels that are computed together.
         listed: whether the tables are of layers that were timed alone. They tell kernels and
             groups apart, and go by the size of the input, which their rows have. Where rows of one
-            kind are no full grid, every size has its own table. Ops without arithmetic that no
+            kind are no full grid, every size has its own table, and times may fall from one to the
+            next as they do in the rows. Ops without arithmetic that no
             table has take nothing by themselves: the calibration to whole networks has them.
     """
 
@@ -218,7 +219,9 @@ def _fit_table(times: dict[_Point, float]) -> Table:
         for knot, share in _corners(axes, point):
             shares[i, knot] += share
     increments = solve(shares @ sums, np.array(list(times.values())))
-    ms = np.maximum.accumulate((sums @ increments).reshape(shape), axis=0)
+    ms = (sums @ increments).reshape(shape)
+    for axis in range(len(shape)):  # against rounding
+        ms = np.maximum.accumulate(ms, axis=axis)
     return Table(cin=axes[0], cout=axes[1], pixels=axes[2], ms=tuple(ms.ravel().tolist()))
 
 

@@ -82,11 +82,18 @@ class PowerRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Power:
-    """Power of every class of op as a polynomial of degree 2 over x and log₂ x."""
+    """Power of every class of op as a polynomial of degree 2 over x and log₂ x.
+
+    Source: NeuralPower; unlike runtime, power may fall with a size, so coefficients have any sign.
+
+    Attributes:
+        least_w: least power that was measured; no prediction is below it.
+    """
 
     __pydantic_config__ = STRICT
 
     ops: dict[str, Polynomial]
+    least_w: float
     batch: int = 1
 
     def watts(self, cost: LayerCost) -> float:
@@ -98,16 +105,18 @@ class Power:
         found = self.ops.get(op_class(cost))
         if found is None:
             raise unknown_op(cost, self.ops)
-        return found(_power_variables(cost, self.batch))
+        return max(self.least_w, found(_power_variables(cost, self.batch)))
 
     def energy_mj(self, runtime: NeuralPower, layers: Sequence[LayerCost]) -> float:
         """Returns E = Σ P·T of a network's ops in millijoules, for a whole batch.
 
-        While no op runs (``runtime.offset_ms``), the device takes the mean power of all.
+        While no op runs (``runtime.offset_ms``), the device takes the mean power of all, or where
+        ops take no time, ``least_w``.
         """
         times = [runtime.layer_ms(cost) for cost in layers]
         energy = sum(self.watts(cost) * ms for cost, ms in zip(layers, times, strict=True))
-        return energy * (1 + runtime.offset_ms / sum(times))
+        mean_w = energy / sum(times) if sum(times) else self.least_w
+        return energy + mean_w * runtime.offset_ms
 
 
 def fit(graph: "NetworkGraph", timings: "Sequence[Timing]", box: Box, batch: int) -> NeuralPower:
@@ -117,6 +126,7 @@ def fit(graph: "NetworkGraph", timings: "Sequence[Timing]", box: Box, batch: int
             np.array([_runtime_variables(row.cost, batch) for row in rows]),
             np.array([row.ms for row in rows]),
             _runtime_terms(),
+            positive=True,
         )
         for name, rows in op_times(graph, timings).items()
     }
@@ -139,10 +149,11 @@ def fit_power(rows: Sequence[PowerRow], batch: int = 1) -> Power:
             np.array([_power_variables(row.cost, batch) for row in found]),
             np.array([row.power_w for row in found]),
             _monomials(14, POWER_DEGREE),
+            positive=False,
         )
         for name, found in of_class.items()
     }
-    return Power(ops=ops, batch=batch)
+    return Power(ops=ops, least_w=min(row.power_w for row in rows), batch=batch)
 
 
 def _seven(cost: LayerCost, batch: int) -> list[float]:
@@ -194,8 +205,10 @@ def _monomials(variables: int, degree: int) -> list[tuple[int, ...]]:
     ]
 
 
-def _lasso(variables: Matrix, measured: Matrix, terms: list[tuple[int, ...]]) -> Polynomial:
-    """Non-negative lasso of the relative error over columns of equal norm.
+def _lasso(
+    variables: Matrix, measured: Matrix, terms: list[tuple[int, ...]], *, positive: bool
+) -> Polynomial:
+    """Lasso of the relative error over columns of equal norm.
 
     Terms that are proportional on all rows say the same, so the first stands for them.
     """
@@ -214,7 +227,7 @@ def _lasso(variables: Matrix, measured: Matrix, terms: list[tuple[int, ...]]) ->
         model = LassoCV(
             alphas=ALPHAS,
             cv=min(FOLDS, len(measured)),
-            positive=True,
+            positive=positive,
             fit_intercept=False,
             max_iter=SWEEPS,
             tol=1e-3,
@@ -224,6 +237,6 @@ def _lasso(variables: Matrix, measured: Matrix, terms: list[tuple[int, ...]]) ->
         terms=tuple(
             (float(c) / norm, term)
             for c, (term, _, norm) in zip(coefficients, columns.values(), strict=True)
-            if c > 0
+            if c
         )
     )

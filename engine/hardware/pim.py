@@ -88,9 +88,10 @@ class Pim(LatencyModel):
         return max(computing, moving) / (self.clock_ghz * 1e6)
 
     def granularity(self, cost: LayerCost) -> int:
-        """Returns the filters that an array holds, 1 where every group has one filter."""
-        grouped = cost.groups > 1 and cost.groups == cost.cout
-        return max(1, self.columns // self.cells) if cost.macs and not grouped else 1
+        """Returns the filters of an array for every group, 1 where every group has one filter."""
+        single = cost.groups > 1 and cost.groups == cost.cout
+        filters = max(1, self.columns // self.cells)
+        return cost.groups * filters if cost.macs and not single else 1
 
     def _tiles(self, cost: LayerCost) -> tuple[int, int]:
         depth = cost.kernel[0] * cost.kernel[1] * cost.cin // cost.groups

@@ -16,8 +16,8 @@ if TYPE_CHECKING:  # a model is read and asked without PyTorch
     from engine.graph import NetworkGraph
     from engine.measure import Timing
 
-SHARPNESS = 20.0
-"""Of the logistic steps that `smooth_ceil` is made of."""
+STEEPNESS = 10.0
+"""Of the logistic steps that `smooth_ceil` is made of, over the distance of two widths."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,45 +94,63 @@ class Systolic(LatencyModel):
         return self.cycles(cost) / (self.clock_ghz * 1e6) if cost.macs else 0.0
 
     def granularity(self, cost: LayerCost) -> int:
-        """Returns the columns of the array, 1 where every group has one filter."""
-        return self.columns if cost.macs and cost.groups < cost.cout else 1
+        """Returns the filters of an array for every group, 1 where every group has one filter."""
+        return cost.groups * self.columns if cost.macs and cost.groups < cost.cout else 1
 
     def smooth_runtime(
         self, cin: "torch.Tensor", cout: "torch.Tensor", kernel: tuple[int, int], pixels: int
     ) -> "torch.Tensor":
-        """`runtime` of a convolution without groups, smooth in both widths.
+        """`runtime` of a convolution without groups, smooth in both widths; see `smooth_ceil`.
 
         Args:
             cin, cout: widths, of one shape.
             kernel: k₁, k₂.
             pixels: h · w of the output.
         """
-        depth = smooth_ceil(kernel[0] * kernel[1] * cin / self.rows)
-        return depth * smooth_ceil(cout / self.columns) * (pixels * self.batch)
+        depth, filters = self._smooth_tiles(cin, cout, kernel)
+        return depth * filters * (pixels * self.batch)
 
     def smooth_utilisation(
         self, cin: "torch.Tensor", cout: "torch.Tensor", kernel: tuple[int, int]
     ) -> "torch.Tensor":
         """`utilisation` of a convolution without groups, smooth in both widths."""
-        depth, filters = kernel[0] * kernel[1] * cin / self.rows, cout / self.columns
-        return depth * filters / (smooth_ceil(depth) * smooth_ceil(filters))
+        depth, filters = self._smooth_tiles(cin, cout, kernel)
+        used = kernel[0] * kernel[1] * cin * cout / (self.rows * self.columns)
+        return used / (depth * filters)
+
+    def _smooth_tiles(
+        self, cin: "torch.Tensor", cout: "torch.Tensor", kernel: tuple[int, int]
+    ) -> "tuple[torch.Tensor, torch.Tensor]":
+        """Tiles down and across. Rows that are used, and left over, are multiples of ``step``."""
+        window = kernel[0] * kernel[1]
+        step = math.gcd(window, self.rows)
+        return (
+            smooth_ceil(window * cin / self.rows, step / self.rows),
+            smooth_ceil(cout / self.columns, 1 / self.columns),
+        )
 
     def _tile(self, rows: int, columns: int, pixels: int) -> float:
         loading = rows * columns * self.weight_bytes / self.weight_bytes_per_cycle
         return max(pixels, rows, loading) + (rows + columns) / 2
 
 
-def smooth_ceil(x: "torch.Tensor", sharpness: float = SHARPNESS) -> "torch.Tensor":
+def smooth_ceil(x: "torch.Tensor", apart: float) -> "torch.Tensor":
     """Returns a smooth ⌈x⌉ for x ≥ 0: logistic steps, one above each whole number.
 
-    Source: after U-Boost, which sums generalised logistic functions. Deviation: the steps are
-    plain logistic functions that are centred a little above the whole numbers, so that whole
-    numbers stay themselves to within e⁻⁵.
+    Source: after U-Boost, which sums generalised logistic functions. Deviation: the steps are plain
+    logistic functions, each half of ``apart`` above its whole number and as steep as it takes that
+    all x that can occur are right to within e⁻⁵. With steps as wide as an array, the few rows and
+    columns that a narrow layer fills would cost next to nothing.
+
+    Args:
+        apart: distance of two neighbouring x that can occur, in (0, 1]; larger ones make the steps
+            less steep, and x near a whole number less right.
     """
     import torch
 
     steps = torch.arange(math.ceil(float(x.detach().max())) + 1, dtype=x.dtype, device=x.device)
-    return torch.sigmoid(sharpness * (x.unsqueeze(-1) - steps) - 5.0).sum(dim=-1)
+    above = (x.unsqueeze(-1) - steps) / apart - 0.5
+    return torch.sigmoid(STEEPNESS * above).sum(dim=-1)
 
 
 def fit(graph: "NetworkGraph", timings: "Sequence[Timing]", box: Box, batch: int) -> Systolic:

@@ -1,7 +1,7 @@
 """Algorithm 1 over different ideas of what a channel is worth."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from engine.peers.contract import BOTH, Question, Resource, Trainings
 from engine.recipe import Choice, Mode
@@ -98,9 +98,6 @@ def allocated(
         UserError: the base widths break a limit at that resolution.
     """
     budgets = question.budgets(resolution)
-    if choice is not None:
-        budgets = replace(budgets, settings=budgets.settings.choosing(mode, choice))
-    if predictors is not None:
-        budgets = replace(budgets, predictors=dict(predictors))
-    allocation = budgets.allocate(question.limit)
+    settings = None if choice is None else budgets.settings.choosing(mode, choice)
+    allocation = budgets.allocate(question.limit, predictors=predictors, settings=settings)
     return question.base.at(resolution).with_widths(allocation.widths)

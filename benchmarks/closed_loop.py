@@ -27,7 +27,7 @@ from record import (
 )
 
 from engine.budgets import Budgets
-from engine.closed_loop import SLOWER, best, close_loop, latency_verdict, steady
+from engine.closed_loop import SLOWER, best, close_loop, steady
 from engine.drawing import ACCENT, INK, MUTED, PAPER, drawing_style, padded
 from engine.graph import load_graph
 from engine.hardware.contract import Box
@@ -145,7 +145,7 @@ def closed(bench: Bench, budgets: Budgets, ratios: Sequence[float]) -> list[dict
             "sessions": sessions,
             "error_before": before.ms / limit_ms - 1,
             "error_after": after.ms / limit_ms - 1,
-            "verdict": latency_verdict(after, limit_ms),
+            "verdict": after.verdict(limit_ms),
         }
     return rows
 

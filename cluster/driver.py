@@ -18,7 +18,6 @@ from cluster.stages.groundwork import groundwork
 from cluster.stages.measure import measure_stage
 from cluster.stages.train import train_stage
 from engine.budgets import FILE
-from engine.closed_loop import latency_verdict
 from engine.codec import canonical, decode, digest, pretty
 from engine.fidelity import FILE as LADDER
 from engine.provenance import run_info
@@ -130,7 +129,7 @@ def _run_stages(search: Search) -> RunRecord:
             measured=latency.ms,
             noise_floor=latency.noise_floor,
             rounds=answer.rounds,
-            verdict=latency_verdict(latency, limit.latency_ms),
+            verdict=latency.verdict(limit.latency_ms),
         ),
         memory=MemoryFigures(
             limit=limit.params,
@@ -171,10 +170,11 @@ def _run_stages(search: Search) -> RunRecord:
         failures=tuple(
             f"{row.task.id}: {row.error}" for row in store.ledger.rows() if row.status == "failed"
         ),
-        fidelity=_ladder(store),
+        fidelity=_ladder(store, search.trainings.ladder_key(alpha.resolution)),
     )
 
 
-def _ladder(store: RunStore) -> FidelityLadder | None:
+def _ladder(store: RunStore, key: str) -> FidelityLadder | None:
     text = store.folder.read(LADDER)
-    return None if text is None else decode(FidelityLadder, text, LADDER)
+    ladder = None if text is None else decode(FidelityLadder, text, LADDER)
+    return ladder if ladder is not None and ladder.key == key else None

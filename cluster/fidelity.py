@@ -60,6 +60,7 @@ def climb(
         progress.end(f"{len(specs)} networks, trained for {', '.join(map(str, epochs))} epochs")
         done = {row.task.id: row for row in rows if row.status == "done"}
         ladder = FidelityLadder(
+            key=trainings.ladder_key(resolution),
             networks=specs,
             rungs=tuple(_rung(e, rung, done) for e, rung in zip(epochs, tasks, strict=True)),
         )

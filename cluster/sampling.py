@@ -28,7 +28,8 @@ def add_samples(
 
     The recipe in ``run.json`` then asks for so many networks, and no longer stops early, so that
     ``run_search`` goes on from there: it trains the new result. Nothing that is known is trained
-    again.
+    again, but with another ``sample.source`` than ``trained``, where one training stands for all
+    networks, that one.
 
     Args:
         location: of a run whose sample stage is complete.
@@ -45,7 +46,8 @@ def add_samples(
         networks = before.sample.networks + more
         sample = replace(info.recipe.sample, networks=networks, stop_at_b_ci=None)
         recipe = replace(info.recipe, sample=sample)
-        search.store.write_info(run_info(info.name, info.recipe_name, recipe))
         larger = replace(search, recipe=recipe)
+        larger.check()  # what cannot be run must not take the place of what was
+        search.store.write_info(run_info(info.name, info.recipe_name, recipe))
         after = groundwork(larger)
         return Resampled(before=before, after=after, allocated=allocate_stage(larger, after))

@@ -103,6 +103,7 @@ class Search:
         # Its latency is not known yet; any limit of it is above zero.
         self.recipe.limits.resolve(self.costs.usage(self.base.spec, latency_ms=0.0))
         rivals(self.recipe.choose.rivals)
+        _ = self.trainings.sample_tasks(self.base.spec.resolution)  # raises if there is no room
         _ = self.base.resolutions  # raises if the network cannot take one of them
         # What the run has of it is kept: the file may be gone by now.
         settings, profiled = self.recipe.profile, "profile" in self.store.committed_stages()

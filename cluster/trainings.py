@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 from cluster.network import BaseNetwork
+from engine.codec import digest
 from engine.peers.resolutions import REPEATS
 from engine.recipe import Recipe
 from engine.results import DataFacts
@@ -50,12 +51,12 @@ class Trainings:
     def alpha_tasks(self, spec: NetworkSpec) -> list[TrainingTask]:
         """The trainings of one network of the α search, one for each repeat."""
         settings = self.recipe.alpha
-        return [
-            replace(
-                self.short_task(spec), training=settings.training, seed=self.recipe.seed + repeat
-            )
-            for repeat in range(settings.repeats)
-        ]
+        task = replace(
+            self.short_task(spec),
+            training=settings.training,
+            stoppable=True if settings.scheduler == "asha" else None,
+        )
+        return [replace(task, seed=self.recipe.seed + repeat) for repeat in range(settings.repeats)]
 
     def choose_tasks(self, spec: NetworkSpec) -> list[TrainingTask]:
         """The trainings of one network that may be the answer, one for each repeat.
@@ -89,6 +90,12 @@ class Trainings:
     def sample_task(self, spec: NetworkSpec) -> TrainingTask:
         """The training of a sampled network that collects its importance."""
         return replace(self.short_task(spec), importance=True)
+
+    def ladder_key(self, resolution: int) -> str:
+        """The identity of a fidelity ladder's networks and trainings, however many there are."""
+        settings = self.recipe.sample
+        drawn = settings.min_width, settings.max_width, settings.block
+        return digest((self.final_task(self.base.spec.at(resolution)), settings.training, drawn))
 
     def sampling_task(self, source: Cheap, resolution: int, networks: int) -> TrainingTask:
         """The one task that finds the importance of so many sampled networks."""

@@ -6,7 +6,7 @@ from statistics import fmean
 
 from engine.errors import UserError
 from engine.graph import NetworkGraph
-from engine.judging import pooled_deviation, tied
+from engine.judging import are_complete, pooled_spread, tied
 from engine.results import AlphaCandidate, AlphaResult
 from engine.rows import Row
 from engine.spec import NetworkSpec
@@ -33,8 +33,8 @@ def rank_candidates(
     """Chooses α: the highest mean of the last validation accuracies over repeats (Eq. 4).
 
     Equal means are decided by the lower mean validation loss, then by which was asked first.
-    A repeat that was stopped early counts with its last epoch. A candidate all of whose repeats
-    failed is left out.
+    A repeat that was stopped early counts with its last epoch. A candidate of which a repeat failed
+    comes after all that have more, and one all of whose repeats failed is left out.
 
     Deviation: the paper takes the best α as it comes. Short trainings differ more between seeds
     than between α, so the winner carries a standard error: the standard deviation within
@@ -74,8 +74,10 @@ def rank_candidates(
             f"all {len(rows)} trainings of the α search failed, the first with: {error}; "
             "check the data and alpha.training"
         )
-    winner = max(candidates, key=lambda c: c.merit)
-    spread = pooled_deviation(
+    complete = are_complete(candidates)
+    best = max(range(len(candidates)), key=lambda i: (complete[i], *candidates[i].merit))
+    winner = candidates[best]
+    spread = pooled_spread(
         [row.last.val_accuracy for row in repeats if row.status == "done"]
         for repeats in rows_of.values()
     )
@@ -83,7 +85,7 @@ def rank_candidates(
     return AlphaResult(
         alpha=winner.alphas[0],
         resolution=winner.spec.resolution,
-        standard_error=None if spread is None else spread / math.sqrt(len(winner.accuracies)),
+        standard_error=spread and spread.deviation / math.sqrt(len(winner.accuracies)),
         tied=None if spread is None else tied(winner.accuracies, others, spread),
         candidates=tuple(candidates),
         failed=len(rows) - len(usable(rows)),

@@ -5,7 +5,7 @@ from functools import partial
 
 from engine.allocation import shortened
 from engine.errors import UserError
-from engine.results import MOST_NOISE, Allocation, Latency, LatencyVerdict, Round
+from engine.results import Allocation, Latency, Round
 
 MARGIN = 0.05
 """At most this share of the latency limit is left free for the noise of the next measurement."""
@@ -153,17 +153,6 @@ def miss(latency: Latency, limit_ms: float) -> tuple[bool, bool, float]:
     """
     with_room = share_used(latency, limit_ms) > 1.0
     return latency.ms > limit_ms, with_room, abs(latency.ms - limit_ms)
-
-
-def latency_verdict(latency: Latency, limit_ms: float) -> LatencyVerdict:
-    """Returns whether a measurement keeps the limit, or exceeds it by no more than its noise.
-
-    Noise above `MOST_NOISE` excuses nothing: a disturbed measurement must not hide a broken limit.
-    """
-    if latency.ms <= limit_ms:
-        return "within"
-    noise = min(latency.noise_floor, MOST_NOISE)
-    return "within noise" if latency.ms / limit_ms - 1 <= noise else "over"
 
 
 def _room(latency: Latency) -> float:

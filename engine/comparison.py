@@ -8,7 +8,6 @@ from typing import Literal
 
 from scipy.stats import ttest_rel
 
-from engine.closed_loop import latency_verdict
 from engine.codec import STRICT
 from engine.dimensions import Dimensions
 from engine.display import no_power
@@ -228,7 +227,7 @@ class Line:
 def lines(comparison: Comparison) -> tuple[Line, ...]:
     """Returns the table, the best method first.
 
-    The latency limit is kept up to the noise of the measurement (`latency_verdict`).
+    The latency limit is kept up to the noise of the measurement (`engine.results.Latency.verdict`).
     """
     return tuple(_line(comparison, entry) for entry in comparison.ranked)
 
@@ -254,7 +253,7 @@ def _line(comparison: Comparison, entry: Entry) -> Line:
         low_95=found.low if found and math.isfinite(found.low) else None,
         high_95=found.high if found and math.isfinite(found.high) else None,
         verdict=found and found.verdict,
-        keeps_latency=latency_verdict(latency, comparison.latency_limit_ms) != "over",
+        keeps_latency=latency.verdict(comparison.latency_limit_ms) != "over",
         keeps_params=proposal.params <= comparison.params_limit,
         search_seconds=proposal.search_seconds,
         search_trials=proposal.search_trials,

@@ -185,10 +185,10 @@ def _alpha(result: AlphaResult) -> ReportFigure:
     elif result.tied:
         outcome = (
             f"{plural(result.tied, 'other candidate')} cannot be told from the winner "
-            "(within two standard errors), so α is known only roughly"
+            "(at 95 %, by the spread between seeds), so α is known only roughly"
         )
     else:
-        outcome = "no other candidate comes within two standard errors of the winner"
+        outcome = "all other candidates can be told from the winner, by the spread between seeds"
     bars = "no repeats to average"
     if result.standard_error is not None:
         bars = "mean and pooled standard error"

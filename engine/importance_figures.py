@@ -111,7 +111,7 @@ def draw_importance(
     failed = len(sample.failures)
     lost = f"; {failed} more failed" if failed else ""
     caption = (
-        f"Importance (Eq. 5) against channels in {plural(n, 'trained network')} (dots{lost}) with "
+        f"Importance (Eq. 5) against channels in {plural(n, 'sampled network')} (dots{lost}) with "
         f"the fit a·Cᵇ (line{_banded(predictors)}), for {which}; log-log, with the same span in "
         f"every panel, so that slopes compare{doubt}."
     )
@@ -120,7 +120,7 @@ def draw_importance(
 
 def _banded(predictors: Mapping[str, ImportancePredictor]) -> str:
     known = any(p.b_low is not None for p in predictors.values())
-    return "; band: b within its 95 % bootstrap interval" if known else ""
+    return "; band: b within its 95 % interval" if known else ""
 
 
 def _band(
@@ -137,7 +137,7 @@ def _band(
 
 
 def draw_fit(sample: SampleResult, fit: FitResult) -> ReportFigure:
-    """Draws predicted against actual importance of all groups in all trained networks.
+    """Draws predicted against actual importance of all groups in all sampled networks.
 
     R² of all points is that of their logarithms. To be called in `engine.drawing.drawing_style`.
     """
@@ -185,11 +185,11 @@ def draw_fit(sample: SampleResult, fit: FitResult) -> ReportFigure:
     r2 = [predictor.r2 for predictor in fit.predictors.values()]
     caption = (
         f"Importance of {plural(len(pairs), 'group')} in {plural(len(sample.samples), 'network')} "
-        f"as trained and as Eq. 6 predicts it: {told} over all points, which differ mostly by "
+        f"as collected and as Eq. 6 predicts it: {told} over all points, which differ mostly by "
         f"group; R² within a group {signed(min(r2), 2)} at the least, {signed(median(r2), 2)} in "
         "the median (both of the logarithm)."
     )
-    label = "Predicted against actual importance of every group in every trained network"
+    label = "Predicted against actual importance of every group in every sampled network"
     return ReportFigure(caption=caption, panels=(Panel(name="fit", label=label, drawing=drawing),))
 
 

@@ -2,34 +2,76 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
 from statistics import fmean
 
+from engine.results import Judged
 
-def pooled_deviation(repeats: Iterable[Sequence[float]]) -> float | None:
-    """Returns the standard deviation within networks, pooled over all of them.
+LEVEL = 0.95
+"""How often networks that are equal are all taken for equal."""
 
-    That is the square root of Σ(x − mean)² over all networks by the degrees of freedom left; None
-    where no network has two repeats.
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spread:
+    """How much repeats of one network differ, pooled over networks.
+
+    Attributes:
+        deviation: the square root of Σ(x − mean)² over all networks by ``freedom``.
+        freedom: repeats less networks.
     """
+
+    deviation: float
+    freedom: int
+
+
+def pooled_spread(repeats: Iterable[Sequence[float]]) -> Spread | None:
+    """Returns the spread within networks; None where no network has two repeats."""
     squares, freedom = 0.0, 0
     for accuracies in repeats:
         if accuracies:
             mean = fmean(accuracies)
             squares += sum((accuracy - mean) ** 2 for accuracy in accuracies)
             freedom += len(accuracies) - 1
-    return math.sqrt(squares / freedom) if freedom else None
+    return Spread(deviation=math.sqrt(squares / freedom), freedom=freedom) if freedom else None
 
 
-def tied(winner: Sequence[float], others: Iterable[Sequence[float]], deviation: float) -> int:
-    """Returns how many networks' means lie within two standard errors of the difference.
+def tied(winner: Sequence[float], others: Iterable[Sequence[float]], spread: Spread) -> int:
+    """Returns how many networks cannot be told from the best one, by their repeats.
+
+    Source: Tukey and Kramer. The best of several equal networks is ahead of the others by luck, the
+    farther the more there are, and the fewer repeats tell the spread: networks count as different
+    beyond q·deviation·√((1/n + 1/m)/2), with q of the studentized range at `LEVEL`. Two standard
+    errors of a difference, which hold for a pair that was named before and a spread that is known,
+    would tell some network of six that are equal from the best in 44 of 100 searches.
+
+    Only the chance of the seeds is counted: all networks are judged on the same images.
 
     Args:
-        winner, others: accuracies by repeat; at equal repeats two standard errors of the difference
-            are 2·√2·deviation/√repeats.
-        deviation: see `pooled_deviation`.
+        winner, others: accuracies by repeat; networks without any are left out.
     """
+    judged = [other for other in others if other]
+    if not judged:
+        return 0
+    most = _studentized_range(1 + len(judged), spread.freedom) * spread.deviation
     return sum(
-        fmean(winner) - fmean(other) <= 2 * deviation * math.sqrt(1 / len(winner) + 1 / len(other))
-        for other in others
-        if other
+        fmean(winner) - fmean(other) <= most * math.sqrt((1 / len(winner) + 1 / len(other)) / 2)
+        for other in judged
     )
+
+
+@cache
+def _studentized_range(networks: int, freedom: int) -> float:
+    from scipy.stats import studentized_range
+
+    return float(studentized_range.ppf(LEVEL, networks, freedom))
+
+
+def are_complete(judged: Sequence[Judged]) -> list[bool]:
+    """Returns which networks have as many repeats as any.
+
+    A repeat that failed is missing, and the mean of the others says too much for a network that
+    is as likely to fail when it is the answer.
+    """
+    most = max((len(one.accuracies) for one in judged), default=0)
+    return [len(one.accuracies) == most for one in judged]

@@ -9,6 +9,8 @@ from engine.rows import Cheap
 
 TRAINED = "hacscale-per-limit"
 """From it nothing but the importance of a cheaper source differs: same resolution, same rule."""
+RESOLUTION = "uniform-alpha"
+"""It rests on the trainings that found the resolution, and on no others."""
 _SOURCES: tuple[Cheap, ...] = ("slimmable", "initial")
 
 
@@ -28,19 +30,28 @@ def rank_correlation(comparison: Comparison, first: str, second: str) -> float:
 
 
 def nearness(comparison: Comparison) -> list[str]:
-    """Returns a sentence for every cheaper source that was compared beside `TRAINED`."""
-    there = {entry.proposal.method for entry in comparison.entries}
-    if TRAINED not in there:
+    """Returns a sentence for every cheaper source that was compared beside `TRAINED`.
+
+    Costs are of the importance alone, without the search for the resolution. There are none where
+    `TRAINED` rests on one training as well: the run itself has a cheaper source.
+    """
+    proposals = {entry.proposal.method: entry.proposal for entry in comparison.entries}
+    if not {TRAINED, RESOLUTION} <= proposals.keys():
+        return []
+    full, resolution = proposals[TRAINED], proposals[RESOLUTION]
+    if full.search_trials - resolution.search_trials <= 1:
         return []
     said: list[str] = []
-    for source in _SOURCES:
-        name = f"hacscale-{source}"
-        if name in there:
+    for name in (f"hacscale-{source}" for source in _SOURCES):
+        if name in proposals:
             rho = rank_correlation(comparison, TRAINED, name)
-            spent, full = (comparison.entry(n).proposal.search_seconds for n in (name, TRAINED))
+            spent, whole = (
+                one.search_seconds - resolution.search_seconds for one in (proposals[name], full)
+            )
             ranks = "have no ranks" if math.isnan(rho) else f"correlate by rank with ρ = {rho:.2f}"
             said.append(
-                f"Importance with sample.source {source}: its width multipliers and those of "
-                f"{TRAINED} {ranks}; {spent:.0f} s of training in place of {full:.0f} s."
+                f"Importance with sample.source {name.removeprefix('hacscale-')}: its width "
+                f"multipliers and those of {TRAINED} {ranks}; {spent:.0f} s of training in place "
+                f"of {whole:.0f} s."
             )
     return said

@@ -1,7 +1,7 @@
 """How importance falls with width: I(C) = a·C^b for every width group (Eq. 6)."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import linregress
+from scipy.stats import t as student
 
-from engine.bootstrap import b_intervals
 from engine.errors import UserError
 from engine.results import FitResult, ImportancePredictor, ImportanceSample
 
@@ -24,8 +24,14 @@ LOWEST_R2 = 0.5
 DEFAULT_B = -1.0
 """The exponent of every group where none has a sound fit: the kernels share a constant sum."""
 
+LEVEL = 0.95
+"""Of the interval of b."""
+
+_NO_FIT = ImportancePredictor(a=0.0, b=DEFAULT_B, b_se=0.0, r2=0.0, sum_r2=0.0, flag="")
 _NO_SPREAD = 1e-9
 _LARGEST_LOG = 700.0
+
+Interval = tuple[float, float]
 
 
 def fit_predictor(widths: Sequence[float], importances: Sequence[float]) -> ImportancePredictor:
@@ -96,16 +102,15 @@ def fit_predictors(samples: Sequence[ImportanceSample], groups: Sequence[str]) -
             "the importance of every group is zero in every sample, so nothing was learned; "
             "check sample.training and the data"
         )
-    sound = [fit.own.b for fit in fits.values() if not fit.fault]
+    sound = [fit.own.b for fit in fits.values() if fit.own is not None and not fit.fault]
     pooled = median(sound) if sound else DEFAULT_B
-    intervals = b_intervals(samples, groups)
     origin = (
         f"the median of {len(sound)} sound groups" if sound else "the default, as none is sound"
     )
     predictors: dict[str, ImportancePredictor] = {}
     for group, fit in fits.items():
-        low, high = intervals[group] or (None, None)
-        own = replace(fit.own, b_low=low, b_high=high)
+        low, high = fit.interval or (None, None)
+        own = replace(fit.own or _NO_FIT, b_low=low, b_high=high)
         if fit.fault:
             own = replace(
                 own,
@@ -117,14 +122,43 @@ def fit_predictors(samples: Sequence[ImportanceSample], groups: Sequence[str]) -
     return FitResult(predictors=predictors)
 
 
+def b_intervals(
+    samples: Sequence[ImportanceSample], groups: Sequence[str]
+) -> dict[str, Interval | None]:
+    """Returns the interval of every group's own b at `LEVEL`: b ± t·b_se.
+
+    t is Student's with two degrees of freedom less than networks whose importance is above zero.
+
+    Returns:
+        None for a group that has no fit of its own.
+    """
+    return {group: _fit_group(samples, group).interval for group in groups}
+
+
+def are_narrow(intervals: Mapping[str, Interval | None], half_width: float) -> bool:
+    """Whether every group has an interval of at most ± ``half_width``."""
+    return all(
+        interval is not None and interval[1] - interval[0] <= 2 * half_width
+        for interval in intervals.values()
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _GroupFit:
-    """One group's own fit, the samples it was made of, and why it is not sound, if it is not."""
+    """One group's own fit, None if it has none, its samples, and why it is not sound, if so."""
 
     log_width: NDArray[np.float64]
     log_importance: NDArray[np.float64]
-    own: ImportancePredictor
+    own: ImportancePredictor | None
     fault: str
+
+    @property
+    def interval(self) -> Interval | None:
+        """See `b_intervals`."""
+        if self.own is None:
+            return None
+        reach = float(student.ppf((1 + LEVEL) / 2, len(self.log_width) - 2)) * self.own.b_se
+        return self.own.b - reach, self.own.b + reach
 
 
 def _fit_group(samples: Sequence[ImportanceSample], group: str) -> _GroupFit:
@@ -142,16 +176,16 @@ def _fit_group(samples: Sequence[ImportanceSample], group: str) -> _GroupFit:
             importances.append(importance)
     zeros = len(samples) - len(importances)
     note = f"importance is zero in {zeros} of {len(samples)} samples" if zeros else ""
+    own, fault = None, ""
     try:
-        own = fit_predictor(widths, importances)
+        own = replace(fit_predictor(widths, importances), flag=note)
         fault = _fault(own)
     except UserError as error:
-        own = ImportancePredictor(a=0.0, b=DEFAULT_B, b_se=0.0, r2=0.0, sum_r2=0.0, flag="")
         fault = str(error)
     return _GroupFit(
         log_width=np.log(np.asarray(widths, dtype=float)),
         log_importance=np.log(np.asarray(importances, dtype=float)),
-        own=replace(own, flag=note),
+        own=own,
         fault=f"{note}; {fault}" if note and fault else fault,
     )
 

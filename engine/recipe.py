@@ -190,8 +190,9 @@ class Profile:
         seed: of the random networks.
         file: a profile that ``hacscale profile --out`` wrote for this network and device, used in
             place of making one. It is read once and kept in the run.
-        table: latencies of single layers that others measured, for model lut (docs/profile.md); the
-            networks of the profile calibrate it.
+        table: latencies of single layers that others measured, for model lut (docs/profile.md).
+        calibrate: whether the networks of the profile give that table a scale and an offset; if
+            not, the sum of its layers stands and they only judge it.
     """
 
     __pydantic_config__ = STRICT
@@ -208,9 +209,11 @@ class Profile:
     seed: int = 0
     file: str = ""
     table: str = ""
+    calibrate: bool = True
 
     def __post_init__(self) -> None:
         require(not self.table or self.model == "lut", "table needs model lut", self.table)
+        require(self.calibrate or self.table != "", "calibrate=false needs a table", self.table)
         require(self.networks >= 4, "networks must be at least 4", self.networks)
         require(self.held_out >= 2, "held_out must be at least 2", self.held_out)
         require(self.calls >= 3, "calls must be at least 3", self.calls)
@@ -231,7 +234,9 @@ class Alpha:
             base's widths times the largest number that keeps all limits as predicted, so that
             what is compared could be an answer.
         low, high: bounds of α.
-        trials: values of α asked of the sampler.
+        trials: values of α. The first four, or the first batch if that is more, rounded up to
+            whole batches, are evenly spaced from ``low`` to ``high``; the sampler is asked for the
+            others (`searchers.alpha`).
         batch: trials asked together. A recipe field and not the number of workers, so that
             every machine asks the same questions.
         repeats: seeds per network.
@@ -280,7 +285,7 @@ class Sample:
         networks: how many networks are trained.
         block: networks per Latin hypercube; hypercubes follow one another, so that more
             networks extend the same sequence.
-        stop_at_b_ci: stop once the 95 % bootstrap interval of every group's exponent b is no wider
+        stop_at_b_ci: stop once the 95 % interval of every group's exponent b is no wider
             than ± this; looked at after every block, so that the answer depends on no timing.
             None to train all.
         min_width, max_width: bounds of the multipliers of the base widths, which are log-uniform.
@@ -386,7 +391,10 @@ class Choose:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cluster:
-    """Resources. They change how fast a run is, not what it finds, and are in no row's identity.
+    """Resources. They change how fast a run is, and are in no row's identity.
+
+    What it finds they change by what is lost alone: trainings that fail more often than ``retries``
+    are left out, and floats are summed otherwise with other numbers of cores and workers.
 
     Attributes:
         cpus_per_trial: CPU cores, and intra-op threads, of one training.

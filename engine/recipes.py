@@ -45,7 +45,7 @@ def digits_vgg11() -> Recipe:
         data=Data(source="digits", resolution=32, train_images=400),
         limits=Limits(latency="2x", params="1.33x"),
         profile=Profile(networks=20, held_out=6),
-        alpha=Alpha(trials=6, batch=3, repeats=2, round_to=4, training=_DIGITS.for_epochs(6)),
+        alpha=Alpha(trials=6, batch=2, repeats=2, round_to=4, training=_DIGITS.for_epochs(6)),
         sample=Sample(networks=10, block=10, training=_DIGITS.for_epochs(6)),
         train=_DIGITS,
     )

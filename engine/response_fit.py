@@ -56,7 +56,7 @@ def fit_response(
     if different < FEWEST:
         raise UserError(
             f"a response surface needs at least {FEWEST} trained networks, not {different}; raise "
-            "sample.networks"
+            "sample.networks, with sample.source trained"
         )
     groups = tuple(base)
     expected = np.array([base[group] * prior[group](base[group]) for group in groups])

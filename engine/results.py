@@ -58,6 +58,10 @@ class Trained:
     weights: str
 
 
+LatencyVerdict = Literal["within", "within noise", "over"]
+"""Whether a measured latency keeps its limit, or exceeds it by no more than the noise floor."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Latency:
     """Measured latency of one network.
@@ -92,6 +96,17 @@ class Latency:
     energy_mj: float | None = None
     power_mw: float | None = None
     idle_mw: float | None = None
+
+    def verdict(self, limit_ms: float) -> LatencyVerdict:
+        """Returns whether it keeps the limit, or exceeds it by no more than its noise.
+
+        Noise above `MOST_NOISE` excuses nothing: a disturbed measurement must not hide a broken
+        limit.
+        """
+        if self.ms <= limit_ms:
+            return "within"
+        noise = min(self.noise_floor, MOST_NOISE)
+        return "within noise" if self.ms / limit_ms - 1 <= noise else "over"
 
     @classmethod
     def constant(cls, ms: float, noise_floor: float = 0.0) -> "Latency":
@@ -226,8 +241,8 @@ class AlphaResult:
         alpha: of the winner (the first that was asked).
         standard_error: of the winner's mean accuracy, from the spread pooled over candidates; None
             where no candidate has two finished repeats.
-        tied: how many other candidates lie within two standard errors of a difference; None with
-            ``standard_error``.
+        tied: how many other candidates cannot be told from the winner (`engine.judging.tied`); None
+            with ``standard_error``.
         failed: rows that failed.
     """
 
@@ -278,7 +293,7 @@ class ImportancePredictor:
         r2: of the fit, in log space.
         sum_r2: of the importance summed over the kernels, C·I(C); a mean over C kernels has 1/C
             in it and is easy to fit, this is not.
-        b_low, b_high: 95 % interval of the group's own b, by bootstrap over the networks; None
+        b_low, b_high: 95 % interval of the group's own b (`engine.predictors.b_intervals`); None
             where it has none.
         flag: empty, or what is to be known of it: why ``b`` is not the group's own but the pooled
             one, or that the importance was zero in some samples.
@@ -454,8 +469,8 @@ class ChooseResult:
         chosen: index of the answer.
         left_out: why a rival has no network, by its name.
         surface: of the sampled losses; None where too few networks have one.
-        tied: how many other candidates lie within two standard errors of a difference; None where
-            no repeats tell how large those are.
+        tied: how many other candidates that keep the latency limit as well as the answer cannot be
+            told from it (`engine.judging.tied`); None where no repeats tell their spread.
     """
 
     __pydantic_config__ = STRICT
@@ -470,10 +485,6 @@ class ChooseResult:
     def winner(self) -> Candidate:
         """The answer."""
         return self.candidates[self.chosen]
-
-
-LatencyVerdict = Literal["within", "within noise", "over"]
-"""Whether a measured latency keeps its limit, or exceeds it by no more than the noise floor."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -585,11 +596,13 @@ class FidelityLadder:
     """The same networks trained for different times.
 
     Attributes:
+        key: of the recipe that it belongs to; a run whose recipe has changed does not show it.
         rungs: by epochs, the shortest first.
     """
 
     __pydantic_config__ = STRICT
 
+    key: str = ""
     networks: tuple[NetworkSpec, ...]
     rungs: tuple[Rung, ...]
 

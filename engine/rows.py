@@ -66,6 +66,7 @@ class TrainingTask:
         start: the weights to begin with, carried to the widths of ``spec``; None to begin anew.
         keep_weights: whether the weights are kept for trainings that start from them.
         filter_norms: whether the row has the norms of the trained filters.
+        stoppable: whether a scheduler may end it early: such a row is no whole training's.
     """
 
     __pydantic_config__ = STRICT
@@ -84,6 +85,7 @@ class TrainingTask:
     start: Start | None = None
     keep_weights: Literal[True] | None = None
     filter_norms: Literal[True] | None = None
+    stoppable: Literal[True] | None = None
 
     @property
     def id(self) -> str:

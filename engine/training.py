@@ -57,6 +57,7 @@ class Training:
         require(self.batch_size >= 2, "batch_size must be at least 2", self.batch_size)
         require(self.lr > 0, "lr must be above zero", self.lr)
         require(0 <= self.momentum < 1, "momentum must be in [0, 1)", self.momentum)
+        require(self.momentum > 0 or not self.nesterov, "nesterov needs a momentum", self.momentum)
         require(self.weight_decay >= 0, "weight_decay must not be negative", self.weight_decay)
         require(0 <= self.label_smoothing < 1, "label_smoothing in [0, 1)", self.label_smoothing)
         require(0 <= self.swa_share < 1, "swa_share must be in [0, 1)", self.swa_share)
@@ -65,13 +66,16 @@ class Training:
         require(0 < self.final_lr_ratio <= 1, "final_lr_ratio in (0, 1]", self.final_lr_ratio)
 
     def for_epochs(self, epochs: int) -> "Training":
-        """Returns the same recipe, shorter or longer; warm-up and milestones scale along."""
+        """Returns the same recipe, shorter or longer; warm-up and milestones scale along.
+
+        The first epoch has the peak learning rate however short it is.
+        """
         ratio = epochs / self.epochs
         return replace(
             self,
             epochs=epochs,
             warmup_epochs=self.warmup_epochs * ratio,
-            milestones=tuple(round(m * ratio) for m in self.milestones),
+            milestones=tuple(max(1, round(m * ratio)) for m in self.milestones),
         )
 
 

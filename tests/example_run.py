@@ -5,7 +5,6 @@ import random
 from collections.abc import Sequence
 from itertools import pairwise
 
-from engine.closed_loop import latency_verdict
 from engine.limits import Usage
 from engine.profile_key import ProfileKey
 from engine.results import (
@@ -310,7 +309,7 @@ def example_run(
                 measured=measured.ms,
                 noise_floor=measured.noise_floor,
                 rounds=2,
-                verdict=latency_verdict(measured, limit.latency_ms),
+                verdict=measured.verdict(limit.latency_ms),
             ),
             memory=MemoryFigures(
                 limit=limit.params,

@@ -16,7 +16,6 @@ from engine.closed_loop import (
     close_loop,
     corrected,
     corrected_limit,
-    latency_verdict,
     steady,
 )
 from engine.errors import UserError
@@ -266,4 +265,4 @@ def test_a_corrected_limit_leaves_out_what_was_over_although_it_was_expected_bel
     ],
 )
 def test_a_verdict_speaks_of_the_noise_floor(ms: float, noise: float, verdict: str) -> None:
-    assert latency_verdict(Latency.constant(ms, noise), 10.0) == verdict
+    assert Latency.constant(ms, noise).verdict(10.0) == verdict

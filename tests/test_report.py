@@ -24,7 +24,6 @@ from rich.console import Console
 from sklearn.metrics import r2_score
 
 from engine import display
-from engine.closed_loop import latency_verdict
 from engine.drawing import Panel
 from engine.figures import draw_figures, write_figures
 from engine.importance_figures import PANELS
@@ -497,7 +496,7 @@ def test_a_group_without_importance_has_a_panel_that_says_so(record: RunRecord) 
                 "no repeats to average",
                 "No step fitted",
                 "After 1 epoch ",
-                "in 3 trained networks",
+                "in 3 sampled networks",
                 "for 1 group;",
             ],
         ),
@@ -572,7 +571,7 @@ def test_the_verdict_names_a_limit_that_is_broken(record: RunRecord) -> None:
             record.result.latency_ms,
             **figures,
             measured=measured,
-            verdict=latency_verdict(timed, figures["limit"]),
+            verdict=timed.verdict(figures["limit"]),
         )
         verdict = display.verdict(changed(record, "result", latency_ms=latency))
         assert verdict.replace("\u00a0", " ").endswith(told)

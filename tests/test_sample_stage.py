@@ -13,9 +13,8 @@ from cluster.progress import Progress
 from cluster.search import Search
 from cluster.session import Session
 from cluster.stages.sample import sample_stage
-from engine.bootstrap import are_narrow, b_intervals
 from engine.limits import Limits
-from engine.predictors import fit_predictors
+from engine.predictors import are_narrow, b_intervals, fit_predictors
 from engine.recipe import Recipe, Sample
 from engine.results import DataFacts, SampleResult
 from engine.rows import Cheap, Epoch, Row, TrainingTask

@@ -30,6 +30,20 @@ def ours(training: Training, times: list[float]) -> list[float]:
     return [learning_rate(training, time) for time in times]
 
 
+def test_the_first_epoch_has_the_peak_rate_however_short_a_training_is():
+    printed = Training(epochs=300, lr=0.1, schedule="step", milestones=(100, 150, 225))
+    assert [printed.for_epochs(e).milestones for e in (1, 2, 8)] == [
+        (1, 1, 1),
+        (1, 1, 2),
+        (3, 4, 6),
+    ]
+
+
+def test_nesterov_without_a_momentum_is_refused():
+    with pytest.raises(ValueError, match="nesterov needs a momentum"):
+        Training(epochs=1, momentum=0.0, nesterov=True)
+
+
 def test_one_cycle_equals_pytorchs_after_its_warm_up() -> None:
     epochs, per_epoch, warm_up = 10, 7, 3
     training = Training(epochs=epochs, lr=0.3, warmup_epochs=warm_up)

@@ -8,10 +8,9 @@ from cluster.search import Search
 from cluster.stages.groundwork import Groundwork
 from cluster.stages.propose import Proposing, inputs_of_question
 from engine.budgets import ALGORITHM_1
-from engine.closed_loop import latency_verdict
 from engine.comparison import Proposal
 from engine.errors import Inapplicable
-from engine.judging import pooled_deviation, tied
+from engine.judging import are_complete, pooled_spread, tied
 from engine.peers.methods import rivals
 from engine.results import AllocateResult, Candidate, ChooseResult, SurfaceFigures
 from engine.rows import Row
@@ -21,9 +20,9 @@ def choose_stage(search: Search, known: Groundwork, found: AllocateResult) -> Ch
     """Trains the network of Algorithm 1 and those of its rivals for a while, and takes the best.
 
     The highest mean of the last validation accuracies counts, then the lower mean loss, then which
-    comes first. What exceeds the latency limit by more than the noise of its measurement is the
-    answer only if all do whose trainings did not fail. A rival that has no network for these
-    limits is left out.
+    comes first; a network of which a repeat failed comes after those with more. What exceeds the
+    latency limit by more than the noise of its measurement is the answer only if all do whose
+    trainings did not fail. A rival that has no network for these limits is left out.
 
     Deviation: HACScale takes what Algorithm 1 gives. Importance is of single channels, at one
     resolution, after a short training: whether the widths that it leads to are better than uniform
@@ -55,13 +54,17 @@ def choose_stage(search: Search, known: Groundwork, found: AllocateResult) -> Ch
             _judged(candidate, [done[task.id] for task in of_one if task.id in done])
             for candidate, of_one in zip(candidates, trials, strict=True)
         )
-        chosen = max(range(len(judged)), key=lambda i: merit(judged[i], known.limit.latency_ms))
+        complete = are_complete(judged)
+        chosen = max(
+            range(len(judged)),
+            key=lambda i: merit(judged[i], known.limit.latency_ms, complete[i]),
+        )
         return ChooseResult(
             candidates=judged,
             chosen=chosen,
             left_out=left_out,
             surface=_figures(proposing),
-            tied=_tied(judged, chosen),
+            tied=_tied(judged, chosen, known.limit.latency_ms),
         )
 
     tasks = trainings.choose_tasks(found.spec)
@@ -82,14 +85,19 @@ def _of_algorithm_1(search: Search, found: AllocateResult) -> Candidate:
     )
 
 
-def _tied(judged: Sequence[Candidate], chosen: int) -> int | None:
+def _tied(judged: Sequence[Candidate], chosen: int, limit_ms: float) -> int | None:
     """How many other networks are as good; candidates may be one network, of two methods."""
-    accuracies = {candidate.spec: candidate.accuracies for candidate in judged}
-    deviation = pooled_deviation(accuracies.values())
-    winner = accuracies.pop(judged[chosen].spec)
-    if deviation is None or not winner:
+    accuracies = {one.spec: one.accuracies for one in judged}
+    spread, winner = pooled_spread(accuracies.values()), judged[chosen]
+    if spread is None or not winner.accuracies:
         return None
-    return tied(winner, accuracies.values(), deviation)
+    alike = {one.spec for one in judged if _keeps(one, limit_ms) == _keeps(winner, limit_ms)}
+    others = [accuracies[spec] for spec in alike - {winner.spec}]
+    return tied(winner.accuracies, others, spread)
+
+
+def _keeps(candidate: Candidate, limit_ms: float) -> bool:
+    return candidate.latency.verdict(limit_ms) != "over"
 
 
 def _figures(proposing: Proposing) -> SurfaceFigures | None:
@@ -124,11 +132,10 @@ def _judged(candidate: Candidate, rows: list[Row]) -> Candidate:
     )
 
 
-def merit(candidate: Candidate, limit_ms: float) -> tuple[bool | float, ...]:
-    """What candidates are compared by, the better the greater: limits, then `Judged.merit`."""
-    judged, *accuracy_and_loss = candidate.merit
-    keeps = latency_verdict(candidate.latency, limit_ms) != "over"
-    return judged, keeps, *accuracy_and_loss
+def merit(candidate: Candidate, limit_ms: float, complete: bool) -> tuple[bool | float, ...]:
+    """What candidates are compared by, the better the greater; see `choose_stage`."""
+    any_done, *accuracy_and_loss = candidate.merit
+    return any_done, _keeps(candidate, limit_ms), complete, *accuracy_and_loss
 
 
 def _sentence(out: ChooseResult) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from cluster.search import Search
-from engine.bootstrap import FEWEST_SAMPLES, are_narrow, b_intervals
+from engine.predictors import are_narrow, b_intervals
 from engine.results import ImportanceSample, SampleResult
 from engine.rows import Row, TrainingTask
 from engine.sampling import samples_of
@@ -80,7 +80,7 @@ def _sample_of(index: int, row: Row) -> ImportanceSample:
 
 def _knows_exponents(search: Search, sampled: SampleResult) -> bool:
     most = search.recipe.sample.stop_at_b_ci
-    if most is None or len(sampled.samples) < FEWEST_SAMPLES:
+    if most is None:
         return False
     groups = [group.name for group in search.base.graph.groups]
     return are_narrow(b_intervals(sampled.samples, groups), most)

@@ -32,11 +32,13 @@ def add(commands: Commands) -> None:
 def _fidelity(arguments: argparse.Namespace, console: Console) -> None:
     if not _FEWEST <= arguments.networks <= _MOST:
         raise UserError(f"--networks must lie in {_FEWEST} to {_MOST}, not {arguments.networks}")
-    if arguments.rungs is not None and not _RUNGS.fullmatch(arguments.rungs):
+    given = arguments.rungs or ""
+    rungs = sorted({int(e) for e in given.split(",")}) if _RUNGS.fullmatch(given) else []
+    if arguments.rungs is not None and len(rungs) < 2:
         raise UserError(
-            f"--rungs takes two or more numbers of epochs, as in 8,30,300, not {arguments.rungs!r}"
+            "--rungs takes two or more different numbers of epochs, as in 8,30,300, not "
+            f"{arguments.rungs!r}"
         )
-    rungs = [int(epochs) for epochs in (arguments.rungs or "").split(",") if epochs]
     location = run_directory(arguments)
     from cluster.fidelity import climb
     from engine.fidelity import accuracies_of, sentences

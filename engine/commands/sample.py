@@ -56,7 +56,7 @@ def _sample(arguments: argparse.Namespace, console: Console) -> None:
     console.print(table)
     console.print(
         f"{len(done.before.sample.samples)} networks before, {len(done.after.sample.samples)} now; "
-        "in brackets the 95 % bootstrap interval of the group's own b, * where b is pooled"
+        "in brackets the 95 % interval of the group's own b, * where b is pooled"
     )
     command = f"hacscale resume {shlex.quote(location)}"
     console.print(

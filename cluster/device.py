@@ -6,7 +6,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from cluster.bundles import bundle_of, lacking_node
+from cluster.session import bundle_of, lacking_node
 from cluster.tasks import result_of
 from engine.errors import UserError
 from engine.graph import load_graph

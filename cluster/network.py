@@ -46,9 +46,14 @@ class BaseNetwork:
         """Its operations and width groups.
 
         Raises:
-            UserError: no such network, it cannot be followed, or cannot take the resolution.
+            UserError: no such network, it cannot be followed, or cannot take the resolution; or
+                it does not return what the loss needs.
         """
-        return load_graph(self.ref, self.recipe.data.resolution)
+        resolution = self.recipe.data.resolution
+        graph = load_graph(self.ref, resolution)
+        if self.recipe.task.loss == Task().loss:
+            graph.check_outputs(resolution)
+        return graph
 
     @cached_property
     def spec(self) -> NetworkSpec:

@@ -23,11 +23,10 @@ import ray
 from ray.exceptions import AuthenticationError
 
 from cluster.address import CLIENT, check_cluster, token_error
-from cluster.bundles import bundle_of, lacking_node
 from cluster.code import add_to_python_path, check_directory, travelling_code
 from cluster.signals import signals_kept
 from engine.errors import UserError
-from engine.recipe import Recipe
+from engine.recipe import Device, Recipe
 
 _STARTS = 3
 _STARTING_SECONDS = 300.0
@@ -160,6 +159,25 @@ def _lack(recipe: Recipe) -> str:
     if not lack and device.place != "offline" and (device.node_resource or "CPU") in total:
         lack = lacking_node("measurement", bundle_of(device))
     return lack
+
+
+def bundle_of(device: Device) -> dict[str, float]:
+    """Returns what a measurement of a device books."""
+    bundle = {"CPU": float(device.threads), "GPU": float(device.accelerator == "cuda")}
+    return bundle | ({device.node_resource: 1.0} if device.node_resource else {})
+
+
+def lacking_node(what: str, bundle: Mapping[str, float]) -> str:
+    """Returns that no node has all of a bundle, for which Ray would wait for ever; "" if one has.
+
+    Args:
+        what: that is to run there, for the message.
+    """
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if any(all(node.get(kind, 0) >= amount for kind, amount in bundle.items()) for node in nodes):
+        return ""
+    needs = ", ".join(f"{amount:g} {kind}" for kind, amount in bundle.items() if amount)
+    return f"one {what} of the recipe needs {needs} on one node, which no node of Ray has"
 
 
 def _fits(bundle: Mapping[str, int], node: Mapping[str, float]) -> int:

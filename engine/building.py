@@ -62,7 +62,7 @@ def initial_values(module: nn.Module) -> dict[str, Tensor]:
         # Most weights already differ among their first elements.
         if len(flat) and all(bool((part == flat[0]).all()) for part in (flat[:64], flat)):
             found[name] = flat[0].cpu()
-    found |= {name: buffer.cpu() for name, buffer in module.named_buffers()}
+    found |= {name: buffer.cpu() for name, buffer in module.named_buffers(remove_duplicate=False)}
     return found
 
 
@@ -74,8 +74,8 @@ def initialise(
     Weights of convolutions are drawn from He's normal distribution (fan-out), those of linear
     layers uniformly within ±1/√fan-in, others with a standard deviation of 0.02 (scales outside
     of layers), from a generator with ``seed``. A parameter whose elements were all equal in the
-    original (ones and zeros of norms, zero biases) keeps that value, and so does a buffer that no
-    layer with a reset of its own has. All networks of a run start in this way, so that they can be
+    original (ones and zeros of norms, zero biases) keeps that value, and so do buffers other than
+    the statistics of norms. All networks of a run start in this way, so that they can be
     compared; a custom initialisation of the original is not repeated.
 
     Args:
@@ -90,6 +90,9 @@ def initialise(
     module = module.to_empty(device="cpu")
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
+        for name, buffer in module.named_buffers():
+            if buffer.shape == initial[name].shape:
+                buffer.copy_(initial[name])
         for op in traced.ops:
             if op.module and not op.repeated:
                 layer = module.get_submodule(op.module)

@@ -80,7 +80,8 @@ def carry_weights(
             if not same and not op.repeated:
                 changed.append(op.name)
         for name, (channels, axis) in graph.traced.parameters.items():
-            if axis is not None:
+            # A buffer that is not kept with the weights is the original's in both networks.
+            if axis is not None and name in into:
                 done.add(name)
                 _copy(source_state[name], into[name], places.of(channels, 1, 1), axis)
         for key in into.keys() - done:

@@ -15,8 +15,10 @@ from engine.errors import UserError
 from engine.graph import NetworkGraph, trace_graph
 from engine.groups import WidthGroup
 from engine.names import parse_name
-from engine.shapes import BATCH, MetaRun, NodeFailed
+from engine.networks import make_network
+from engine.shapes import BATCH, MetaRun, NodeFailed, Shape
 from engine.spec import ModelRef, NetworkSpec
+from engine.tracing import training_only
 
 REAL_MACS = 500_000_000
 """Networks up to this size are also trained for one step on two images."""
@@ -48,17 +50,24 @@ class NetworkCheck:
         positions: linear layers that change with the resolution, and the height × width that
             they were written for.
         unused: layers that are left out, because they are called in training only.
-        failure: what went wrong with all groups widened together, "" if nothing did.
+        outputs: shape of what it returns for one image.
+        training_only: functions that are called in training mode only, and left out, too.
+        larger: why it cannot take images with sides twice as long, "" if it can.
+        failure: what went wrong in the network as written, or with all groups widened together,
+            "" if nothing did.
     """
 
     ref: ModelRef
     resolution: int
+    outputs: Shape
     macs: int
     params: int
     groups: tuple[GroupCheck, ...]
     fixed: Mapping[str, str]
     positions: Mapping[str, int]
     unused: tuple[str, ...]
+    training_only: tuple[str, ...]
+    larger: str
     failure: str
 
     @property
@@ -131,7 +140,8 @@ def check_network(ref: ModelRef, resolution: int, seed: int = 0) -> NetworkCheck
     mode, and the shape of every op's output is compared with what was followed. For one group
     only the nodes are run again whose inputs or weights differ from the network as written. With
     all groups widened MACs and parameters are counted by PyTorch, too; a network up to
-    `REAL_MACS` is run with real numbers.
+    `REAL_MACS` is run with real numbers. Whether it also takes larger images is tried in
+    evaluation mode.
 
     Args:
         ref: the network.
@@ -150,30 +160,55 @@ def check_network(ref: ModelRef, resolution: int, seed: int = 0) -> NetworkCheck
         for g in graph.groups
     }
     before = MetaRun(graph.skeleton(base))
-    with torch.no_grad():
-        before.values(ref.channels, resolution)
+    failure = _as_written(before, base)
+    alone: dict[str, str] = {}
+    if not failure:
+        alone = {
+            group: _alone(graph, before, group, base.with_widths({group: width}))
+            for group, width in wider.items()
+        }
     groups = tuple(
         GroupCheck(
             group=group,
             macs=sum(cost.layers[i].macs for i in graph.touched(group.name)),
             params=sum(cost.layers[i].params for i in graph.touched(group.name)),
-            failure=_alone(
-                graph, before, group.name, base.with_widths({group.name: wider[group.name]})
-            ),
+            failure=alone.get(group.name, ""),
         )
         for group in graph.groups
     )
     return NetworkCheck(
         ref=ref,
         resolution=resolution,
+        outputs=graph.outputs(resolution),
         macs=cost.macs,
         params=cost.params,
         groups=groups,
         fixed=graph.fixed,
         positions=graph.positions,
         unused=graph.unused,
-        failure=_together(graph, base.with_widths(wider), seed),
+        training_only=training_only(make_network(ref, without_values=True)),
+        larger="" if failure else _larger(graph, base.with_widths(wider).at(2 * resolution)),
+        failure=failure or _together(graph, base.with_widths(wider), seed),
     )
+
+
+def _as_written(run: MetaRun, spec: NetworkSpec) -> str:
+    """Runs the network, and returns what went wrong."""
+    try:
+        with torch.no_grad():
+            run.values(spec.model.channels, spec.resolution)
+    except NodeFailed as error:
+        return f"as written, in training mode: {error}"
+    return ""
+
+
+def _larger(graph: NetworkGraph, spec: NetworkSpec) -> str:
+    """Says why the network cannot take larger images, "" if it can."""
+    try:
+        graph.verify(spec)
+    except UserError as error:
+        return str(error)
+    return ""
 
 
 def _alone(graph: NetworkGraph, before: MetaRun, group: str, spec: NetworkSpec) -> str:
@@ -232,7 +267,12 @@ def _same_shapes(value: Any, other: Any) -> bool:
 
 
 def _together(graph: NetworkGraph, spec: NetworkSpec, seed: int) -> str:
-    """Runs the network with all groups widened, counts, and returns what went wrong."""
+    """Runs the network with all groups widened, and returns what went wrong."""
+    wrong = _counted(graph, spec, seed)
+    return f"all groups together: {wrong}" if wrong else ""
+
+
+def _counted(graph: NetworkGraph, spec: NetworkSpec, seed: int) -> str:
     module = graph.skeleton(spec)
     cost = graph.cost(spec)
     try:

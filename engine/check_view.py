@@ -10,6 +10,7 @@ from rich.text import Text
 from engine.check import GroupCheck, NetworkCheck
 from engine.display import count, plural
 from engine.groups import WidthGroup
+from engine.shapes import images_of
 
 _LISTED = 3
 
@@ -19,7 +20,8 @@ def render_check(check: NetworkCheck) -> RenderableType:
     side = check.resolution
     title = (
         f"{check.ref.name} at {check.ref.channels}×{side}×{side}: {check.params:,} parameters, "
-        f"{check.macs:,} MACs, {plural(len(check.groups), 'width group')}"
+        f"{check.macs:,} MACs, {plural(len(check.groups), 'width group')}; it returns "
+        f"{images_of(check.outputs)}"
     )
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("width group", overflow="fold")
@@ -58,7 +60,11 @@ def _notes(check: NetworkCheck) -> list[str]:
         for layer, count in check.positions.items()
     ]
     lines += [f"{layer} is left out: it is not called in evaluation mode" for layer in check.unused]
-    return lines
+    if check.training_only:
+        lines.append(
+            f"left out, because called in training mode only: {_some(check.training_only)}"
+        )
+    return [*lines, check.larger] if check.larger else lines
 
 
 def _verdict(check: NetworkCheck) -> Text:
@@ -66,7 +72,7 @@ def _verdict(check: NetworkCheck) -> Text:
     if failed:
         return Text("\n".join(f"failed: group {_failure(row)}" for row in failed), style="red")
     if check.failure:
-        return Text(f"failed: all groups together: {check.failure}", style="red")
+        return Text(f"failed: {check.failure}", style="red")
     return Text(
         "pass: every group was widened alone, and all together; the network ran forward and "
         "backward",

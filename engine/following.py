@@ -1,6 +1,6 @@
 """What is known of a network while its nodes are followed one by one."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import fx
@@ -8,9 +8,12 @@ from torch import fx
 from engine.channels import Channels, ChannelVariables, Refusal
 from engine.layout import Value, whole
 from engine.ops import WRITERS, Kind, Op
-from engine.shapes import Shape, first_tensor
+from engine.shapes import Shape, first_tensor, shapes_of
 
 Values = Value | tuple[Value, ...]
+
+_OTHER_NAMES = {"dim": "axis", "dim0": "axis0", "dim1": "axis1", "size": "shape", "shape": "size"}
+"""Names of arguments that PyTorch takes for others."""
 
 
 class Following:
@@ -18,6 +21,7 @@ class Following:
 
     Args:
         returned: what every node returns at the network's own widths.
+        larger: the same for larger images, as far as the network can take them.
 
     Attributes:
         variables: of all channels.
@@ -30,7 +34,7 @@ class Following:
             written for.
     """
 
-    def __init__(self, returned: Mapping[fx.Node, Any]) -> None:
+    def __init__(self, returned: Mapping[fx.Node, Any], larger: Mapping[fx.Node, Any]) -> None:
         self.variables = ChannelVariables()
         self.ops: list[Op] = []
         self.values: dict[fx.Node, Values] = {}
@@ -39,7 +43,8 @@ class Following:
         self.positions: dict[str, int] = {}
         self._returned = returned
         self._counted: set[str] = set()
-        self._sized: set[int] = set()
+        others = shapes_of(larger)
+        self._sized = {n for n, shape in shapes_of(returned).items() if others.get(n) == shape}
 
     # Reading nodes ---------------------------------------------------------------------------
 
@@ -82,7 +87,7 @@ class Following:
         """An argument as it stands in the program: nodes where it was computed."""
         if position < len(node.args):
             return node.args[position]
-        return node.kwargs.get(name, default)
+        return node.kwargs.get(name, node.kwargs.get(_OTHER_NAMES.get(name, name), default))
 
     def argument(self, node: fx.Node, position: int, name: str, default: Any = None) -> Any:
         """An argument at the network's own widths."""
@@ -110,9 +115,13 @@ class Following:
             index = op.inputs[0]
         return -1, "the input"
 
-    def is_sized(self, ops: Iterable[int | None]) -> bool:
-        """Whether the height and width of what ``ops`` make do not depend on the resolution."""
-        return self._sized.issuperset(op for op in ops if op is not None)
+    def is_sized(self, value: Value) -> bool:
+        """Whether the height and width of ``value`` do not depend on the resolution."""
+        return value.op is None or (value.op >= 0 and self.makes_sized(self.ops[value.op].name))
+
+    def makes_sized(self, node: str) -> bool:
+        """Whether the shape of what a node returns does not depend on the resolution."""
+        return node in self._sized
 
     # Writing ops -----------------------------------------------------------------------------
 
@@ -135,20 +144,16 @@ class Following:
         *,
         cin: Channels | None = None,
         learnt: Channels = (),
-        sized: bool = False,
         **details: Any,
     ) -> Value:
         """Appends the op of ``node``, which makes ``after`` out of ``inputs``, and returns it.
 
-        What is made of parameters alone is no op: it counts with the op that uses it. ``sized``
-        says that height and width do not depend on those of the inputs.
+        What is made of parameters alone is no op: it counts with the op that uses it.
         """
         names = tuple(dict.fromkeys(name for v in inputs for name in v.learnt))
         sources = tuple(v.op for v in inputs if v.op is not None)
         if not sources:
             return after.of(None, names)
-        if sized or self.is_sized(sources):
-            self._sized.add(len(self.ops))
         for name in names:
             if name not in self._counted:
                 self._counted.add(name)

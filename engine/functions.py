@@ -47,6 +47,8 @@ def function_value(f: Following, node: fx.Node) -> Values:
     if name in ("cat", "concat", "concatenate"):
         return _concatenate(f, node)
     x = f.first(node)
+    if name in ("max", "min") and len(f.tensors(node)) > 1:
+        name = {"max": "maximum", "min": "minimum"}[name]
     if name in _SUMS:
         return _elementwise(f, node, "add", "summed")
     if name in _PRODUCTS:
@@ -219,8 +221,12 @@ def _picked(f: Following, node: fx.Node, x: Value, item: slice | int) -> Channel
 def view(f: Following, node: fx.Node, x: Value, constants: Sequence[int]) -> Value:
     """Follows a change of shape; ``constants`` are the axes whose size the program gives."""
     after = regrouped(x, f.shape(node), constants, f.variables)
-    if after.axis is not None and x.space and not after.space and not f.is_sized([x.op]):
-        f.flattens.append(node)
+    if after.axis is not None and x.space and not after.space:
+        if f.is_sized(x):
+            positions = math.prod(x.shape[i] for i in x.space)
+            after = replace(after, channels=f.variables.repeated(after.channels, positions))
+        else:
+            f.flattens.append(node)
     shuffles = x.swapped and after.parts < x.parts
     return f.emit(node, "reshape", after, [x], mixes=shuffles)
 
@@ -295,6 +301,8 @@ def pool(f: Following, node: fx.Node, x: Value, kernel: Any, stride: Any) -> Val
     check_image(x)
     stride = kernel if stride is None or stride == [] else stride
     after = x.shaped(f.shape(node))
+    if f.makes_sized(node.name) and not f.is_sized(x) and after.shape[2:] == (1, 1):
+        return f.emit(node, "global_pool", after, [x])  # its window is as large as the image
     return f.emit(node, "pool", after, [x], kernel=pair(kernel), stride=pair(stride))
 
 
@@ -302,29 +310,21 @@ def adaptive_pool(f: Following, node: fx.Node, x: Value, size: Any) -> Value:
     """Follows a pooling to a given height and width; None keeps one of them."""
     check_image(x)
     kind = "global_pool" if pair(size) == (1, 1) else "pool"
-    return f.emit(node, kind, x.shaped(f.shape(node)), [x], sized=None not in pair(size))
+    return f.emit(node, kind, x.shaped(f.shape(node)), [x])
 
 
-def resize(f: Following, node: fx.Node, x: Value, size: Any) -> Value:
-    """Follows an interpolation; ``size`` is None if it depends on that of the input."""
+def resize(f: Following, node: fx.Node, x: Value) -> Value:
+    """Follows an interpolation."""
     check_image(x)
-    sized = not isinstance(size, fx.Node) and all(isinstance(side, int) for side in pair(size))
-    return f.emit(node, "resize", x.shaped(f.shape(node)), [x], sized=sized)
+    return f.emit(node, "resize", x.shaped(f.shape(node)), [x])
 
 
 def _pool(f: Following, node: fx.Node, x: Value) -> Value:
-    kernel, stride = f.literal(node, 1, "kernel_size"), f.argument(node, 2, "stride")
-    if isinstance(kernel, fx.Node):  # avg_pool2d(x, x.shape[2:])
-        return f.emit(node, "global_pool", x.shaped(f.shape(node)), [x], sized=True)
-    return pool(f, node, x, f.concrete(kernel), stride)
+    return pool(f, node, x, f.argument(node, 1, "kernel_size"), f.argument(node, 2, "stride"))
 
 
 def _adaptive_pool(f: Following, node: fx.Node, x: Value) -> Value:
     return adaptive_pool(f, node, x, f.argument(node, 1, "output_size"))
-
-
-def _interpolate(f: Following, node: fx.Node, x: Value) -> Value:
-    return resize(f, node, x, f.literal(node, 1, "size"))
 
 
 def _reduce(f: Following, node: fx.Node, x: Value, name: str) -> Values:
@@ -343,7 +343,7 @@ def _reduce(f: Following, node: fx.Node, x: Value, name: str) -> Values:
     after = after.moved({old: new for new, old in enumerate(kept)}, shape)
     everywhere = set(x.space) <= gone
     kind = "global_pool" if everywhere and x.axis not in gone else "pool"
-    value = f.emit(node, kind, after, [x], mixes=x.axis in gone, sized=everywhere)
+    value = f.emit(node, kind, after, [x], mixes=x.axis in gone)
     return (value, value) if f.several(node) else value
 
 
@@ -410,7 +410,7 @@ _HANDLERS: dict[str, _Handler] = {
     "flatten": _flatten,
     "getitem": _getitem,
     "glu": _glu,
-    "interpolate": _interpolate,
+    "interpolate": resize,
     "layer_norm": _layer_norm,
     "max_pool2d": _pool,
     "pad": _pad,
@@ -421,9 +421,10 @@ _HANDLERS: dict[str, _Handler] = {
     "split": _split,
     "squeeze": _flatten,
     "swapaxes": _transpose,
+    "swapdims": _transpose,
     "transpose": _transpose,
     "unsqueeze": _unsqueeze,
-    "upsample": _interpolate,
+    "upsample": resize,
     "view": _reshape,
 }
 
@@ -448,5 +449,5 @@ def _axis(dim: int, x: Value) -> int:
 
 def _spread(f: Following, node: fx.Node, name: str) -> Sequence[Any]:
     """Sizes or axes given one by one or in a sequence, as they stand in the program."""
-    given = node.args[1:] if len(node.args) > 1 else (node.kwargs[name],)
+    given = node.args[1:] if len(node.args) > 1 else (f.literal(node, 1, name),)
     return given[0] if len(given) == 1 and isinstance(given[0], list | tuple) else given  # pyright: ignore[reportReturnType]

@@ -20,7 +20,16 @@ from engine.groups import WidthGroup, select
 from engine.names import parse_name
 from engine.networks import make_network
 from engine.ops import WRITERS, Op
-from engine.shapes import BaseRun, MetaRun, NodeFailed, Shape, shapes_of, storages_of
+from engine.shapes import (
+    BATCH,
+    BaseRun,
+    MetaRun,
+    NodeFailed,
+    Shape,
+    images_of,
+    shapes_of,
+    storages_of,
+)
 from engine.spec import ModelRef, NetworkSpec, rounded_width
 from engine.tracing import Traced, trace
 
@@ -212,9 +221,17 @@ class NetworkGraph:
             # Of several inputs the largest counts: the others are broadcast over it.
             before = [layers[i] for i in op.inputs if i >= 0]
             fold_in = max((layer.fold_out for layer in before), default=1)
+            fold = self._fold(op, shape)
+            joined = {layers[i].fold_out if i >= 0 else 1 for i in op.inputs}
+            if op.kind == "cat" and joined != {fold}:
+                raise self._refused(
+                    op, resolution, "it joins features flattened from unequal heights and widths"
+                )
+            if not fold:
+                why = f"it returns the shape {shape}, whose axes are not those it was traced with"
+                raise self._refused(op, resolution, why)
             *more, hout, wout = (1, 1, *(shape[i] for i in op.space))
             hout *= math.prod(more)
-            fold = math.prod(shape[1:]) // (hout * wout * self.traced.variables.width(op.cout))
             layers.append(
                 SizedOp(
                     op=op,
@@ -242,6 +259,22 @@ class NetworkGraph:
             )
         return tuple(layers)
 
+    def _fold(self, op: Op, shape: Shape) -> int:
+        """Positions that a flatten has made channels, 0 if the shape is not as was followed."""
+        axes = 1 + len(op.space) + (op.axis is not None) + (op.parts > 1)
+        if len(shape) != axes or shape[0] != BATCH:
+            return 0
+        followed = self.traced.variables.width(op.cout) * math.prod(shape[i] for i in op.space)
+        fold, left = divmod(math.prod(shape[1:]), followed)
+        return 0 if left else fold
+
+    def _refused(self, op: Op, resolution: int, why: str) -> UserError:
+        return UserError(
+            f"model {self.ref.name!r} cannot take {resolution}×{resolution} px, node {op.name}: "
+            f"{why}; average features to a fixed size before they are flattened, by "
+            "nn.AdaptiveAvgPool2d"
+        )
+
     def _learnt_fold(self, op: Op, fold: int) -> int:
         """Parameters are there for every position of a channel, but one for all channels is one."""
         width = self.traced.variables.width
@@ -265,6 +298,22 @@ class NetworkGraph:
             f"model {self.ref.name!r} cannot take {resolution}×{resolution} px: {why}; give "
             "another resolution, mostly a larger one"
         )
+
+    def outputs(self, resolution: int) -> Shape:
+        """Returns the shape of what the network as written returns for one image."""
+        (output,) = self.traced.root.graph.find_nodes(op="output")
+        (result,) = output.all_input_nodes
+        return self._base_shapes(resolution)[0][result.name][1:]
+
+    def check_outputs(self, resolution: int) -> None:
+        """Raises a UserError if there is not one output for each class of the data."""
+        outputs, classes = self.outputs(resolution), self.ref.classes
+        if outputs != (classes,):
+            raise UserError(
+                f"model {self.ref.name!r} returns {images_of(outputs)}, but cross-entropy needs "
+                f"N×{classes} for the {classes} classes of the data; make the last layer as wide "
+                "as the argument of the factory says"
+            )
 
     def count(self, axis: Channels, fold: int = 1) -> Count:
         """Returns the number of channels of ``axis``, times ``fold``, as it depends on widths."""

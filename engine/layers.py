@@ -106,6 +106,8 @@ def layer_value(f: Following, node: fx.Node, layer: nn.Module) -> Value:
         Refusal: it is used in a way that cannot be followed.
     """
     x = f.first(node)
+    if f.several(node):
+        raise Refusal("it returns the places of the maxima, too; leave return_indices out")
     if isinstance(layer, CHANNEL_LAYERS):
         return _channel_layer(f, node, layer, x)
     match layer:
@@ -114,7 +116,7 @@ def layer_value(f: Following, node: fx.Node, layer: nn.Module) -> Value:
         case nn.AdaptiveAvgPool2d() | nn.AdaptiveMaxPool2d():
             return adaptive_pool(f, node, x, layer.output_size)
         case nn.Upsample():
-            return resize(f, node, x, layer.size)
+            return resize(f, node, x)
         case nn.PixelShuffle():
             return pixel_shuffle(f, node, x, layer.upscale_factor)
         case nn.PixelUnshuffle():
@@ -136,9 +138,10 @@ def _channel_layer(f: Following, node: fx.Node, layer: nn.Module, x: Value) -> V
     path = str(node.target)
     extra = {name for name, _ in layer.named_parameters()} - {"weight", "bias"}
     if extra:
+        base = next(kind for kind in CHANNEL_LAYERS if isinstance(layer, kind)).__name__
         raise Refusal(
-            f"it has the parameters {', '.join(sorted(extra))}, which a {type(layer).__name__} "
-            "does not have; remove the parametrisation"
+            f"it has the parameters {', '.join(sorted(extra))}, which nn.{base} does not have; "
+            "remove the parametrisation, or keep parameters of your own in a module around it"
         )
     if x.op is None or x.parts > 1 or x.axis is None:
         raise Refusal("its input's channels lie on no axis of their own")
@@ -191,7 +194,7 @@ def _linear(f: Following, node: fx.Node, layer: nn.Linear, x: Value, before: Op 
     if x.axis != len(x.shape) - 1:
         raise Refusal("a linear layer over height or width; only one over channels is followed")
     positions = _positions(f, x, layer.in_features)
-    if len(x.shape) == 2 and not f.is_sized([x.op]):
+    if len(x.shape) == 2 and not f.is_sized(x):
         f.positions[str(node.target)] = positions
     channels = before.cout if before else f.variables.new(layer.out_features)
     return f.emit(
@@ -201,7 +204,6 @@ def _linear(f: Following, node: fx.Node, layer: nn.Linear, x: Value, before: Op 
         [x],
         module=str(node.target),
         learnt=channels if _has_bias(layer) else (),
-        sized=len(x.shape) == 2,
         repeated=before is not None,
     )
 

@@ -1,6 +1,6 @@
 """What every node of a traced network returns, found by running it on the meta device."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -38,6 +38,20 @@ class MetaRun(fx.Interpreter):
         self.run(torch.empty(BATCH, channels, resolution, resolution, device="meta"))
         return self.env
 
+    def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """Calls a leaf module.
+
+        One without weights that asks for values, which are not there, returns its first input: a
+        drop path in training mode does.
+        """
+        try:
+            return super().call_module(target, args, kwargs)
+        except Exception as error:
+            weights = self.fetch_attr(target).parameters()
+            if "meta" in str(error).lower() and not any(True for _ in weights):
+                return next(iter((*args, *kwargs.values())))
+            raise
+
     def run_node(self, n: fx.Node) -> Any:
         """Runs one node."""
         try:
@@ -65,7 +79,7 @@ class BaseRun(MetaRun):
         return super().call_module(target, args, kwargs)
 
 
-def shapes_of(values: dict[fx.Node, Any]) -> dict[str, Shape]:
+def shapes_of(values: Mapping[fx.Node, Any]) -> dict[str, Shape]:
     """Returns the shape of every node that returned a tensor, or the first of several."""
     tensors = ((node.name, first_tensor(value)) for node, value in values.items())
     return {name: tuple(tensor.shape) for name, tensor in tensors if tensor is not None}
@@ -86,6 +100,11 @@ def storages_of(values: dict[fx.Node, Any], ops: Sequence[str]) -> dict[str, int
         storage = tensor.untyped_storage()._cdata  # pyright: ignore[reportPrivateUsage]
         found[node.name] = first.setdefault(storage, index_of.get(node.name, -1))
     return found
+
+
+def images_of(shape: Shape) -> str:
+    """Returns how messages say the shape of a batch; ``shape`` is that of one image."""
+    return "×".join(["N", *map(str, shape)])
 
 
 def first_tensor(value: object) -> Tensor | None:

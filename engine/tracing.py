@@ -7,7 +7,9 @@ import keyword
 import operator
 import sys
 import traceback
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from torch.nn.parameter import is_lazy
 from engine.channels import Channels, ChannelVariables, Refusal
 from engine.errors import UserError
 from engine.following import Following
-from engine.functions import function_value
+from engine.functions import function_name, function_value
 from engine.layers import CHANNEL_LAYERS, is_known, layer_value, passes
 from engine.layout import Value
 from engine.ops import Op
@@ -137,10 +139,9 @@ def _symbolic(module: nn.Module, name: str) -> fx.GraphModule:
         raise UserError(
             f"model {name!r} must take one batch of images, not ({', '.join(required)})"
         )
-    defaults = {p.name: p.default for p in inputs[1:] if isinstance(p.default, _PLAIN)}
     tracer = _Tracer(module)
     try:
-        graph = tracer.trace(module, defaults)
+        graph = tracer.trace(module, _defaults(module))
     except Exception as error:
         raise UserError(
             f"model {name!r}{_where(tracer, error)}: it cannot be traced: "
@@ -154,6 +155,35 @@ def _symbolic(module: nn.Module, name: str) -> fx.GraphModule:
         _normalise(root, node)
     root.recompile()
     return root
+
+
+def _defaults(module: nn.Module) -> dict[str, Any]:
+    """Values of the inputs beside the images."""
+    _, *options = inspect.signature(module.forward).parameters.values()
+    return {p.name: p.default for p in options if isinstance(p.default, _PLAIN)}
+
+
+def training_only(module: nn.Module) -> tuple[str, ...]:
+    """Returns the functions that a network calls in training mode only, and their layers.
+
+    Nothing if it cannot be traced in that mode.
+    """
+    calls: list[Counter[str]] = []
+    for training in (False, True):
+        tracer = _Tracer(module.eval())
+        try:
+            graph = tracer.trace(module.train(training), _defaults(module))
+        except Exception:  # control flow on tensors, for one
+            return ()
+        calls.append(Counter(_calls(graph)))
+    return tuple(calls[1] - calls[0])
+
+
+def _calls(graph: fx.Graph) -> Iterator[str]:
+    for node in graph.nodes:
+        if node.op in ("call_function", "call_method"):
+            layer = next(reversed(node.meta.get("nn_module_stack", {})), "").partition("@")[0]
+            yield f"{function_name(node)} in {layer}" if layer else function_name(node)
 
 
 def _erase_options(graph: fx.Graph) -> None:
@@ -261,7 +291,7 @@ def _follow(root: fx.GraphModule, channels: int, resolution: int, name: str) -> 
             f"model {name!r} cannot take {channels}×{resolution}×{resolution} images: {error}; "
             "give images of another size or number of channels"
         ) from None
-    f = Following(returned)
+    f = Following(returned, _for_larger_images(root, channels, resolution))
     for node in root.graph.nodes:
         if node.op == "call_module" and not is_known(root.get_submodule(str(node.target))):
             kind = type(root.get_submodule(str(node.target))).__name__
@@ -271,7 +301,24 @@ def _follow(root: fx.GraphModule, channels: int, resolution: int, name: str) -> 
             _follow_node(f, root, node, returned[node])
         except Refusal as error:
             raise _refused(name, node, error) from None
+        except Exception as error:  # arguments in a form that is not known
+            why = f"it cannot be followed in the form that it is called in ({error!r})"
+            raise _refused(name, node, Refusal(why)) from error
     return f
+
+
+def _for_larger_images(
+    root: fx.GraphModule, channels: int, resolution: int
+) -> Mapping[fx.Node, Any]:
+    """What nodes return for images whose side is 8 times as long.
+
+    So much that strides of the network do not hide the difference. One that cannot take them
+    stops on the way.
+    """
+    run = BaseRun(root)
+    with suppress(NodeFailed), torch.no_grad():
+        run.values(channels, 8 * resolution)
+    return run.env
 
 
 def _refused(name: str, node: fx.Node, error: Refusal) -> UserError:

@@ -168,13 +168,11 @@ def plateaus(formula: NetworkFormula, model: "LatencyModel") -> dict[str, int]:
     """
     found: dict[str, int] = {}
     widths = formula.base.width_of
+    costs = [(layer, layer.cost(widths)) for layer in formula.layers]
+    grain_of = [(layer, model.granularity(cost)) for layer, cost in costs if cost.macs]
     for group, step in formula.rounding.items():
-        grains = [1]
-        for layer in formula.layers:
-            times = layer.cout.times(group)
-            cost = layer.cost(widths)
-            if times and cost.macs:
-                grains.append(_filling(model.granularity(cost), times))
+        written = [(layer.cout.times(group), grain) for layer, grain in grain_of]
+        grains = [1, *(_filling(grain, times) for times, grain in written if times)]
         grain = max(grains)
         grain *= max(1, math.ceil(widths[group] / MOST_STEPS / grain))
         found[group] = math.lcm(grain, step)

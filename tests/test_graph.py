@@ -2,7 +2,6 @@
 
 import math
 import random
-from dataclasses import replace
 
 import example_networks as examples
 import pytest
@@ -13,11 +12,10 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from engine.check import check_network, model_ref
-from engine.cli import main
+from engine.check import model_ref
 from engine.depth import deepened
 from engine.errors import UserError
-from engine.graph import NetworkGraph, load_graph, trace_graph
+from engine.graph import NetworkGraph, load_graph
 from engine.names import NetworkName, parse_name
 from engine.networks import make_network
 from engine.spec import ModelRef
@@ -565,84 +563,3 @@ def test_touched_layers_are_those_whose_cost_changes():
         after = graph.cost(base.with_widths({group.name: group.base + 8})).layers
         changed = {i for i, (a, b) in enumerate(zip(before, after, strict=True)) if a != b}
         assert changed == set(graph.touched(group.name))
-
-
-# Check ---------------------------------------------------------------------------------------
-
-
-def test_check_passes_and_says_what_touches_a_group():
-    check = check_network(ref("resnet18", 10), 64)
-    assert check.passed and len(check.groups) == 12
-    graph = load_graph(ref("resnet18", 10), 64)
-    base = graph.cost(graph.spec(64))
-    assert (check.macs, check.params) == (base.macs, base.params)
-    block = next(row for row in check.groups if row.group.name == "layer1.0.conv1")
-    convolutions = 2 * 9 * 64 * 64
-    assert block.params == convolutions + 2 * 64  # and the batch norm between
-    assert block.macs == convolutions * 16 * 16
-
-
-@pytest.mark.parametrize("factory", examples.FOLLOWED, ids=lambda f: f.__name__)
-def test_check_passes_example_networks(factory):
-    assert check_network(ref(factory), 32, seed=1).passed
-
-
-def test_check_names_the_group_that_fails(monkeypatch):
-    graph = trace_graph(ref("resnet18", 10), 64)
-    real = NetworkGraph.replacements
-
-    def forgetful(self, spec, group):
-        found = real(self, spec, group)
-        if group == "layer2.0.conv1":
-            del found["layer2.0.bn1"]
-        return found
-
-    monkeypatch.setattr(NetworkGraph, "replacements", forgetful)
-    check = check_network(graph.ref, 64)
-    assert not check.passed and not check.failure
-    (row,) = [row for row in check.groups if row.failure]
-    assert row.group.name == "layer2.0.conv1" and "layer2.0.bn1" in row.failure
-
-
-def test_check_counts_with_pytorch(monkeypatch):
-    real = NetworkGraph.cost
-
-    def wrong(self, spec):
-        cost = real(self, spec)
-        return replace(cost, layers=(replace(cost.layers[0], macs=1), *cost.layers[1:]))
-
-    monkeypatch.setattr(NetworkGraph, "cost", wrong)
-    assert "PyTorch counts" in check_network(ref("resnet18", 10), 64).failure
-
-
-def test_check_finds_layers_outside_of_the_loss():
-    assert "dead.weight" in check_network(ref(examples.DeadEnd), 32).failure
-
-
-@pytest.mark.parametrize(
-    ("size", "classes", "words"),
-    [
-        ("3x32", 10, "CxHxW"),
-        ("3x32x64", 10, "equal"),
-        ("0x32x32", 10, "CxHxW"),
-        ("3x32x32", 0, "classes"),
-    ],
-)
-def test_check_arguments(size, classes, words):
-    with pytest.raises(UserError, match=words):
-        model_ref("vgg11", size, classes)
-
-
-def test_check_command(capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "200")
-    main(["check", "resnet18", "--input", "3x64x64", "--classes", "10", "--exclude", "conv1"])
-    shown = capsys.readouterr().out
-    assert "layer1.1.conv1" in shown and "excluded" in shown and "pass" in shown
-    for arguments, code in (
-        (["check", "example_networks:DeadEnd", "--input", "3x32x32"], 1),
-        (["check", "vit_b_16"], 2),
-        (["check", "resnet18", "--exclude", "layer9.*"], 2),
-    ):
-        with pytest.raises(SystemExit) as stopped:
-            main(arguments)
-        assert stopped.value.code == code

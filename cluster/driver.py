@@ -1,5 +1,7 @@
 """Runs a search from the data to the report, and reads what a run has found."""
 
+import logging
+import shlex
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +36,8 @@ from engine.results import (
 )
 from engine.storage import open_folder
 from engine.store import RunStore
+
+log = logging.getLogger("hacscale")
 
 
 def run_search(
@@ -177,4 +181,11 @@ def _run_stages(search: Search) -> RunRecord:
 def _ladder(store: RunStore, key: str) -> FidelityLadder | None:
     text = store.folder.read(LADDER)
     ladder = None if text is None else decode(FidelityLadder, text, LADDER)
-    return ladder if ladder is not None and ladder.key == key else None
+    if ladder is not None and ladder.key != key:
+        log.warning(
+            "%s of %s is of another recipe or of an earlier version and not shown; `hacscale "
+            "fidelity %s` writes it again, from the trainings that are there",
+            *(LADDER, store.location, shlex.quote(store.location)),
+        )
+        return None
+    return ladder

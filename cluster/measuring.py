@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from cluster.device import measure
-from engine.closed_loop import steady
+from engine.closed_loop import TRIES, steady
 from engine.codec import decode, pretty
 from engine.errors import UserError
 from engine.exchange import SCRIPT, Request, load_plan, make_plan, read_result, script_source
@@ -36,6 +36,14 @@ class Measuring:
     settings: Profile
     store: RunStore
     start_ray: Callable[[], None]
+
+    @property
+    def tries(self) -> int:
+        """Sessions at most of a network that is slower than expected; see `steady`.
+
+        Each would be an exchange of files with a device elsewhere.
+        """
+        return 1 if self.device.place == "offline" else TRIES
 
     @property
     def repeats(self) -> tuple[int, int]:
@@ -108,7 +116,7 @@ class Measuring:
         def measured(session: int) -> Latency:
             return self.latencies(purpose, [spec], baseline, session)[0]
 
-        return steady(measured, expected_ms)
+        return steady(measured, expected_ms, self.tries)
 
     def latencies(
         self,
@@ -156,17 +164,27 @@ def import_result(store: RunStore, data: bytes, what: str) -> Measurement:
             f"{store.location} waits for no measurement; give a recipe or a model in its place, or "
             "set device.place to offline"
         )
-    request = load_plan(written, folder.path(_PLAN)).request
+    try:
+        request = load_plan(written, folder.path(_PLAN)).request
+    except UserError as error:
+        run = shlex.quote(store.location)
+        raise UserError(
+            f"{error}; if another version of this program wrote it, `hacscale resume {run}` writes "
+            "it again"
+        ) from None
     measured = read_result(data, request, what)
     folder.write(_imported(request), pretty(measured))
     return measured
 
 
 def awaited(store: RunStore) -> str:
-    """Returns the digest of the plan whose result a run waits for; empty if there is none."""
+    """Returns the digest of the plan whose result a run waits for; empty if none can be read."""
     folder = exchange_folder(store)
     written = folder.read(_PLAN)
-    return load_plan(written, folder.path(_PLAN)).digest if written else ""
+    try:
+        return load_plan(written, folder.path(_PLAN)).digest if written else ""
+    except UserError:
+        return ""
 
 
 def exchange_folder(store: RunStore) -> Folder:

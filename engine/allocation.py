@@ -13,6 +13,9 @@ from engine.results import Allocation, ImportancePredictor, Reason, Step
 PAPER_STRIDE = 10
 """Channels of a step in the paper's implementation of Algorithm 1."""
 
+MOST_STEPS = 64
+"""In at most so many steps a width is doubled."""
+
 _ROUNDING_MS = 1e-9
 """Sums of latencies that differ by less are the same: the step takes no time."""
 
@@ -50,9 +53,10 @@ def allocate(
 
     - ``paper``, a step adds the stride and the loop ends at the first one that does not fit;
     - ``greedy``, a step leads to the next multiple of the stride, so that it fills a plateau of
-      the device's latency: the channels up to there are free once the first of them is paid for.
-      A base width off that grid stands on a plateau that is paid for already; where the step to
-      its end does not fit, as many channels are taken as do. The group is then closed for good
+      the device's latency, or several where they are less than 1/`MOST_STEPS` of the base width:
+      the channels up to there are free once the first of them is paid for. Where a step does not
+      fit, as many plateaus are taken as do, and of one that the base width has begun, which is paid
+      for already, as many channels as do. The group is then closed for good
       and the others go on until all are closed. Where usage never falls with a width, no group
       has a step left that fits.
 
@@ -85,7 +89,7 @@ def allocate(
     start = usage = widening.usage
     check_room(start, limit)
     widths = dict(widening.widths)
-    strides = _strides(settings, multiples, plateaus)
+    strides, grains = _strides(settings, base, multiples, plateaus)
     caps = {g: _cap(settings.max_width, base[g], multiples[g]) for g in widths}
 
     def wider(group: str) -> int:
@@ -119,11 +123,8 @@ def allocate(
             if settings.mode == "paper":
                 break
             growing.remove(group)
-            fitting = (
-                _free(widening, group, range(before, width, multiples[group]), limit)
-                if before % strides[group]
-                else None
-            )
+            fine = multiples[group] if before % grains[group] else grains[group]
+            fitting = _widest(widening, group, range(before, width, fine), limit)
             if fitting is None:
                 continue
             width, after = fitting
@@ -216,12 +217,21 @@ def _share(added: float, left: float) -> float:
 
 
 def _strides(
-    settings: Allocate, multiples: Mapping[str, int], plateaus: Mapping[str, int]
-) -> dict[str, int]:
+    settings: Allocate,
+    base: Mapping[str, int],
+    multiples: Mapping[str, int],
+    plateaus: Mapping[str, int],
+) -> tuple[dict[str, int], dict[str, int]]:
+    """Channels of a step, and what a step that does not fit is cut to multiples of."""
     if settings.stride is None and settings.mode == "greedy":
-        return dict(plateaus)
+        strides = {
+            group: max(1, math.ceil(base[group] / MOST_STEPS / plateau)) * plateau
+            for group, plateau in plateaus.items()
+        }
+        return strides, dict(plateaus)
     stride = settings.stride or PAPER_STRIDE
-    return {g: math.ceil(stride / multiple) * multiple for g, multiple in multiples.items()}
+    strides = {g: math.ceil(stride / multiple) * multiple for g, multiple in multiples.items()}
+    return strides, strides
 
 
 def capped(
@@ -239,7 +249,9 @@ def _cap(max_width: float, base: int, multiple: int) -> int:
     return math.floor(max_width * base / multiple + 1e-9) * multiple
 
 
-def _free(widening: Widening, group: str, widths: range, limit: Usage) -> tuple[int, Usage] | None:
+def _widest(
+    widening: Widening, group: str, widths: range, limit: Usage
+) -> tuple[int, Usage] | None:
     """Returns the widest width of ``widths`` but the first that keeps the limits, and its usage."""
     for width in reversed(widths[1:]):
         after = widening.after(group, width)

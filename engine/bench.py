@@ -586,10 +586,12 @@ def cpu_name() -> str:
     arm = [told[name] for name in ("CPU implementer", "CPU part", "CPU variant") if name in told]
     if arm:
         return f"{platform.machine()} {' '.join(arm)}"
+    named = ""
     if sys.platform == "darwin":
         asked = ["sysctl", "-n", "machdep.cpu.brand_string"]
-        return subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
-    return platform.processor() or platform.machine()
+        with suppress(OSError):
+            named = subprocess.run(asked, capture_output=True, text=True, check=False).stdout
+    return named.strip() or platform.processor() or platform.machine()
 
 
 def _text(path: str) -> str:

@@ -21,7 +21,9 @@ TRIES = 3
 """Sessions at most until a network is not slower than expected."""
 
 
-def steady(measure: Callable[[int], Latency], expected_ms: float | None) -> Latency:
+def steady(
+    measure: Callable[[int], Latency], expected_ms: float | None, tries: int = TRIES
+) -> Latency:
     """Measures a network, again where it is slower than expected; the shortest latency counts.
 
     On a machine that others use as well, a network can be a third slower for all of a session, and
@@ -31,9 +33,10 @@ def steady(measure: Callable[[int], Latency], expected_ms: float | None) -> Late
     Args:
         measure: in a session of its own, whose number it is told, from 1.
         expected_ms: by a latency model or an earlier measurement; None where nothing is expected.
+        tries: sessions at most.
     """
     latency = measure(1)
-    for session in range(2, TRIES + 1):
+    for session in range(2, tries + 1):
         if expected_ms is None or latency.ms <= expected_ms * (1.0 + SLOWER):
             break
         latency = min(latency, measure(session), key=lambda one: one.ms)
@@ -46,6 +49,7 @@ def close_loop(
     base: Mapping[str, int],
     limit_ms: float,
     most: int,
+    tries: int = TRIES,
 ) -> tuple[Round, ...]:
     """Allocates until the network, as measured, keeps the latency limit and uses it.
 
@@ -65,6 +69,7 @@ def close_loop(
         base: widths that allocations start from.
         limit_ms: the latency limit.
         most: rounds at most.
+        tries: sessions of a round at most; see `steady`.
 
     Returns:
         At least one round, in order; `best` chooses among them.
@@ -75,7 +80,8 @@ def close_loop(
     rounds: list[Round] = []
     allocation, factor, room = allocate(1.0), 1.0, 1.0
     while True:
-        latency = steady(partial(measure, allocation.widths), allocation.usage.latency_ms)
+        session = partial(measure, allocation.widths)
+        latency = steady(session, allocation.usage.latency_ms, tries)
         rounds.append(Round(allocation=allocation, latency=latency, factor=factor, room=room))
         used = share_used(latency, limit_ms)
         bound = "latency" in allocation.closed.values()

@@ -5,6 +5,7 @@ from importlib.util import find_spec
 import torch
 
 from engine import bench
+from engine.display import plural
 from engine.errors import UserError
 from engine.power import gpu_state, power_meter
 from engine.provenance import package_version
@@ -49,7 +50,7 @@ def check_present(device: Device) -> None:
     if device.threads > bench.most_threads():
         raise UserError(
             f"device.threads is {device.threads}, but this machine gives the program "
-            f"{bench.most_threads()} cores; set it to so many at most"
+            f"{plural(bench.most_threads(), 'core')}; set it to so many at most"
         )
     if device.runtime == "onnxruntime" and find_spec("onnxruntime") is None:
         raise UserError(

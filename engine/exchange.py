@@ -154,7 +154,8 @@ def read_result(data: bytes, request: Request, what: str) -> Measurement:
     ops = {frozenset(v.reading.layer_ms) for v in visits if v.network != REFERENCE}
     if len(ops) > 1 or (request.per_layer and ops == {frozenset[str]()}):
         raise UserError(f"{what} has not the times of the same ops for every network")
-    seconds = _time(head.pop("seconds", None), f"the head of {what}")
+    took = head.pop("seconds", None)
+    seconds = None if took is None else _time(took, f"the head of {what}")
     environment = {name: value for name, value in head.items() if name != "plan"}
     device = request.device
     return Measurement(

@@ -86,7 +86,7 @@ class Measurement:
     Attributes:
         key: what the figures are valid for.
         environment: the machine, its software and its state.
-        seconds: that it took.
+        seconds: that it took; None where that was not kept.
     """
 
     __pydantic_config__ = STRICT
@@ -94,7 +94,7 @@ class Measurement:
     key: ProfileKey
     environment: dict[str, str]
     timings: tuple[Timing, ...]
-    seconds: float
+    seconds: float | None = None
 
     def relative_to(self, reference_ms: float) -> "Measurement":
         """Returns the latencies as if the reference took ``reference_ms``; see `Timing.rescaled`.
@@ -130,7 +130,7 @@ class Measurement:
         others = {t.spec: t for t in again.relative_to(self.timings[0].reference_ms).timings}
         return replace(
             self,
-            seconds=self.seconds + again.seconds,
+            seconds=(self.seconds or 0.0) + (again.seconds or 0.0),
             timings=tuple(
                 min(t, others.get(t.spec, t), key=lambda one: one.latency.noise_floor)
                 for t in self.timings

@@ -32,26 +32,28 @@ def rank_correlation(comparison: Comparison, first: str, second: str) -> float:
 def nearness(comparison: Comparison) -> list[str]:
     """Returns a sentence for every cheaper source that was compared beside `TRAINED`.
 
-    Costs are of the importance alone, without the search for the resolution. There are none where
-    `TRAINED` rests on one training as well: the run itself has a cheaper source.
+    Costs are told where `RESOLUTION` was compared too: of the importance alone, without the search
+    for the resolution. There is no sentence where `TRAINED` is known to rest on one training as
+    well: the run itself has a cheaper source.
     """
     proposals = {entry.proposal.method: entry.proposal for entry in comparison.entries}
-    if not {TRAINED, RESOLUTION} <= proposals.keys():
-        return []
-    full, resolution = proposals[TRAINED], proposals[RESOLUTION]
-    if full.search_trials - resolution.search_trials <= 1:
+    full, resolution = proposals.get(TRAINED), proposals.get(RESOLUTION)
+    if full is None or (resolution and full.search_trials - resolution.search_trials <= 1):
         return []
     said: list[str] = []
     for name in (f"hacscale-{source}" for source in _SOURCES):
         if name in proposals:
             rho = rank_correlation(comparison, TRAINED, name)
-            spent, whole = (
-                one.search_seconds - resolution.search_seconds for one in (proposals[name], full)
-            )
             ranks = "have no ranks" if math.isnan(rho) else f"correlate by rank with ρ = {rho:.2f}"
+            cost = ""
+            if resolution:
+                spent, whole = (
+                    one.search_seconds - resolution.search_seconds
+                    for one in (proposals[name], full)
+                )
+                cost = f"; {spent:.0f} s of training in place of {whole:.0f} s"
             said.append(
                 f"Importance with sample.source {name.removeprefix('hacscale-')}: its width "
-                f"multipliers and those of {TRAINED} {ranks}; {spent:.0f} s of training in place "
-                f"of {whole:.0f} s."
+                f"multipliers and those of {TRAINED} {ranks}{cost}."
             )
     return said

@@ -39,7 +39,8 @@ def render_profile(result: ProfileResult, base: Timing) -> RenderableType:
     figures.add_row("within ±10 %", percent(quality.within_10, 0))
     figures.add_row("Spearman", signed(quality.spearman, 3))
     figures.add_row("noise floor", f"{percent(result.noise_floor)} (median of all networks)")
-    figures.add_row("profiling", f"{result.seconds:.0f} s")
+    if result.seconds is not None:
+        figures.add_row("profiling", f"{result.seconds:.0f} s")
     steps = Table(box=None, pad_edge=False)
     steps.add_column("channels computed together")
     steps.add_column("", justify="right")

@@ -117,8 +117,8 @@ class Profiling:
 
     def _fitted(self, timings: Sequence[Timing], batch: int) -> LatencyModel:
         if self.settings.table:
-            listed = self.listed()
-            return calibrated(listed, self.graph, timings) if self.settings.calibrate else listed
+            listed, as_it_stands = self.listed(), self.settings.calibrate is False
+            return listed if as_it_stands else calibrated(listed, self.graph, timings)
         return fit_latency(self.settings.model, self.graph, timings, self.box, batch)
 
 

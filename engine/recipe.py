@@ -191,8 +191,8 @@ class Profile:
         file: a profile that ``hacscale profile --out`` wrote for this network and device, used in
             place of making one. It is read once and kept in the run.
         table: latencies of single layers that others measured, for model lut (docs/profile.md).
-        calibrate: whether the networks of the profile give that table a scale and an offset; if
-            not, the sum of its layers stands and they only judge it.
+        calibrate: false: the networks of the profile give that table no scale and no offset; the
+            sum of its layers stands, and they only judge it.
     """
 
     __pydantic_config__ = STRICT
@@ -209,11 +209,13 @@ class Profile:
     seed: int = 0
     file: str = ""
     table: str = ""
-    calibrate: bool = True
+    calibrate: Literal[False] | None = None
 
     def __post_init__(self) -> None:
         require(not self.table or self.model == "lut", "table needs model lut", self.table)
-        require(self.calibrate or self.table != "", "calibrate=false needs a table", self.table)
+        require(
+            self.calibrate is None or self.table != "", "calibrate=false needs a table", self.table
+        )
         require(self.networks >= 4, "networks must be at least 4", self.networks)
         require(self.held_out >= 2, "held_out must be at least 2", self.held_out)
         require(self.calls >= 3, "calls must be at least 3", self.calls)
@@ -236,7 +238,7 @@ class Alpha:
         low, high: bounds of α.
         trials: values of α. The first four, or the first batch if that is more, rounded up to
             whole batches, are evenly spaced from ``low`` to ``high``; the sampler is asked for the
-            others (`searchers.alpha`).
+            others (`searchers.alpha`), and ``random`` for all.
         batch: trials asked together. A recipe field and not the number of workers, so that
             every machine asks the same questions.
         repeats: seeds per network.

@@ -189,7 +189,7 @@ class ProfileResult:
     noise_floor: float
     key: ProfileKey
     environment: dict[str, str]
-    seconds: float
+    seconds: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,10 +16,6 @@ if TYPE_CHECKING:
     from engine.hardware.contract import LatencyModel
 
 
-MOST_STEPS = 64
-"""In at most so many steps an allocation doubles a width."""
-
-
 class LayerCosts:
     """What the layers of a network take, by one latency model; remembered.
 
@@ -159,12 +155,11 @@ def fast_steps(formula: NetworkFormula, model: "LatencyModel") -> dict[str, int]
 
 
 def plateaus(formula: NetworkFormula, model: "LatencyModel") -> dict[str, int]:
-    """Returns, for every group, the channels of a step: what the device computes together.
+    """Returns, for every group, the channels that the device computes together.
 
     That is the largest granularity the model found among the ops that write the group's channels,
     in channels of the group (where an op writes each of them several times, fewer of them fill a
-    plateau), or several of them where these are less than a share of 1/`MOST_STEPS` of the base
-    width, and a multiple of what the group's widths are rounded to.
+    plateau), and a multiple of what the group's widths are rounded to.
     """
     found: dict[str, int] = {}
     widths = formula.base.width_of
@@ -173,9 +168,7 @@ def plateaus(formula: NetworkFormula, model: "LatencyModel") -> dict[str, int]:
     for group, step in formula.rounding.items():
         written = [(layer.cout.times(group), grain) for layer, grain in grain_of]
         grains = [1, *(_filling(grain, times) for times, grain in written if times)]
-        grain = max(grains)
-        grain *= max(1, math.ceil(widths[group] / MOST_STEPS / grain))
-        found[group] = math.lcm(grain, step)
+        found[group] = math.lcm(max(grains), step)
     return found
 
 

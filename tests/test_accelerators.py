@@ -82,6 +82,13 @@ def test_the_channels_computed_together_are_the_steps_of_the_exact_staircase(gro
         assert steps == list(range(grain, 6 * grain - groups, grain))
 
 
+def test_a_depthwise_convolution_has_no_plateaus():
+    """A channel more is a group more, of as many filters as the others have."""
+    for array in (Systolic(box=BOX), Pim(box=BOX)):
+        for filters in (1, 2):
+            assert array.granularity(conv(64, 64 * filters, 8, groups=64)) == 1
+
+
 @settings(max_examples=60, deadline=None)
 @given(cin=st.integers(1, 40), cout=st.integers(1, 40), pixels=st.integers(1, 6), kernel=st.just(3))
 def test_cycles_are_the_sum_over_tiles(cin: int, cout: int, pixels: int, kernel: int):

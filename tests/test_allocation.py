@@ -14,7 +14,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from engine.allocation import allocate, shortened
+from engine.allocation import MOST_STEPS, allocate, shortened
 from engine.codec import canonical, decode
 from engine.errors import UserError
 from engine.limits import Usage
@@ -605,6 +605,8 @@ def test_an_unknown_latency_is_not_taken_for_a_small_one() -> None:
 def test_each_step_and_each_closing_asks_for_one_cost(data: st.DataObject) -> None:
     problem = data.draw(problems())
     base = {g: w * problem.stride_of(g, "greedy") for g, w in problem.base.items()}
+    # Steps of wider groups are of several plateaus, and are cut where they do not fit.
+    assume(problem.stride is not None or max(base.values()) <= MOST_STEPS)
     problem = replace(problem, base=base, start=dict(base))
     limit = data.draw(limits_for(problem))
     assume(problem.cost(problem.start).within(limit))
@@ -612,6 +614,23 @@ def test_each_step_and_each_closing_asks_for_one_cost(data: st.DataObject) -> No
     found = problem.widen(chain, limit)
     refused = sum(reason != "width cap" for reason in found.closed.values())
     assert len(chain.asked) == len(found.steps) + refused
+
+
+def test_a_wide_group_takes_steps_of_several_channels_and_at_the_end_as_many_as_fit() -> None:
+    """Of 512 channels a step is eight; of a limit of 1,030 in all, 6 are left after 64 steps."""
+
+    def cost(widths: Mapping[str, int]) -> Usage:
+        return Usage(latency_ms=1.0, params=sum(widths.values()))
+
+    problem = replace(
+        two_groups(stride=None, cost=cost, max_width=3),
+        base={"a": 512, "b": 1}, start={"a": 512, "b": 1}, plateaus={"a": 1, "b": 1},
+    )  # fmt: skip
+    found = problem.solve(Usage(latency_ms=1.0, params=1030))
+    widths = [step.width for step in found.steps if step.group == "a"]
+    assert widths[:3] == [520, 528, 536]
+    assert sum(found.widths.values()) == 1030
+    assert all(after - before == 8 for before, after in pairwise(widths[:-1]))
 
 
 # Plateaus, choices, memory --------------------------------------------------------------------

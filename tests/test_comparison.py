@@ -188,6 +188,13 @@ def test_a_cheaper_source_of_importance_is_ranked_by_its_widths() -> None:
     assert "ρ = 0.80; 94 s of training in place of 500 s" in slimmable
     assert "have no ranks" in initial and slimmable in notes(found)
     assert nearness(comparison(entry("flat", 0.5))) == []
+    alone = comparison(
+        widths("base", 0, 0, 8, 16, 8, 8),
+        widths("hacscale", 990, 20, 8, 17, 8, 8),
+        widths("hacscale-per-limit", 800, 20, 8, 32, 32, 24),
+        widths("hacscale-slimmable", 394, 13, 8, 32, 24, 32),
+    )
+    assert nearness(alone)[0].endswith("correlate by rank with ρ = 0.80.")
     cheap = comparison(
         widths("base", 0, 0, 8, 16, 8, 8),
         widths("hacscale", 990, 20, 8, 17, 8, 8),

@@ -474,7 +474,8 @@ def test_fast_cores_come_first_and_second_threads_of_a_core_last(tmp_path: Path)
 def test_more_threads_than_cores_are_refused():
     most = bench.most_threads()
     assert environment(Device(threads=most))["threads"] == str(most)
-    with pytest.raises(UserError, match=rf"threads is {most + 1}, but .* the program {most} cores"):
+    told = rf"is {most + 1}, but .* the program {most}.cores?;"
+    with pytest.raises(UserError, match=told):
         environment(Device(threads=most + 1))
 
 
@@ -590,6 +591,7 @@ def test_several_threads_are_timed_by_the_wall_clock(
     graph: NetworkGraph, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(bench, "ROUND_SECONDS", 0.0)
+    monkeypatch.setattr(bench, "most_threads", lambda: 2)  # on a machine of one core too
     assert "wall" in environment(Device(threads=2))["clock"]
     assert "CPU time" in environment(Device(threads=1))["clock"]
     spec = graph.spec(32, 0.05)

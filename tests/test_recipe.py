@@ -14,7 +14,19 @@ from engine.commands.options import find_recipe
 from engine.errors import UserError
 from engine.limits import Limits
 from engine.plain_yaml import load_yaml
-from engine.recipe import Alpha, Cluster, Data, Profile, Recipe, Sample, load_recipe, override
+from engine.recipe import (
+    Allocate,
+    Alpha,
+    Choose,
+    Cluster,
+    Data,
+    Device,
+    Profile,
+    Recipe,
+    Sample,
+    load_recipe,
+    override,
+)
 from engine.recipes import RECIPES
 from engine.training import FAST, TRAININGS, Training
 from trainables.schedule import learning_rate
@@ -368,3 +380,13 @@ def test_two_spellings_of_one_recipe_have_one_digest() -> None:
     python = replace(RECIPE, width=1)
     assert digest(whole) == digest(broken) == digest(RECIPE) == digest(python)
     assert decode(Recipe, json.dumps(jsonable(python)), "it") == python
+
+
+def test_settings_that_are_added_change_no_stage_of_a_run_that_is_there():
+    """Sections are parts of stage keys: a new field must be None by default."""
+    assert digest(Profile()) == "0396b5c5a2ccb0b3"
+    assert digest(Sample()) == "41b040ee9a8fd953"
+    assert digest(Alpha()) == "6cbcb098355ad11f"
+    assert digest(Allocate()) == "d39e25620fbfd380"
+    assert digest(Device()) == "6a4b9374c1c58ce6"
+    assert digest(Choose()) == "fd43acf0f88ae8e7"

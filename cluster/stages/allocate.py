@@ -27,6 +27,7 @@ def allocate_stage(search: Search, known: Groundwork) -> AllocateResult:
             start.width_of,
             limit.latency_ms,
             recipe.allocate.rounds,
+            measuring.tries,
         )
         chosen = best(rounds, limit.latency_ms)
         spec = start.with_widths(rounds[chosen].allocation.widths)

@@ -108,6 +108,11 @@ def check_known(cost: LayerCost) -> None:
         raise unknown_op(cost, KINDS)
 
 
+def is_depthwise(cost: LayerCost) -> bool:
+    """Whether every group of a convolution has one input channel, and so a channel more a group."""
+    return cost.groups > 1 and cost.groups == cost.cin
+
+
 def moved_bytes(cost: LayerCost, batch: int) -> int:
     """Bytes of float32 that an op reads and writes: weights once, activations for every image."""
     return FLOAT_BYTES * (cost.weights + batch * (cost.in_size + cost.out_size))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from engine.costs import LayerCost
 from engine.errors import require
-from engine.hardware.calibrated import calibrated, check_known
+from engine.hardware.calibrated import calibrated, check_known, is_depthwise
 from engine.hardware.contract import Box, LatencyModel
 
 if TYPE_CHECKING:  # a model is read and asked without PyTorch
@@ -88,10 +88,9 @@ class Pim(LatencyModel):
         return max(computing, moving) / (self.clock_ghz * 1e6)
 
     def granularity(self, cost: LayerCost) -> int:
-        """Returns the filters of an array for every group, 1 where every group has one filter."""
-        single = cost.groups > 1 and cost.groups == cost.cout
+        """Returns the filters of an array for every group; 1 where groups grow with the width."""
         filters = max(1, self.columns // self.cells)
-        return cost.groups * filters if cost.macs and not single else 1
+        return cost.groups * filters if cost.macs and not is_depthwise(cost) else 1
 
     def _tiles(self, cost: LayerCost) -> tuple[int, int]:
         depth = cost.kernel[0] * cost.kernel[1] * cost.cin // cost.groups

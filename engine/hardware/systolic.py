@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from engine.costs import LayerCost
 from engine.errors import require
-from engine.hardware.calibrated import calibrated, check_known
+from engine.hardware.calibrated import calibrated, check_known, is_depthwise
 from engine.hardware.contract import Box, LatencyModel
 
 if TYPE_CHECKING:  # a model is read and asked without PyTorch
@@ -94,8 +94,8 @@ class Systolic(LatencyModel):
         return self.cycles(cost) / (self.clock_ghz * 1e6) if cost.macs else 0.0
 
     def granularity(self, cost: LayerCost) -> int:
-        """Returns the filters of an array for every group, 1 where every group has one filter."""
-        return cost.groups * self.columns if cost.macs and cost.groups < cost.cout else 1
+        """Returns the filters of an array for every group; 1 where groups grow with the width."""
+        return cost.groups * self.columns if cost.macs and not is_depthwise(cost) else 1
 
     def smooth_runtime(
         self, cin: "torch.Tensor", cout: "torch.Tensor", kernel: tuple[int, int], pixels: int

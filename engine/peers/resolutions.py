@@ -18,6 +18,8 @@ def by_resolution(
 ) -> dict[int, list[Row]]:
     """Trains one network of every resolution for a short time, and returns the rows of each.
 
+    A resolution of which a training failed is left out where others have more.
+
     Args:
         candidates: of different resolutions.
         repeats: trainings of each.
@@ -35,4 +37,5 @@ def by_resolution(
     rows: dict[int, list[Row]] = {}
     for row in only(question.train(tasks)):
         rows.setdefault(row.task.spec.resolution, []).append(row)
-    return rows
+    most = max(map(len, rows.values()))
+    return {resolution: of_one for resolution, of_one in rows.items() if len(of_one) == most}

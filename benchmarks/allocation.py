@@ -105,7 +105,7 @@ def fitted(graph: NetworkGraph, base: NetworkSpec) -> InSitu:
     specs, _ = profile_specs(graph, base, [resolution], profile)
     timings = time_networks(
         graph, specs, base, Device(runtime="synthetic"), calls=3, rounds=2, per_layer=True
-    )
+    ).timings
     box = Box.around(graph, base, [resolution], profile)
     return fit(graph, [stepped(timing, graph) for timing in timings], box, 1)
 

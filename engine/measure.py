@@ -155,8 +155,7 @@ def measure_here(
     """
 
     def session(specs: Sequence[NetworkSpec]) -> Measurement:
-        began = time.monotonic()
-        timings, failure = _timed(
+        return time_networks(
             graph,
             specs,
             reference,
@@ -165,13 +164,6 @@ def measure_here(
             rounds=rounds,
             per_layer=per_layer,
             on_progress=on_progress,
-        )
-        seconds, found = time.monotonic() - began, environment(device)
-        return Measurement(
-            key=ProfileKey.of(device, device_name(device.accelerator)),
-            environment=found | {"power": failure} if failure else found,
-            timings=tuple(timings),
-            seconds=seconds,
         )
 
     measured = session(specs)
@@ -192,8 +184,8 @@ def time_networks(
     rounds: int,
     per_layer: bool,
     on_progress: Callable[[int, int], None] | None = None,
-) -> list[Timing]:
-    """Measures networks on this machine, in the order of ``specs``.
+) -> Measurement:
+    """Measures networks on this machine in one session, in the order of ``specs``.
 
     Networks are untrained, in evaluation mode, float32, on an input of batch × channels ×
     resolution × resolution. With one CPU thread the clock that counts is the thread's CPU time,
@@ -216,34 +208,36 @@ def time_networks(
         UserError: no such device here, a runtime that cannot take a network, a clock too coarse
             for it, or too little GPU memory.
     """
-    return _timed(
-        graph,
-        specs,
-        reference,
-        device,
-        calls=calls,
-        rounds=rounds,
-        per_layer=per_layer,
-        on_progress=on_progress,
-    )[0]
+    began, failure = time.monotonic(), ""
+    if device.runtime == "synthetic":
+        timings = [_synthetic(graph, spec, reference, device, per_layer) for spec in specs]
+    else:
+        timings, failure = _timed(
+            graph, [*specs, reference], device, calls, rounds, per_layer, on_progress
+        )
+    seconds, found = time.monotonic() - began, environment(device)
+    return Measurement(
+        key=ProfileKey.of(device, device_name(device.accelerator)),
+        environment=found | {"power": failure} if failure else found,
+        timings=tuple(timings),
+        seconds=seconds,
+    )
 
 
 def _timed(
     graph: NetworkGraph,
-    specs: Sequence[NetworkSpec],
-    reference: NetworkSpec,
+    networks: Sequence[NetworkSpec],
     device: Device,
-    *,
     calls: int,
     rounds: int,
     per_layer: bool,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: Callable[[int, int], None] | None,
 ) -> tuple[list[Timing], str]:
-    """See `time_networks`; with it, why energy is missing although there is a sensor."""
-    if device.runtime == "synthetic":
-        return [_synthetic(graph, spec, reference, device, per_layer) for spec in specs], ""
+    """Times all ``networks`` but the last, the reference; and why energy is missing, if a sensor
+    failed.
+    """
     check_present(device)
-    networks = [*specs, reference]  # -1 is REFERENCE
+    *specs, reference = networks  # -1 is REFERENCE
 
     def make(spec: NetworkSpec) -> tuple[Subject, int]:
         module = graph_of(graph, spec).build(spec, seed=0).eval()

@@ -38,7 +38,7 @@ def budgets() -> Budgets:
     specs, _ = profile_specs(GRAPH, BASE, [40], profile)
     timings = time_networks(
         GRAPH, specs, BASE, Device(runtime="synthetic"), calls=3, rounds=1, per_layer=True
-    )
+    ).timings
     model = fit_latency("insitu", GRAPH, timings, Box.around(GRAPH, BASE, [40], profile))
     formula = GRAPH.formula(FOUND)
     return Budgets(

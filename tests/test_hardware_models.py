@@ -36,7 +36,7 @@ every_model = pytest.mark.parametrize("kind", KINDS)
 
 def timed(specs: list[NetworkSpec]) -> list[Timing]:
     device = Device(runtime="synthetic")
-    return time_networks(GRAPH, specs, BASE, device, calls=3, rounds=1, per_layer=True)
+    return time_networks(GRAPH, specs, BASE, device, calls=3, rounds=1, per_layer=True).timings
 
 
 @cache

@@ -31,7 +31,7 @@ BOX = Box.around(VGG, BASE, RESOLUTIONS, PROFILE)
 
 def timed(specs: list[NetworkSpec], graph: NetworkGraph = VGG, batch: int = 1) -> list[Timing]:
     device = Device(runtime="synthetic", batch=batch)
-    return time_networks(graph, specs, specs[0], device, calls=3, rounds=1, per_layer=True)
+    return time_networks(graph, specs, specs[0], device, calls=3, rounds=1, per_layer=True).timings
 
 
 TRAINING, HELD_OUT = profile_specs(VGG, BASE, RESOLUTIONS, PROFILE)

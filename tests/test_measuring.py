@@ -11,12 +11,14 @@ from cluster.measuring import Measuring
 from engine import measure
 from engine.graph import load_graph
 from engine.measure import Measurement, Timing, measure_here
+from engine.profile_key import ProfileKey
 from engine.recipe import Device, Profile
 from engine.results import Latency
 from engine.spec import ModelRef, NetworkSpec
 from engine.store import RunStore
 
 GRAPH = load_graph(ModelRef(name="vgg11", classes=10), 32)
+KEY = ProfileKey.of(Device(), "this one")
 REFERENCE, CALM, LOUD = (GRAPH.spec(32, width) for width in (1 / 16, 1 / 8, 1 / 4))
 
 
@@ -33,9 +35,9 @@ def measured(
 
     def session(_graph: object, specs: Sequence[NetworkSpec], *_: object, **__: object):
         asked.append(list(specs))
-        return list(sessions[len(asked) - 1]), ""
+        return Measurement(key=KEY, environment={}, timings=tuple(sessions[len(asked) - 1]))
 
-    monkeypatch.setattr(measure, "_timed", session)
+    monkeypatch.setattr(measure, "time_networks", session)
     found = measure_here(
         GRAPH, [CALM, LOUD], REFERENCE, Device(), calls=1, rounds=2, per_layer=False
     )

@@ -170,7 +170,7 @@ def test_a_device_that_is_a_node_is_measured_by_one_at_a_time(nodes: RayCluster)
         ray.kill(held)
         found = measured.result(timeout=60)
     here = time_networks(graph, [base, wider], base, board, calls=3, rounds=2, per_layer=False)
-    assert list(found.timings) == here
+    assert found.timings == here.timings
     with pytest.raises(UserError, match="no node of the Ray cluster has the resource 'camera'"):
         measure([base], base, replace(board, place="node:camera"), 3, 2, False)
     with pytest.raises(UserError, match=r"one measurement of the recipe needs 64 CPU, 1 board on"):

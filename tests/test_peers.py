@@ -54,7 +54,7 @@ def latency_model(model: ModelRef) -> LatencyModel:
     base, profile = graph.spec(32, 0.25), Profile(model="flops", networks=6, held_out=2)
     specs, _ = profile_specs(graph, base, [32, 64], profile)
     device = Device(runtime="synthetic")
-    timings = time_networks(graph, specs, base, device, calls=3, rounds=2, per_layer=True)
+    timings = time_networks(graph, specs, base, device, calls=3, rounds=2, per_layer=True).timings
     return fit_latency("flops", graph, timings, Box.around(graph, base, [32, 64], profile))
 
 

@@ -63,7 +63,7 @@ def test_a_profile_file_holds_the_key_the_model_and_what_it_was_made_from(writte
     graph = profiling().graph
     spec = graph.spec(32, 0.125)
     device = Device(runtime="synthetic")
-    [true] = time_networks(graph, [spec], spec, device, calls=3, rounds=2, per_layer=False)
+    [true] = time_networks(graph, [spec], spec, device, calls=3, rounds=2, per_layer=False).timings
     assert model.predict(graph.cost(spec)) == pytest.approx(true.latency.ms, rel=0.1)
 
 
@@ -143,7 +143,7 @@ def measured_by_formula(plan_path: Path, table: Path) -> Path:
     timings = time_networks(
         graph, [*request.specs, request.reference], request.reference,
         Device(runtime="synthetic"), calls=3, rounds=2, per_layer=True,
-    )  # fmt: skip
+    ).timings  # fmt: skip
 
     def visit(number: int, layers: bool) -> Visit:
         timing = timings[number]

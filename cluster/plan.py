@@ -12,6 +12,7 @@ images), as a backward pass costs two forward passes. Expected, not known:
 - With ``gpus_per_trial: auto`` as many trainings share a GPU as the largest network of the stage
   allows, measured on one GPU as the search does it, and none is slowed by the others.
 - The final trainings share their work evenly; measurements and starting workers are not counted.
+- Networks that rivals of ``choose`` train to find their answer are not known before they ask.
 """
 
 import heapq

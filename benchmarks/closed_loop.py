@@ -78,12 +78,12 @@ class Bench:
         """What counts of a network where that was found, and of how many sessions."""
         sessions = 0
 
-        def measure(session: int) -> Latency:
+        def measure(_: Sequence[int], session: int) -> list[Latency]:
             nonlocal sessions
             sessions = session
-            return found.latency if session == 1 else self.latency(found.spec)
+            return [found.latency if session == 1 else self.latency(found.spec)]
 
-        return steady(measure, expected_ms), sessions
+        return steady(measure, [expected_ms])[0], sessions
 
 
 def budgets_of(bench: Bench) -> Budgets:

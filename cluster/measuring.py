@@ -2,7 +2,7 @@
 
 import logging
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from cluster.device import measure
@@ -101,22 +101,23 @@ class Measuring:
             f"{run} --import result.csv` and `hacscale resume {run}`"
         )
 
-    def latency(
+    def steadily(
         self,
         purpose: str,
-        spec: NetworkSpec,
+        expected_ms: Mapping[NetworkSpec, float | None],
         baseline: BaselineResult,
-        expected_ms: float | None,
-    ) -> Latency:
-        """Measures one network, again where it is slower than expected.
+    ) -> dict[NetworkSpec, Latency]:
+        """Measures networks in one session, and again those that are slower than expected.
 
         See `engine.closed_loop.steady` and `latencies`.
         """
+        specs = list(expected_ms)
 
-        def measured(session: int) -> Latency:
-            return self.latencies(purpose, [spec], baseline, session)[0]
+        def measured(indices: Sequence[int], session: int) -> list[Latency]:
+            return self.latencies(purpose, [specs[i] for i in indices], baseline, session)
 
-        return steady(measured, expected_ms, self.tries)
+        found = steady(measured, list(expected_ms.values()), self.tries)
+        return dict(zip(specs, found, strict=True))
 
     def latencies(
         self,

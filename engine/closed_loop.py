@@ -1,7 +1,6 @@
 """The device in the loop: allocate, measure, correct the latency model, allocate again."""
 
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 
 from engine.allocation import shortened
 from engine.errors import UserError
@@ -22,25 +21,34 @@ TRIES = 3
 
 
 def steady(
-    measure: Callable[[int], Latency], expected_ms: float | None, tries: int = TRIES
-) -> Latency:
-    """Measures a network, again where it is slower than expected; the shortest latency counts.
+    measure: Callable[[Sequence[int], int], Sequence[Latency]],
+    expected_ms: Sequence[float | None],
+    tries: int = TRIES,
+) -> list[Latency]:
+    """Measures networks, again those slower than expected; the shortest latency of each counts.
 
     On a machine that others use as well, a network can be a third slower for all of a session, and
     the smaller reference network beside it is not: the noise floor, which is what the rounds of one
     session tell, does not show it.
 
     Args:
-        measure: in a session of its own, whose number it is told, from 1.
-        expected_ms: by a latency model or an earlier measurement; None where nothing is expected.
+        measure: networks, by their index, in a session of its own, whose number it is told, from 1.
+        expected_ms: of each, by a latency model or an earlier measurement; None where nothing is
+            expected.
         tries: sessions at most.
     """
-    latency = measure(1)
+    found = list(measure(range(len(expected_ms)), 1))
     for session in range(2, tries + 1):
-        if expected_ms is None or latency.ms <= expected_ms * (1.0 + SLOWER):
+        slow = [
+            index
+            for index, (one, expected) in enumerate(zip(found, expected_ms, strict=True))
+            if expected is not None and one.ms > expected * (1.0 + SLOWER)
+        ]
+        if not slow:
             break
-        latency = min(latency, measure(session), key=lambda one: one.ms)
-    return latency
+        for index, again in zip(slow, measure(slow, session), strict=True):
+            found[index] = min(found[index], again, key=lambda one: one.ms)
+    return found
 
 
 def close_loop(
@@ -80,8 +88,12 @@ def close_loop(
     rounds: list[Round] = []
     allocation, factor, room = allocate(1.0), 1.0, 1.0
     while True:
-        session = partial(measure, allocation.widths)
-        latency = steady(session, allocation.usage.latency_ms, tries)
+        widths = allocation.widths
+        (latency,) = steady(
+            lambda _, session, widths=widths: [measure(widths, session)],
+            [allocation.usage.latency_ms],
+            tries,
+        )
         rounds.append(Round(allocation=allocation, latency=latency, factor=factor, room=room))
         used = share_used(latency, limit_ms)
         bound = "latency" in allocation.closed.values()

@@ -1,7 +1,7 @@
 """The closed loop on devices that differ from their model in known ways."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import pytest
@@ -117,12 +117,28 @@ def test_a_network_that_stays_slow_is_believed_after_three_sessions() -> None:
 def test_what_is_slower_than_expected_is_measured_again_and_the_shortest_counts() -> None:
     sessions = [10.5, 10.4, 10.2]
 
-    def measure(session: int) -> Latency:
-        return Latency.constant(sessions[session - 1])
+    def measured(expected_ms: float | None) -> float:
+        (found,) = steady(
+            lambda _, session: [Latency.constant(sessions[session - 1])], [expected_ms]
+        )
+        return found.ms
 
-    assert steady(measure, 10.0).ms == 10.2
-    assert steady(measure, 10.5 / (1 + SLOWER)).ms == 10.5
-    assert steady(measure, None).ms == 10.5
+    assert measured(10.0) == 10.2
+    assert measured(10.5 / (1 + SLOWER)) == 10.5
+    assert measured(None) == 10.5
+
+
+def test_only_the_networks_that_are_slow_are_measured_again() -> None:
+    asked: list[list[int]] = []
+
+    def measure(networks: Sequence[int], session: int) -> list[Latency]:
+        asked.append(list(networks))
+        more = {1: [0.0, 1.0, 1.0]}.get(session, [0.0, 0.0, 0.0])
+        return [Latency.constant(10.0 * (i + 1) + more[i]) for i in networks]
+
+    found = steady(measure, [10.0, 20.0, None])
+    assert [one.ms for one in found] == [10.0, 20.0, 31.0]
+    assert asked == [[0, 1, 2], [1]]
 
 
 @settings(max_examples=100, deadline=None)

@@ -3,12 +3,14 @@
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from quick_run import drive, epochs_trained, quick_recipe, without_ray
 from rich.console import Console
 
 from cluster.compare import compare_run
+from cluster.measuring import Measuring
 from cluster.trainer import Trainer
 from engine.comparison import Comparison
 from engine.peers.contract import Method
@@ -19,7 +21,9 @@ from engine.peers.netadapt import NetAdapt
 from engine.peers.steps import Steps
 from engine.peers.uniform import Uniform
 from engine.recipe import override
+from engine.results import Latency
 from engine.rows import Row, TrainingTask
+from engine.spec import NetworkSpec
 from engine.store import RunStore
 from searchers.tasks import TaskSearcher
 
@@ -97,29 +101,39 @@ def test_methods_that_train_are_resumable_and_counted(
     assert epochs_trained(store) == before
 
 
-def test_what_methods_lack_is_trained_at_the_same_time(
+def test_what_methods_lack_is_trained_and_measured_at_the_same_time(
     tmp_path: Path, searched: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The answers are those of each method alone; the number of rounds that of the longest."""
     train, batches = Trainer.train_any, list[int]()
+    measure, sessions = Measuring.latencies, list[int]()
 
     def counting(self: Trainer, stage: str, tasks: Sequence[TrainingTask]) -> list[Row]:
         before = self.store.ledger.ids()
         batches.extend([len(tasks)] if {task.id for task in tasks} - before else [])
         return train(self, stage, tasks)
 
-    def compared(name: str, methods: Sequence[Method]) -> tuple[dict[str, object], int]:
+    def measuring(
+        self: Measuring, purpose: str, specs: Sequence[NetworkSpec], *others: Any
+    ) -> list[Latency]:
+        sessions.extend([len(specs)] if purpose == "compare" else [])
+        return measure(self, purpose, specs, *others)
+
+    def compared(name: str, methods: Sequence[Method]) -> tuple[dict[str, object], int, int]:
         location = shutil.copytree(searched, tmp_path / name / "quick")
         batches.clear()
+        sessions.clear()
         with without_ray():
             made = compare_run(location, methods, seeds=1, console=Console(quiet=True))
-        return answers(made), len(batches)
+        return answers(made), len(batches), len(sessions)
 
     monkeypatch.setattr(Trainer, "train_any", counting)
+    monkeypatch.setattr(Measuring, "latencies", measuring)
     alone = [compared(method.name, [method]) for method in METHODS]
-    found, rounds = compared("together", METHODS)
-    assert found == {name: answer for one, _ in alone for name, answer in one.items()}
-    assert rounds == max(rounds for _, rounds in alone) < sum(rounds for _, rounds in alone)
+    found, rounds, measured = compared("together", METHODS)
+    assert found == {name: answer for one, _, _ in alone for name, answer in one.items()}
+    assert rounds == max(rounds for _, rounds, _ in alone) < sum(rounds for _, rounds, _ in alone)
+    assert measured < sum(sessions for _, _, sessions in alone)
 
 
 def test_trainings_of_a_method_are_not_taken_for_those_of_the_search(searched: Path) -> None:

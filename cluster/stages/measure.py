@@ -14,6 +14,6 @@ def measure_stage(search: Search, answer: Candidate, baseline: BaselineResult) -
         "measure",
         Latency,
         (spec, search.recipe.device, measuring.repeats, baseline.latency.ms),
-        lambda: measuring.latency("measure", spec, baseline, answer.latency.ms),
+        lambda: measuring.steadily("measure", {spec: answer.latency.ms}, baseline)[spec],
         lambda out: f"{out.ms:.3f} ms",
     )

@@ -1,6 +1,6 @@
 """The propose stages: what methods of scaling make of the network of a run, measured."""
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 
@@ -55,6 +55,7 @@ class Proposing:
         self._model = latency_model(search, known.profile, known.baseline)
         self._predicted: dict[NetworkSpec, float | None] = {}
         self._measured: dict[NetworkSpec, Latency] = {known.baseline.spec: known.baseline.latency}
+        self._together = False
         trainings, rows = search.trainings, search.trainer.rows
         self._trained: dict[str, Row] = {}
         # What other methods have trained, here or in a comparison before, is not among them.
@@ -95,18 +96,21 @@ class Proposing:
         return [*proposals, *answers], refusals
 
     def _all(self, methods: Sequence[Method]) -> tuple[list[Proposal], dict[str, str]]:
-        """Asks all methods, and trains at once what they lack for an answer; then asks again.
+        """Asks all methods, trains and measures at once what they lack for an answer, asks again.
 
         Some train one network after another, others many at a time: together they keep a cluster
-        busy. Equal questions have equal answers, and the ledger has what was trained before, so a
-        method that is asked from the beginning comes to where it stopped.
+        busy. A session of measurements mostly waits, and takes many networks as fast as one. Equal
+        questions have equal answers, and the ledger has what was trained before, so a method that
+        is asked from the beginning comes to where it stopped.
         """
         search = self._search
+        self._together = True
         answers: dict[str, Proposal] = {}
         refusals: dict[str, str] = {}
         waiting, again = list(methods), False
         while waiting:
             lacking: dict[str, Sequence[TrainingTask]] = {}
+            unmeasured: dict[str, _Unmeasured] = {}
             spent: dict[str, Row] = {}
 
             def free(rows: Sequence[Row], spent: dict[str, Row] = spent) -> None:
@@ -120,6 +124,8 @@ class Proposing:
                     answers[method.name] = self.asked(method, self._known_rows, free)
                 except _Lacking as lack:
                     lacking[method.name] = lack.tasks
+                except _Unmeasured as lack:
+                    unmeasured[method.name] = lack
                 except Inapplicable as error:
                     refusals[method.name] = str(error)
                     search.progress.end(f"left out: {error}")
@@ -129,7 +135,10 @@ class Proposing:
             if together:
                 search.trainer.train_any("propose", list(together.values()))
                 search.progress.end(f"trained what {', '.join(lacking)} asked for")
-            waiting = [method for method in waiting if method.name in lacking]
+            if unmeasured:
+                self._measure({lack.spec: lack.expected_ms for lack in unmeasured.values()})
+                search.progress.end(f"measured what {', '.join(unmeasured)} asked for")
+            waiting = [one for one in waiting if one.name in lacking or one.name in unmeasured]
             again = True
         return [answers[m.name] for m in methods if m.name in answers], refusals
 
@@ -292,14 +301,15 @@ class Proposing:
             limit_ms: that the method is told, which says how far off the model is; see `_usage`.
         """
         if spec not in self._measured:
-            measuring, known = self._search.measuring, self._known
-            self._measured[spec] = measuring.latency(
-                "compare",
-                spec,
-                known.baseline,
-                self._expected_ms(spec, known.limit.latency_ms / limit_ms),
-            )
+            expected_ms = self._expected_ms(spec, self._known.limit.latency_ms / limit_ms)
+            if self._together:
+                raise _Unmeasured(spec, expected_ms)
+            self._measure({spec: expected_ms})
         return self._measured[spec]
+
+    def _measure(self, expected_ms: Mapping[NetworkSpec, float | None]) -> None:
+        measuring, baseline = self._search.measuring, self._known.baseline
+        self._measured |= measuring.steadily("compare", expected_ms, baseline)
 
     def _expected_ms(self, spec: NetworkSpec, slower: float) -> float | None:
         """Latency by the model, outside of its box too; None where it has an op that is unknown."""
@@ -365,6 +375,15 @@ class _Lacking(Exception):
     def __init__(self, tasks: Sequence[TrainingTask]) -> None:
         super().__init__()
         self.tasks = tasks
+
+
+class _Unmeasured(Exception):
+    """Carries a network that has to be measured before a method can go on, through the method."""
+
+    def __init__(self, spec: NetworkSpec, expected_ms: float | None) -> None:
+        super().__init__()
+        self.spec = spec
+        self.expected_ms = expected_ms
 
 
 class _Passing(Exception):

@@ -115,7 +115,7 @@ class Search:
         elif not profiled:
             _ = self.profiling.specs  # raises if there are too few
         if settings.table and not profiled:
-            self.profiling.listed()
+            _ = self.profiling.listed  # raises if it does not reach all networks
 
     def _start_ray(self) -> None:
         """Starts or joins Ray.

@@ -6,7 +6,7 @@ from statistics import fmean
 
 from engine.errors import UserError
 from engine.graph import NetworkGraph
-from engine.judging import are_complete, pooled_spread, tied
+from engine.judging import most_repeats, pooled_spread, tied
 from engine.results import AlphaCandidate, AlphaResult
 from engine.rows import Row
 from engine.spec import NetworkSpec
@@ -74,9 +74,8 @@ def rank_candidates(
             f"all {len(rows)} trainings of the α search failed, the first with: {error}; "
             "check the data and alpha.training"
         )
-    complete = are_complete(candidates)
-    best = max(range(len(candidates)), key=lambda i: (complete[i], *candidates[i].merit))
-    winner = candidates[best]
+    most = most_repeats(candidates)
+    winner = max(candidates, key=lambda c: (len(c.accuracies) == most, *c.merit))
     spread = pooled_spread(
         [row.last.val_accuracy for row in repeats if row.status == "done"]
         for repeats in rows_of.values()

@@ -67,11 +67,10 @@ def _studentized_range(networks: int, freedom: int) -> float:
     return float(studentized_range.ppf(LEVEL, networks, freedom))
 
 
-def are_complete(judged: Sequence[Judged]) -> list[bool]:
-    """Returns which networks have as many repeats as any.
+def most_repeats(judged: Iterable[Judged]) -> int:
+    """Returns how many repeats a network has that has as many as any.
 
     A repeat that failed is missing, and the mean of the others says too much for a network that
     is as likely to fail when it is the answer.
     """
-    most = max((len(one.accuracies) for one in judged), default=0)
-    return [len(one.accuracies) == most for one in judged]
+    return max(len(one.accuracies) for one in judged)

@@ -84,8 +84,9 @@ class Profiling:
             seconds=measured.seconds,
         )
 
+    @cached_property
     def listed(self) -> Lut:
-        """Returns the tables of layers that ``settings.table`` holds.
+        """The tables of layers that ``settings.table`` holds.
 
         Raises:
             UserError: the file cannot be read, or does not reach a layer of some network.
@@ -117,7 +118,7 @@ class Profiling:
 
     def _fitted(self, timings: Sequence[Timing], batch: int) -> LatencyModel:
         if self.settings.table:
-            listed, as_it_stands = self.listed(), self.settings.calibrate is False
+            listed, as_it_stands = self.listed, self.settings.calibrate is False
             return listed if as_it_stands else calibrated(listed, self.graph, timings)
         return fit_latency(self.settings.model, self.graph, timings, self.box, batch)
 

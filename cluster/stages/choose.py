@@ -10,7 +10,7 @@ from cluster.stages.propose import Proposing, inputs_of_question
 from engine.budgets import ALGORITHM_1
 from engine.comparison import Proposal
 from engine.errors import Inapplicable
-from engine.judging import are_complete, pooled_spread, tied
+from engine.judging import most_repeats, pooled_spread, tied
 from engine.peers.methods import rivals
 from engine.results import AllocateResult, Candidate, ChooseResult, SurfaceFigures
 from engine.rows import Row
@@ -54,17 +54,15 @@ def choose_stage(search: Search, known: Groundwork, found: AllocateResult) -> Ch
             _judged(candidate, [done[task.id] for task in of_one if task.id in done])
             for candidate, of_one in zip(candidates, trials, strict=True)
         )
-        complete = are_complete(judged)
-        chosen = max(
-            range(len(judged)),
-            key=lambda i: merit(judged[i], known.limit.latency_ms, complete[i]),
-        )
+        most, limit_ms = most_repeats(judged), known.limit.latency_ms
+        merits = [merit(one, limit_ms, len(one.accuracies) == most) for one in judged]
+        chosen = merits.index(max(merits))
         return ChooseResult(
             candidates=judged,
             chosen=chosen,
             left_out=left_out,
             surface=_figures(proposing),
-            tied=_tied(judged, chosen, known.limit.latency_ms),
+            tied=_tied(judged, chosen, limit_ms),
         )
 
     tasks = trainings.choose_tasks(found.spec)

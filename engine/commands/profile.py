@@ -96,7 +96,7 @@ def _profile(arguments: argparse.Namespace, console: Console) -> None:
         raise UserError(f"{error}; nor is there such a run in {arguments.runs_dir}") from None
     settings, specs = recipe.profile, profiling.specs
     if settings.table:
-        profiling.listed()  # what it lacks is told before anything is measured
+        _ = profiling.listed  # what it lacks is told before anything is measured
     request = Request(
         purpose=_PURPOSE,
         specs=tuple(specs),

@@ -1,5 +1,6 @@
 """The device in the loop: allocate, measure, correct the latency model, allocate again."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 from engine.allocation import shortened
@@ -64,7 +65,8 @@ def close_loop(
     The measured latency must keep the limit with room for the noise of one more measurement: half
     the noise floor, at most `MARGIN`. The model is rescaled by what was measured, both where the
     limit is missed and where latency ended the allocation but more than that room is left once
-    more. It also ends where a network comes again: what was measured stands.
+    more; once there is a round on each side, by what lies between them (`between`). It also ends
+    where a network comes again: what was measured stands.
 
     Where no round has kept the limit, the last one takes back steps of the nearest
     (`engine.allocation.shortened`): where the model is wrong by another factor for every network,
@@ -100,12 +102,9 @@ def close_loop(
         if len(rounds) == most or is_full(latency, limit_ms) or (used < 1.0 and not bound):
             break
         following = _following(rounds, allocate, base, limit_ms, last=len(rounds) == most - 1)
-        if following is None:
+        if following is None or any(following[0].widths == r.allocation.widths for r in rounds):
             break
-        allocation, corrects = following
-        if any(allocation.widths == done.allocation.widths for done in rounds):
-            break
-        factor, room = corrected(corrects), _room(corrects.latency)
+        allocation, factor, room = following
     return tuple(rounds)
 
 
@@ -116,18 +115,40 @@ def _following(
     limit_ms: float,
     *,
     last: bool,
-) -> tuple[Allocation, Round] | None:
-    """Returns what the next round is to measure, and the round whose measurement led to it."""
+) -> tuple[Allocation, float, float] | None:
+    """Returns what the next round is to measure, its factor, and the room for noise in that."""
     latest, nearest = rounds[-1], rounds[best(tuple(rounds), limit_ms)]
     over = nearest.latency.ms > limit_ms
     if not (over and last):
+        factor = between(rounds, limit_ms) or corrected(latest)
         try:
-            return allocate(corrected(latest)), latest
+            return allocate(factor), factor, _room(latest.latency)
         except UserError:
             if not over:
                 return None
-    slower = corrected(nearest) / nearest.factor
-    return shortened(nearest.allocation, base, slower), nearest
+    factor = corrected(nearest)
+    taken_back = shortened(nearest.allocation, base, factor / nearest.factor)
+    return taken_back, factor, _room(nearest.latency)
+
+
+def between(rounds: Sequence[Round], limit_ms: float) -> float | None:
+    """Returns the factor on the model that lies between what was over the limit and what was below.
+
+    A smaller network is faster by more or by less than the model expects, by steps that it does not
+    know: to correct it by the last round alone leads from one side of the limit to the other. What
+    is taken is where the straight line between the nearest two meets the limit (regula falsi, in
+    logarithms of factor and latency).
+
+    Returns:
+        None where all rounds are on one side, or a larger factor led to a slower network.
+    """
+    used = [(share_used(done.latency, limit_ms), done.factor) for done in rounds]
+    above = min((one for one in used if one[0] > 1.0), default=None)
+    below = max((one for one in used if one[0] <= 1.0), default=None)
+    if above is None or below is None or below[1] <= above[1]:
+        return None
+    share = math.log(above[0]) / math.log(above[0] / below[0])
+    return above[1] * (below[1] / above[1]) ** share
 
 
 def share_used(latency: Latency, limit_ms: float) -> float:

@@ -12,7 +12,9 @@ from engine.closed_loop import (
     MARGIN,
     SLOWER,
     TOLD,
+    TRIES,
     best,
+    between,
     close_loop,
     corrected,
     corrected_limit,
@@ -54,12 +56,17 @@ def allocator(limit_ms: float, cap: int = 10_000) -> Callable[[float], Allocatio
 
 
 def closed(
-    device: Callable[[int], float], limit: float = 1000.0, noise: float = 0.0, most: int = 3
+    device: Callable[[int], float],
+    limit: float = 1000.0,
+    noise: float = 0.0,
+    most: int = 3,
+    tries: int = TRIES,
+    cap: int = 10_000,
 ) -> tuple[Round, ...]:
     def measure(widths: Mapping[str, int], session: int) -> Latency:
         return Latency.constant(device(widths["g"]), noise)
 
-    return close_loop(allocator(limit), measure, START, limit, most)
+    return close_loop(allocator(limit, cap), measure, START, limit, most, tries)
 
 
 @pytest.mark.parametrize("slow", [(), (0,), (1,), (0, 1), (0, 2)])
@@ -102,6 +109,30 @@ def test_the_last_round_takes_back_steps_where_every_allocation_is_over_in_its_o
     assert best((first, second, third), 1000.0) == 2
 
 
+def test_a_device_that_is_asked_by_hand_has_one_session_of_a_round() -> None:
+    sessions: list[int] = []
+
+    def device(width: int) -> float:
+        sessions.append(width)
+        return width * 1.5
+
+    closed(device, tries=1)
+    assert sessions == [1000, 666]
+
+
+def test_what_parameters_ended_is_corrected_too_where_it_is_over_the_latency_limit() -> None:
+    """Parameters allow ten channels; the model expects 10 ms of them and the device has 2 s."""
+    first, second = closed(lambda width: width * 200.0, cap=10)
+    assert first.allocation.closed == {"g": "width cap"}
+    assert (first.latency.ms, second.latency.ms) == (2000, 1000)
+    assert second.allocation.widths == {"g": 5}
+
+
+def test_a_hundredth_of_the_limit_is_not_worth_a_round() -> None:
+    assert len(closed(lambda width: width * (1 - 0.9 * TOLD))) == 1
+    assert len(closed(lambda width: width * (1 - 1.2 * TOLD))) == 2
+
+
 def test_a_network_that_stays_slow_is_believed_after_three_sessions() -> None:
     sessions: list[int] = []
 
@@ -115,7 +146,7 @@ def test_a_network_that_stays_slow_is_believed_after_three_sessions() -> None:
 
 
 def test_what_is_slower_than_expected_is_measured_again_and_the_shortest_counts() -> None:
-    sessions = [10.5, 10.4, 10.2]
+    sessions = [10.5, 10.2, 10.4]
 
     def measured(expected_ms: float | None) -> float:
         (found,) = steady(
@@ -155,6 +186,24 @@ def test_a_model_that_is_off_by_a_factor_is_right_in_the_second_round(
     assert chosen.latency.ms * room <= 1000
     if len(rounds) == 2:
         assert rounds[1].predicted_ms == pytest.approx(rounds[1].latency.ms)
+
+
+def test_a_device_that_is_steeper_than_its_model_is_searched_between_two_rounds() -> None:
+    """It takes 1068·(w/1000)² ms: 1068 ms, then 936 ms, whose own correction leads back to the
+    first network. In logarithms the device is a straight line, which meets the limit at 967.6."""
+    first, second, third = closed(lambda width: 1.068e-3 * width**2)
+    assert [done.allocation.widths["g"] for done in (first, second, third)] == [1000, 936, 967]
+    assert corrected(second) == pytest.approx(1.0, rel=1e-3)
+    assert 997 < third.latency.ms <= 1000
+    assert best((first, second, third), 1000.0) == 2
+
+
+def test_between_two_rounds_is_asked_only_where_they_lie_on_both_sides() -> None:
+    one = closed(lambda width: width * 1.2, most=1)[0]
+    other = closed(lambda width: width * 0.9, most=1)[0]
+    assert between([one], 1000.0) is between([other], 1000.0) is None
+    # A larger factor, which led to the slower network, says nothing of what lies between.
+    assert between([replace(one, factor=1.2), other], 1000.0) is None
 
 
 @settings(max_examples=100, deadline=None)

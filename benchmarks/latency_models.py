@@ -21,7 +21,7 @@ from typing import Any
 import sklearn.ensemble  # pyright: ignore[reportUnusedImport]
 import sklearn.linear_model  # noqa: F401 # pyright: ignore[reportUnusedImport]
 from panels import board, keys, write_board
-from record import device_options, run, spread, where, write_block, write_results
+from record import device_options, run, spread, where, write_device_block, write_results
 
 from engine.codec import STRICT, decode, pretty
 from engine.drawing import ACCENT, INK, MUTED, drawing_style, one_two_five, padded, ticks
@@ -36,6 +36,7 @@ from engine.spec import ModelRef, NetworkSpec
 KINDS = ("insitu", "lut", "neuralpower", "paleo", "roofline", "flops")
 NAMES = {"vgg11": "VGG-11", "resnet18": "ResNet-18", "mobilenet_v2": "MobileNet-V2"}
 PAGE = "latency.md"
+ON_PAGE = ("latency-models-eager", "latency-models-onnxruntime")
 MORE = (1, 8)
 """Channels more in every group, of networks that every profile times."""
 
@@ -266,7 +267,8 @@ def main() -> None:
     write_results(name, found, chosen.out)
     draw(name, networks, chosen.out)
     if device.runtime != "synthetic":
-        write_block(PAGE, name, table(name, networks), chosen.out)
+        usual = name if name in ON_PAGE else ""
+        write_device_block(PAGE, usual, name, table(name, networks), chosen.out)
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@ from typing import TypeVar
 import ray
 from ray.exceptions import RayError, RayTaskError
 
+from engine.bench import is_out_of_memory
 from engine.errors import TrainingFailed, UserError
-from trainables.device import is_out_of_memory
 
 T = TypeVar("T")
 

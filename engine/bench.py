@@ -42,8 +42,12 @@ REWARM = 2
 """Untimed forwards of a network that other networks have pushed out of the caches."""
 SETTLED = 0.02
 """An accelerator is warm when two series of forwards differ by no more than this share."""
-SETTLE_SERIES = 20
-"""Series of `REWARM` forwards after which it is taken for warm in any case."""
+SETTLE_SECONDS = 0.05
+"""Each goes on for at least so long: a GPU takes that to raise its clocks."""
+SETTLE_MOST_SECONDS = 2.0
+"""After so long it is taken for warm in any case."""
+IDLE_SECONDS = 0.02
+"""An accelerator that has had nothing to do for longer has to be warmed up again."""
 VISIT_SECONDS = 0.03
 """Forwards of a visit go on for so long, for a minimum that the next visit comes to as well."""
 MOST_CALLS = 100
@@ -67,11 +71,17 @@ PATIENCE = 2
 ROUND_SECONDS = 2.0
 """Rounds begin at least so far apart, so that a short disturbance hits one of them at most."""
 KEPT_PARAMS = 256_000_000
-"""Networks are kept between rounds up to so many parameters in all; others are built again."""
+"""Networks are kept between rounds up to so many parameters in all; others are built again. On an
+accelerator, as long as half of its memory is free."""
 REFERENCE = -1
 """Number of the reference network among the others."""
-OutOfMemory = getattr(torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError)
-"""Of a GPU; PyTorch before 2.5 has the longer name alone."""
+NO_MEMORY = (
+    *("ALLOC_FAILED", "ALLOCATION_FAILED", "CUDNN_STATUS_NOT_INITIALIZED"),
+    *("CUBLAS_STATUS_NOT_INITIALIZED", "unable to find an engine to execute this computation"),
+    "NVML_SUCCESS == r INTERNAL ASSERT FAILED",
+)
+"""What CUDA's libraries say where a GPU has no memory left beside PyTorch's own; the last one where
+PyTorch asks NVML, which is missing, how much there was."""
 COLUMNS = ("visit", "network", "op", "counted_ms", "cpu_ms", "wall_ms")
 """Of ``result.csv``: one row for each forward of a visit (``op`` is empty) and for each op's
 shortest time."""
@@ -95,12 +105,16 @@ class Gaps:
 class Stopwatch(Protocol):
     """Takes marks on the device's time line."""
 
+    def begin(self) -> None:
+        """Waits until the device has nothing to do, and marks that moment as a beginning."""
+        ...
+
     def mark(self) -> None:
         """Marks this moment."""
         ...
 
     def take(self) -> Gaps:
-        """Returns the times between successive marks, and forgets the marks."""
+        """Returns the times from each beginning on between its marks, and forgets the marks."""
         ...
 
 
@@ -123,37 +137,53 @@ class CpuStopwatch:
         self._cpu = cpu
         self._wall = wall
         self._by_cpu = by_cpu
-        self._marks: list[tuple[int, int]] = []
+        self._runs: list[list[tuple[int, int]]] = []
+
+    def begin(self) -> None:
+        """Marks this moment as a beginning."""
+        self._runs.append([(self._cpu(), self._wall())])
 
     def mark(self) -> None:
         """Marks this moment."""
-        self._marks.append((self._cpu(), self._wall()))
+        self._runs[-1].append((self._cpu(), self._wall()))
 
     def take(self) -> Gaps:
-        """Returns the times between successive marks, and forgets the marks."""
-        marks, self._marks = self._marks, []
-        cpu = [(after[0] - before[0]) / 1e6 for before, after in pairwise(marks)]
-        wall = [(after[1] - before[1]) / 1e6 for before, after in pairwise(marks)]
+        """Returns the times from each beginning on between its marks, and forgets the marks."""
+        runs, self._runs = self._runs, []
+        gaps = [marks for run in runs for marks in pairwise(run)]
+        cpu = [(after[0] - before[0]) / 1e6 for before, after in gaps]
+        wall = [(after[1] - before[1]) / 1e6 for before, after in gaps]
         return Gaps(counted=cpu if self._by_cpu else wall, cpu=cpu, wall=wall)
 
 
 class CudaStopwatch:
-    """Marks by CUDA events, which are their own wall clock; ``take`` waits for the device."""
+    """Marks by CUDA events, which are their own wall clock; ``take`` waits for the device.
+
+    Each beginning waits for the device too. Forwards that are launched while it is busy, as after
+    a moment in which another process had it, follow one another without what it takes to launch
+    them: the shortest would be faster than any forward on its own.
+    """
 
     def __init__(self) -> None:
-        self._marks: list[torch.cuda.Event] = []
+        self._runs: list[list[torch.cuda.Event]] = []
+
+    def begin(self) -> None:
+        """Waits for the device, and enqueues a mark."""
+        torch.cuda.synchronize()
+        self._runs.append([])
+        self.mark()
 
     def mark(self) -> None:
         """Enqueues a mark."""
         event = torch.cuda.Event(enable_timing=True)
         event.record()
-        self._marks.append(event)
+        self._runs[-1].append(event)
 
     def take(self) -> Gaps:
-        """Returns the times between successive marks, and forgets the marks."""
+        """Returns the times from each beginning on between its marks, and forgets the marks."""
         torch.cuda.synchronize()
-        marks, self._marks = self._marks, []
-        gaps = [before.elapsed_time(after) for before, after in pairwise(marks)]
+        runs, self._runs = self._runs, []
+        gaps = [before.elapsed_time(after) for run in runs for before, after in pairwise(run)]
         return Gaps(counted=gaps, cpu=[], wall=gaps)
 
 
@@ -230,8 +260,8 @@ class TorchSubject:
         The ops are timed in a copy of the generated forward with a mark after every op, so that
         nothing but the mark itself (about 0.5 µs) is added to a forward.
         """
-        self._watch.mark()
         for _ in range(calls):
+            self._watch.begin()
             self._whole(self._images)
             self._watch.mark()
         gaps = self._watch.take()
@@ -247,15 +277,15 @@ class TorchSubject:
         for _ in range(calls):
             module(self._images)
         gaps = self._watch.take().counted
-        # A forward leaves a mark at its input and one after every op; the gap between two
-        # forwards belongs to no op.
-        period = len(names) + 1
-        ops = [gaps[first : first + len(names)] for first in range(0, len(gaps), period)]
+        ops = [gaps[first : first + len(names)] for first in range(0, len(gaps), len(names))]
         return {name: min(times) for name, *times in zip(names, *ops, strict=True)}
 
     @cached_property
     def marked(self) -> tuple[fx.GraphModule, list[str]]:
-        """The module with a mark after its input and after every op, and the ops' names."""
+        """The module with a beginning after its input, a mark after every op, and their names."""
+
+        def begin() -> None:
+            self._watch.begin()
 
         def mark() -> None:
             self._watch.mark()
@@ -265,14 +295,14 @@ class TorchSubject:
         for node in list(graph.nodes):
             if node.op in ("placeholder", "call_module", "call_function", "call_method"):
                 with graph.inserting_after(node):
-                    graph.call_function(mark)
+                    graph.call_function(begin if node.op == "placeholder" else mark)
                 if node.op != "placeholder":
                     names.append(node.name)
         return fx.GraphModule(self._module, graph).eval(), names
 
 
 class Subjects(Generic[K]):
-    """Makes networks ready to be timed, and keeps them up to `KEPT_PARAMS`.
+    """Makes networks ready to be timed, and keeps them, as far as `KEPT_PARAMS` goes.
 
     Args:
         make: returns a network by what names it, and how many parameters it has.
@@ -285,6 +315,7 @@ class Subjects(Generic[K]):
         self._settle = settle
         self._kept: dict[K, Subject] = {}
         self._room = KEPT_PARAMS
+        self._busy_at = -math.inf
 
     def read(self, network: K, calls: int, layers: bool) -> Reading:
         """Warms up a network and times it: ``calls`` forwards or more, see `VISIT_SECONDS`."""
@@ -292,7 +323,9 @@ class Subjects(Generic[K]):
         began = time.perf_counter()
         subject.read(1, False)  # until it is through: to launch it on a GPU takes no time
         enough = int(VISIT_SECONDS / max(time.perf_counter() - began, 1e-9))
-        return subject.read(max(calls, min(enough, MOST_CALLS)), layers)
+        reading = subject.read(max(calls, min(enough, MOST_CALLS)), layers)
+        self._busy_at = time.monotonic()
+        return reading
 
     def warmed(self, network: K) -> Subject:
         """Returns a network, warmed up."""
@@ -300,12 +333,12 @@ class Subjects(Generic[K]):
         if subject is None:
             subject, params = self._make(network)
             subject.warm(WARM_UP)
-            if params <= self._room and (not self._settle or _gpu_has_room()):
+            if _gpu_has_room() if self._settle else params <= self._room:
                 self._room -= params
                 self._kept[network] = subject
         else:
             subject.warm(REWARM - 1)  # the last is made by who asked, to see how long it takes
-        if self._settle:
+        if self._settle and time.monotonic() - self._busy_at > IDLE_SECONDS:
             settle(subject)
         return subject
 
@@ -313,17 +346,40 @@ class Subjects(Generic[K]):
 def _gpu_has_room() -> bool:
     """Whether half of the GPU's memory is free: a kept CUDA graph keeps its activations too."""
     free, total = torch.cuda.mem_get_info()
+    # PyTorch keeps for itself what networks that are gone have had.
+    free += torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
     return free > total / 2
 
 
 def settle(subject: Subject) -> None:
-    """Makes forwards until their times are stable; at most `SETTLE_SERIES` series."""
-    before = subject.read(REWARM, False).ms
-    for _ in range(SETTLE_SERIES):
-        now = subject.read(REWARM, False).ms
+    """Makes forwards until their times are stable; see `SETTLED`."""
+    until = time.monotonic() + SETTLE_MOST_SECONDS
+    before = _series(subject)
+    while time.monotonic() < until:
+        now = _series(subject)
         if abs(now - before) <= SETTLED * before:
             return
         before = now
+
+
+def _series(subject: Subject) -> float:
+    """Makes forwards for `SETTLE_SECONDS`, and returns how long the last ones took, in ms."""
+    until = time.monotonic() + SETTLE_SECONDS
+    while True:
+        ms = subject.read(REWARM, False).ms
+        if time.monotonic() >= until:
+            return ms
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether an error says that a GPU has no memory left."""
+    if isinstance(error, getattr(torch.cuda, "OutOfMemoryError", ())):
+        return True
+    if not isinstance(error, RuntimeError):
+        return False
+    said = str(error)
+    of_gpu = "CUDA" in said or "HIP" in said
+    return (of_gpu and "out of memory" in said) or any(word in said for word in NO_MEMORY)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -554,12 +610,14 @@ def facts(accelerator: str, threads: int) -> dict[str, str]:
 
 
 def device_name(accelerator: str) -> str:
-    """Returns what the device is called, of a CPU with the instructions that PyTorch uses there.
+    """Returns what the device is called: a CPU with the instructions that PyTorch uses there, a GPU
+    with the CPU that drives it.
 
     Machines of a cloud may hide the model of their CPU, and older ones are several times as slow.
     """
     if accelerator == "cuda":
-        return torch.cuda.get_device_name()
+        # A small network takes as long as the CPU needs to launch it.
+        return f"{torch.cuda.get_device_name()}, {cpu_name()}"
     return f"{cpu_name()}, {_instructions()}"
 
 
@@ -676,7 +734,9 @@ def _measure(plan: dict[str, Any], file: Any) -> None:
             )
         except TooCoarse:
             sys.exit("the clock of this machine is too coarse to time one forward")
-        except OutOfMemory as error:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             said = str(error).splitlines()[0]
             sys.exit(f"out of GPU memory ({said}); make the plan with a lower profile.max_width")
     print(file=sys.stderr)

@@ -22,6 +22,7 @@ from engine.bench import (
     calm_ms,
     counting,
     device_name,
+    is_out_of_memory,
     pinned,
     reference_readings,
     take_visits,
@@ -264,7 +265,9 @@ def _timed(
                 "the clock of this machine is too coarse to time one forward; "
                 "raise device.batch, or set device.threads above 1 to use the wall clock"
             ) from None
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             raise UserError(
                 f"out of GPU memory ({str(error).splitlines()[0]}); lower profile.max_width (and "
                 "allocate.max_width), data.resolution or device.batch"
@@ -409,17 +412,14 @@ def _with_energy(
         if timing.spec not in powered:
             found.append(timing)
             continue
-        subject = subjects.warmed(timing.spec)
-
-        def forward(subject: Subject = subject) -> None:
-            subject.warm(1)
-            if device.accelerator == "cuda":
-                torch.cuda.synchronize()
-
         try:
-            energy = measure_energy(meter, forward)
+            energy = measure_energy(meter, _forward(subjects.warmed(timing.spec), device))
         except SensorFailed as error:
             return timings, f"not measured: {meter.name} failed: {error}"
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            return timings, "not measured: out of GPU memory"
         latency = replace(
             timing.latency,
             energy_mj=energy.energy_mj,
@@ -428,6 +428,17 @@ def _with_energy(
         )
         found.append(replace(timing, latency=latency))
     return found, ""
+
+
+def _forward(subject: Subject, device: Device) -> Callable[[], None]:
+    """One forward to its end; a function of its own, so that nothing else keeps the network."""
+
+    def forward() -> None:
+        subject.warm(1)
+        if device.accelerator == "cuda":
+            torch.cuda.synchronize()
+
+    return forward
 
 
 def _synthetic(

@@ -17,6 +17,8 @@ from engine.hardware.contract import Box, LatencyModel
 from engine.hardware.lut import from_rows
 from engine.hardware.models import KINDS, fit_latency, load_latency
 from engine.hardware.neuralpower import NeuralPower, PowerRow, fit_power
+from engine.hardware.paleo import Paleo
+from engine.hardware.roofline import Roofline
 from engine.latency import judge, profile_specs
 from engine.measure import Timing, time_networks
 from engine.recipe import Device, Profile
@@ -269,6 +271,33 @@ def test_a_table_does_not_answer_where_nothing_near_was_timed():
     for cin, cout, side in ((256, 256, 32), (16, 16, 8), (256, 64, 8), (64, 64, 16)):
         with pytest.raises(UserError, match=f"does not reach 'c' with {cin} to {cout} channels"):
             ms(cin, cout, side)
+
+
+def test_paleo_adds_what_the_roofline_takes_the_longer_of():
+    """By hand, two images through a 3×3 convolution of 16 to 24 channels on 8×8 pixels.
+
+    MACs: 2·64·9·16·24 = 442,368. Bytes: 4·(9·16·24 + 2·64·(16 + 24)) = 34,304.
+    """
+    cost = LayerCost(
+        name="c", kind="conv", cin=16, cout=24, hin=8, win=8, hout=8, wout=8, kernel=(3, 3),
+        macs=64 * 9 * 16 * 24,
+    )  # fmt: skip
+    paleo = Paleo(box=BOX, ms_per_mac=1e-6, ms_per_byte=1e-5, batch=2)
+    assert paleo.op_ms(cost) == pytest.approx(0.442368 + 0.34304)
+    roofline = Roofline(box=BOX, macs_per_ms=1e6, bytes_per_ms=1e5, batch=2)
+    assert roofline.op_ms(cost) == pytest.approx(0.442368)
+    starved = replace(roofline, bytes_per_ms=1e4)
+    assert starved.op_ms(cost) == pytest.approx(3.4304)
+
+
+@pytest.mark.parametrize("kind", ["flops", "paleo", "roofline", "lut"])
+def test_one_network_that_was_disturbed_bends_no_model(kind: str):
+    timings = timed(TRAINING)
+    far = replace(timings[5], latency=replace(timings[5].latency, ms=20 * timings[5].latency.ms))
+    model = fit_latency(kind, GRAPH, [*timings[:5], far, *timings[6:]], BOX)
+    for spec in HELD_OUT:
+        cost = GRAPH.cost(spec)
+        assert model.predict(cost) == pytest.approx(fitted(kind).predict(cost), rel=0.1)
 
 
 def test_power_may_fall_with_a_size_and_is_never_less_than_was_measured():

@@ -418,26 +418,99 @@ def test_a_clock_without_ticks_is_refused():
         take_visits(lambda number, layers: frozen.read(3, layers), 1, rounds=2, per_layer=False)
 
 
-def test_an_accelerator_is_warmed_up_until_its_times_are_stable_but_not_for_ever():
-    class Ramping:
-        """An accelerator that raises its clocks for some forwards."""
+class Ramping:
+    """An accelerator whose forwards take 10 ms once it is warm; time passes only in them."""
 
-        def __init__(self, forwards: int) -> None:
-            self.left = forwards
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, ms: Callable[[float], float]) -> None:
+        self.now, self._ms = 0.0, ms
+        monkeypatch.setattr(bench.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(bench.time, "perf_counter", lambda: self.now)
 
+    def warm(self, forwards: int) -> None:
+        for _ in range(forwards):
+            self.now += self._ms(self.now) / 1000
+
+    def read(self, calls: int, layers: bool) -> Reading:
+        taken = [self._ms(self.now) for _ in range(calls)]
+        self.now += sum(taken) / 1000
+        return reading(*taken)
+
+
+def test_an_accelerator_is_warmed_up_until_its_clocks_have_risen(monkeypatch: pytest.MonkeyPatch):
+    """They rise for 0.4 s: two forwards one after the other differ by less than is looked for."""
+    ramping = Ramping(monkeypatch, lambda now: 10.0 * (2.0 - min(now / 0.4, 1.0)))
+    bench.settle(ramping)
+    assert 0.4 <= ramping.now <= 0.4 + 4 * bench.SETTLE_SECONDS
+    steady = Ramping(monkeypatch, lambda now: 10.0)
+    bench.settle(steady)
+    assert steady.now <= 3 * bench.SETTLE_SECONDS
+
+
+def test_an_accelerator_that_never_settles_is_measured_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    golden = itertools.count()  # no two of its multiples have nearly the same remainder
+    endless = Ramping(monkeypatch, lambda now: 10.0 * (1.0 + next(golden) * 0.618034 % 1.0))
+    bench.settle(endless)
+    slack = bench.SETTLE_SECONDS + 0.1
+    assert bench.SETTLE_MOST_SECONDS <= endless.now <= bench.SETTLE_MOST_SECONDS + slack
+
+
+def test_an_accelerator_is_warmed_up_after_a_pause_and_not_between_two_visits(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    subject, settled = Ramping(monkeypatch, lambda now: 10.0), list[float]()
+    monkeypatch.setattr(bench, "settle", lambda one: settled.append(one.now))
+    monkeypatch.setattr(bench, "_gpu_has_room", lambda: True)
+    subjects = bench.Subjects(lambda _: (subject, 1), settle=True)
+    subjects.read("a", 3, False)
+    subjects.read("a", 3, False)
+    assert len(settled) == 1
+    subject.now += 2 * bench.IDLE_SECONDS
+    subjects.read("a", 3, False)
+    assert len(settled) == 2
+
+
+def test_networks_are_timed_warm_without_gradients_and_on_the_cores_of_the_recipe(
+    graph: NetworkGraph, monkeypatch: pytest.MonkeyPatch
+):
+    seen: list[tuple[str, int, bool, int, int]] = []
+
+    class Recorder:
         def warm(self, forwards: int) -> None:
-            raise AssertionError
+            self._note("warm", forwards)
 
         def read(self, calls: int, layers: bool) -> Reading:
-            self.left -= calls
-            return reading(1.0 + max(0, self.left))
+            self._note("read", calls)
+            return reading(*[1.0] * calls)
 
-    ramping, endless = Ramping(10), Ramping(10**6)
-    bench.settle(ramping)
-    assert -2 * bench.REWARM <= ramping.left <= 0
-    endless.left = -(10**6)
-    bench.settle(endless)
-    assert endless.left == -(10**6) - 2 * bench.REWARM
+        def _note(self, what: str, forwards: int) -> None:
+            cores = len(bench._affinity() or {0})
+            threads = torch.get_num_threads()
+            seen.append((what, forwards, torch.is_inference_mode_enabled(), threads, cores))
+
+    monkeypatch.setattr(measure, "make_subject", lambda *_: Recorder())
+    monkeypatch.setattr(bench, "ROUND_SECONDS", 0.0)
+    base = graph.spec(32, 1 / 16)
+    wide = graph.spec(32, 1 / 8)
+    measure.time_networks(graph, [wide], base, Device(), calls=3, rounds=2, per_layer=False)
+    assert {one[2:] for one in seen} == {(True, 1, 1)}
+    # Of the reference and of the network: warm after they were built, and again at each visit.
+    warmed = [forwards for what, forwards, *_ in seen if what == "warm"]
+    assert sorted(warmed, reverse=True)[:2] == [bench.WARM_UP] * 2
+    assert set(warmed[2:]) <= {bench.REWARM - 1, bench.WARM_UP}
+    # What takes no time is read as often as is allowed, after one forward to see how long it takes.
+    calls = [forwards for what, forwards, *_ in seen if what == "read"]
+    assert calls == [1, bench.MOST_CALLS] * (len(calls) // 2)
+
+
+def test_the_median_counts_where_readings_had_to_be_corrected():
+    """One calm reading of the reference, 1 ms, then a machine that is half as fast for good."""
+    order = [(-1, 1.0), (0, 4.0), (-1, 2.0), (0, 6.0), (-1, 2.0), (0, 10.0), (-1, 2.0)]
+    visits = [bench.Visit(network=number, reading=reading(ms)) for number, ms in order]
+    assert counted(visits) == [(4.0, 1.0), (6.0, 0.5), (10.0, 0.5)]
+    (timing,) = summarise(specs_named(16), visits)
+    assert timing.latency.ms == 4.0  # of 4, 3 and 5
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="no affinity on this system")
@@ -602,7 +675,7 @@ def test_several_threads_are_timed_by_the_wall_clock(
     counted = {}
     for threads in (1, 2):
         watch = bench.stopwatch("cpu", threads)
-        watch.mark()
+        watch.begin()
         time.sleep(0.05)
         watch.mark()
         (counted[threads],) = watch.take().counted

@@ -2,6 +2,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from engine import power
 from engine.power import (
@@ -73,13 +74,37 @@ def test_a_gpu_that_nvml_does_not_know_is_said_so(monkeypatch: pytest.MonkeyPatc
     class Unknown(Exception):
         pass
 
-    def handle(uuid: str) -> None:
-        raise Unknown("not found")
+    def handle(uuid: str) -> str:
+        if uuid != "GPU-known":
+            raise Unknown("not found")
+        return uuid
 
-    nvml = SimpleNamespace(NVMLError=Unknown, nvmlDeviceGetHandleByUUID=handle)
+    def clock(handle: str, kind: int) -> int:
+        return {1: 1980, 2: 3201}[kind]
+
+    nvml = SimpleNamespace(
+        NVMLError=Unknown,
+        NVML_CLOCK_SM=1,
+        NVML_CLOCK_MEM=2,
+        NVML_TEMPERATURE_GPU=0,
+        nvmlDeviceGetHandleByUUID=handle,
+        nvmlDeviceGetClockInfo=clock,
+        nvmlDeviceGetTemperature=lambda handle, kind: 41,
+        nvmlDeviceGetEnforcedPowerLimit=lambda handle: 700_000,
+    )
+    uuids = ["slice", "known"]
+    current = SimpleNamespace(uuid=uuids[0])
     monkeypatch.setattr(power, "_nvml", lambda: (nvml, ""))
-    monkeypatch.setattr(power, "_gpu", lambda nvml: nvml.nvmlDeviceGetHandleByUUID("GPU-MIG-1"))
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: current)
     assert power.gpu_state() == {"gpu clocks": "not read: not found"}
+    current.uuid = uuids[1]
+    assert power.gpu_state() == {
+        "gpu clock": "1980 MHz",
+        "gpu memory clock": "3201 MHz",
+        "gpu temperature": "41 °C",
+        "gpu power limit": "700 W",
+    }
 
 
 def test_the_domain_of_the_whole_machine_is_no_package(tmp_path: Path):

@@ -7,9 +7,6 @@ import torch
 
 from engine.errors import UserError
 
-_NO_MEMORY = ("out of memory", "ALLOC_FAILED", "NOT_INITIALIZED")
-"""What CUDA's libraries say that take memory beside PyTorch's own."""
-
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 """Of ``mallopt`` in glibc's malloc.h."""
 _KEPT_BYTES, _LARGEST_BLOCK = 2**31 - 1, 2**30
@@ -30,14 +27,6 @@ def use_cpus(cpus: int) -> None:
         mallopt(_TRIM_THRESHOLD, _KEPT_BYTES)
 
 
-def is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether an error says that a GPU has no memory left."""
-    if isinstance(error, torch.OutOfMemoryError):
-        return True
-    of_cuda = isinstance(error, RuntimeError) and ("CUDA" in str(error) or "CUDNN" in str(error))
-    return of_cuda and any(word in str(error) for word in _NO_MEMORY)
-
-
 def device_for(gpus: float) -> torch.device:
     """Returns the device of a training that has booked so much of a GPU, or nothing.
 
@@ -54,3 +43,20 @@ def device_for(gpus: float) -> torch.device:
             "cluster.gpus_per_trial=0"
         )
     return torch.device("cuda" if gpus else "cpu")
+
+
+def check_precision(precision: str, device: torch.device) -> None:
+    """Checks that a device trains in a precision.
+
+    PyTorch takes bfloat16 on GPUs before Ampere too, and then has no convolutions for it.
+
+    Raises:
+        UserError: it does not.
+    """
+    if precision != "bfloat16" or device.type != "cuda":
+        return
+    if not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise UserError(
+            f"{torch.cuda.get_device_name(device)} has no bfloat16; set precision to float32 in "
+            "train, alpha.training and sample.training"
+        )

@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from engine.bench import is_out_of_memory
 from engine.rows import TrainingTask
 from engine.store import RunStore
 from trainables.data import ImageData
-from trainables.device import is_out_of_memory
 from trainables.loop import NetworkTraining
 from trainables.tensors import TensorData
 

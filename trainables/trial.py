@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from ray import tune
 
+from engine.bench import is_out_of_memory
 from engine.codec import canonical, decode
 from engine.errors import TrainingFailed, UserError
 from engine.rows import NO_MEMORY, Epoch, Row, TrainingTask
 from engine.store import RunStore
 from engine.trained_weights import weights_name, write_weights
 from trainables.data import ImageData
-from trainables.device import device_for, is_out_of_memory, use_cpus
+from trainables.device import device_for, use_cpus
 from trainables.loop import NetworkTraining
 from trainables.tensors import TensorData
 

@@ -11,6 +11,9 @@ from engine.profiling import read_profile
 from engine.results import BaselineResult, ProfileResult
 from engine.widening import fast_steps
 
+_FLAT = 1.25
+"""Networks of such different widths differ less in latency only where launching them takes all."""
+
 
 def profile_stage(search: Search, baseline: BaselineResult) -> ProfileResult:
     """Fits the latency model of this device for this network."""
@@ -30,16 +33,20 @@ def profile_stage(search: Search, baseline: BaselineResult) -> ProfileResult:
         settings,
         baseline.latency.ms,
     )
-    return search.stage(
-        "profile",
-        ProfileResult,
-        uses,
-        run,
-        lambda out: (
-            f"latency model off by {out.quality.mape:.1%} on "
-            f"{len(out.quality.measured_ms)} networks it has not seen"
-        ),
+    return search.stage("profile", ProfileResult, uses, run, _sentence)
+
+
+def _sentence(out: ProfileResult) -> str:
+    measured = out.quality.measured_ms
+    said = (
+        f"latency model off by {out.quality.mape:.1%} on {len(measured)} networks it has not seen"
     )
+    if max(measured) < _FLAT * min(measured):
+        said += (
+            f"; all of them take {min(measured):.3f} to {max(measured):.3f} ms, so that latency "
+            "hardly limits widths on this device: device.batch decides what it has to do"
+        )
+    return said
 
 
 def filed_profile(search: Search, key: ProfileKey) -> ProfileResult:

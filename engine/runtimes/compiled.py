@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, fx
 
-from engine.bench import Subject, TorchSubject, stopwatch
+from engine.bench import Subject, TorchSubject, is_out_of_memory, stopwatch
 from engine.errors import UserError, first_line
 from engine.recipe import Device
 
@@ -20,9 +20,9 @@ def compiled(module: fx.GraphModule, images: Tensor, device: Device) -> Subject:
     whole = torch.compile(module, dynamic=False, fullgraph=True)
     try:
         whole(images)
-    except torch.OutOfMemoryError:
-        raise  # what to do about it, who measures knows
     except Exception as error:
+        if is_out_of_memory(error):
+            raise  # what to do about it, who measures knows
         why = first_line(error)
         raise UserError(
             f"torch.compile cannot compile the network: {why}; set device.runtime to eager"

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, fx
 
-from engine.bench import WARM_UP, CudaStopwatch, Subject, TorchSubject
+from engine.bench import WARM_UP, CudaStopwatch, Subject, TorchSubject, is_out_of_memory
 from engine.errors import UserError, first_line
 from engine.recipe import Device
 
@@ -27,10 +27,12 @@ def cuda_graph(module: fx.GraphModule, images: Tensor, device: Device) -> Subjec
     try:
         with torch.cuda.graph(graph):
             module(images)
-    except torch.OutOfMemoryError:
-        raise
     except RuntimeError as error:
-        why = first_line(error)
+        # What ends the capture has an error of its own, which comes instead of its cause.
+        cause = error.__context__ if isinstance(error.__context__, Exception) else error
+        if is_out_of_memory(cause):
+            raise
+        why = first_line(cause)
         raise UserError(
             f"the network cannot be captured as a CUDA graph: {why}; set device.runtime to eager"
         ) from error

@@ -54,8 +54,8 @@ class _OnnxSubject:
             self._session.run(None, self._images)
 
     def read(self, calls: int, layers: bool) -> Reading:
-        self._watch.mark()
         for _ in range(calls):
+            self._watch.begin()
             self._session.run(None, self._images)
             self._watch.mark()
         gaps = self._watch.take()

@@ -18,7 +18,7 @@ import torch
 from record import options, run, write_results
 from rich.console import Console
 
-from cluster.packing import measure_packing, share_of, widest
+from cluster.packing import measure_packing, share_of, size
 from cluster.progress import Progress
 from cluster.session import session
 from cluster.trials import TrialRunner
@@ -66,7 +66,7 @@ def main() -> None:
         current.start()
         shared = ray.put(data)
         gpus = ray.cluster_resources()["GPU"]
-        packed, occupancy = measure_packing(widest(tasks), shared, 1)
+        packed, occupancy = measure_packing(max(tasks, key=size), shared, 1)
         for networks in PACKINGS:
             runner = TrialRunner(
                 store=RunStore(scratch / str(networks)),

@@ -56,7 +56,9 @@ def check_directory() -> None:
     """
     for ours in PACKAGES:
         for found in (Path.cwd() / ours.name, Path.cwd() / f"{ours.name}.py"):
-            if found.exists() and not found.samefile(ours) and _modules(found) != _modules(ours):
+            # Python takes any package on its path before a folder that is none.
+            hides = found.is_file() or (found / "__init__.py").is_file()
+            if hides and not found.samefile(ours) and _modules(found) != _modules(ours):
                 raise UserError(
                     f"{found} has the name of a package of hacscale and would hide it; rename it, "
                     "start from another directory, or, if it is a clone of hacscale, install that "

@@ -23,6 +23,7 @@ def climb(
     rungs: Sequence[int] = (),
     address: str | None = None,
     console: Console | None = None,
+    retry_failed: bool = False,
 ) -> FidelityLadder:
     """Trains sampled networks of a run for different times.
 
@@ -38,12 +39,13 @@ def climb(
         rungs: epochs; without them those of the short and of the final training, and between.
         address: of a Ray cluster; None starts a private session.
         console: where progress is shown.
+        retry_failed: train again what failed before.
 
     Raises:
         UserError: something the user can mend.
         KeyboardInterrupt: stopped in order; call again to go on.
     """
-    with opened_search(location, address, console) as search:
+    with opened_search(location, address, console, retry_failed=retry_failed) as search:
         recipe, progress, trainings = search.recipe, search.progress, search.trainings
         resolution = groundwork(search).alpha.resolution
         specs = tuple(dict.fromkeys(trainings.sampled_specs(resolution, networks)))

@@ -26,8 +26,22 @@ _SHOW_SECONDS = 5.0
 """From one look at the log of epochs to the next: the cores belong to the training."""
 
 
-class _EndAtOnce(train.UserCallback):
-    """Ends a training that met what only the user can mend; Train would try it again."""
+class _Follow(train.UserCallback):
+    """Ends a training that met what only the user can mend, which Train would try again.
+
+    Notes the epochs of a worker on another machine, which keeps its own log: Train runs callbacks
+    on the machine of the driver, who reads this one.
+    """
+
+    def __init__(self, store: RunStore, task_id: str) -> None:
+        self._store, self._task_id = store, task_id
+
+    def after_report(
+        self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: object
+    ) -> None:
+        epochs, number = self._store.epochs, int(metrics[0]["epoch"])
+        if number not in epochs.numbers(self._task_id):
+            epochs.note(self._task_id, number)
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         for error in worker_exceptions.values():
@@ -99,7 +113,7 @@ def _train(
             name=task.id,
             storage_path=str(store.logs / "train"),
             failure_config=train.FailureConfig(max_failures=resources.retries),
-            callbacks=[_EndAtOnce()],
+            callbacks=[_Follow(store, task.id)],
         ),
     )
 

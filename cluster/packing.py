@@ -44,9 +44,21 @@ def lowered(share: float) -> float | None:
     return None if networks <= 1 else share_of(networks // 2)
 
 
-def widest(tasks: "list[TrainingTask]") -> TrainingTask:
-    """Returns the task that takes most memory: most channels times pixels."""
-    return max(tasks, key=lambda t: t.spec.resolution**2 * sum(width for _, width in t.spec.widths))
+def size(task: TrainingTask) -> int:
+    """Returns channels times pixels, by which trainings differ in memory and in time."""
+    return task.spec.resolution**2 * sum(width for _, width in task.spec.widths)
+
+
+def spread(networks: int, count: int, gpus: float) -> int:
+    """Returns how many of ``count`` trainings share a GPU so that none of the GPUs is idle.
+
+    Ray fills one GPU before it takes the next.
+
+    Args:
+        networks: that may share one at the most.
+        gpus: of the cluster.
+    """
+    return max(1, min(networks, math.ceil(count / max(gpus, 1.0))))
 
 
 def measure_packing(

@@ -28,7 +28,7 @@ from cluster.costs import Costs
 from cluster.dataset import facts_of, read_data
 from cluster.hours import MaxHours, held
 from cluster.network import BaseNetwork
-from cluster.packing import measure_packing, share_of, widest
+from cluster.packing import measure_packing, share_of, size
 from cluster.tasks import result_of
 from cluster.trainings import Trainings
 from cluster.trials import trial_slots
@@ -216,7 +216,7 @@ class Planned:
             replace(self.calibration, spec=spec, training=training, importance=stage == "sample")
             for spec in specs
         ]
-        return widest(tasks)
+        return max(tasks, key=size)
 
     def plan(self, per_mac: float, total: Mapping[str, float], shares: Mapping[str, float]) -> Plan:
         """Plans all stages.
@@ -242,12 +242,12 @@ class Planned:
     def _store_bytes(self, at_once: int) -> int:
         """Weights of the two final networks, and checkpoints (with momentum) of what runs."""
 
-        def size(spec: NetworkSpec) -> int:
+        def weights(spec: NetworkSpec) -> int:
             return self.graph.cost(spec).params * _FLOAT_BYTES
 
         finals = [*self.trainings["baseline"][0], *self.trainings["train"][0]]
-        most = max(size(spec) for specs, _ in self.trainings.values() for spec in specs)
-        return sum(map(size, finals)) + 2 * most * at_once
+        most = max(weights(spec) for specs, _ in self.trainings.values() for spec in specs)
+        return sum(map(weights, finals)) + 2 * most * at_once
 
     def _stage(
         self, name: str, per_mac: float, total: Mapping[str, float], measured: float | None

@@ -23,6 +23,7 @@ class _Stage:
     known: int = 0
     ended: int = 0
     first_end: float | None = None
+    ended_first: int = 0
     failed: int = 0
     best: float | None = None
     running: dict[str, int] = field(default_factory=dict[str, int])
@@ -30,15 +31,19 @@ class _Stage:
     @property
     def seconds_left(self) -> float | None:
         """From the pace since the first end: what came before it was mostly start-up."""
-        if self.first_end is None or self.ended < 2 or not self.total:
+        since = self.ended - self.ended_first
+        if self.first_end is None or since < 1 or not self.total:
             return None
         left = max(self.total - self.known - self.ended, 0)
-        return (time.monotonic() - self.first_end) / (self.ended - 1) * left
+        return (time.monotonic() - self.first_end) / since * left
 
     def count(self, ended: int) -> None:
-        """So many trainings, or epochs of the one training, have ended."""
+        """So many trainings, or epochs of the one training, have ended.
+
+        Of one that was taken up again the first look finds many, which say nothing of its pace.
+        """
         if ended and self.first_end is None:
-            self.first_end = time.monotonic()
+            self.first_end, self.ended_first = time.monotonic(), ended
         self.ended = ended
 
 

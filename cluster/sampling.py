@@ -22,7 +22,11 @@ class Resampled:
 
 
 def add_samples(
-    location: Path | str, more: int, address: str | None = None, console: Console | None = None
+    location: Path | str,
+    more: int,
+    address: str | None = None,
+    console: Console | None = None,
+    retry_failed: bool = False,
 ) -> Resampled:
     """Samples ``more`` networks than a run has, fits again and allocates again.
 
@@ -34,13 +38,13 @@ def add_samples(
     Args:
         location: of a run whose sample stage is complete.
         more: networks beyond those that were trained.
-        address, console: as for `cluster.driver.run_search`.
+        address, console, retry_failed: as for `cluster.driver.run_search`.
 
     Raises:
         UserError: something the user can mend; an ``Unfinished`` if the run has no samples yet.
         KeyboardInterrupt: stopped in order; the run goes on with the larger number.
     """
-    with opened_search(location, address, console) as search:
+    with opened_search(location, address, console, retry_failed=retry_failed) as search:
         before = groundwork(known_search(location))
         info = search.store.info()
         networks = before.sample.networks + more

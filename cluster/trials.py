@@ -1,5 +1,6 @@
 """Runs trainings as Tune trials, records what fails, and tells the progress."""
 
+import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
@@ -12,7 +13,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search import Searcher
 
-from cluster.packing import lowered, measure_packing, share_of, widest
+from cluster.packing import lowered, measure_packing, share_of, size, spread
 from cluster.parents import lost_parents
 from cluster.progress import Progress
 from cluster.signals import signals_kept, told_to_stop
@@ -32,6 +33,7 @@ _OUT_OF_MEMORY = (
     "out of GPU memory, with no other training on the GPU; lower the stage's training.batch_size "
     "(which gives new rows), its largest width or data.resolution"
 )
+_IDLE_S = 60.0
 _EPOCH_FIELDS = tuple(field.name for field in fields(Epoch))
 
 
@@ -46,8 +48,10 @@ class TrialRunner:
     trainable: type[TrainingTrial] = TrainingTrial
     share: float = field(init=False, default=0.0)
     """GPUs of one trial at present."""
-    _measured: str = field(init=False, default="")
-    """The stage whose largest network the share was measured for."""
+    _measured: tuple[str, int] = field(init=False, default=("", 0))
+    """The stage, and the size of its network, for which it was measured how many share a GPU."""
+    _networks: int = field(init=False, default=1)
+    """So many do at the most."""
 
     def run_tasks(self, stage: str, tasks: Sequence[TrainingTask]) -> None:
         """Trains every task that has no row yet.
@@ -63,9 +67,13 @@ class TrialRunner:
             missing = self._missing(tasks)
         self.progress.begin_trials(stage, total=len(tasks), known=len(tasks) - len(missing))
         if missing:
-            self._pack(stage, widest(list(missing.values())))
+            self._pack(stage, max(missing.values(), key=size), len(missing))
         while missing:
-            searcher = TaskSearcher(list(missing.values()))
+            # What takes longest first: begun last, it would be waited for alone.
+            longest_first = sorted(
+                missing.values(), key=lambda task: -size(task) * task.training.epochs
+            )
+            searcher = TaskSearcher(longest_first)
             postponed = self._fit(stage, self._config(searcher))
             missing = {task.id: task for task in postponed}
         if any(self.store.ledger.find(task.id) is None for task in tasks):
@@ -88,6 +96,7 @@ class TrialRunner:
         total: int,
         asha_epochs: int | None,
         largest: TrainingTask,
+        at_once: int,
     ) -> None:
         """Trains what ``searcher`` asks for until it has no more questions.
 
@@ -96,6 +105,7 @@ class TrialRunner:
             asha_epochs: epochs of a whole training, to let ASHA stop bad ones early; None to
                 train all of them to the end.
             largest: what it may ask for that takes most memory.
+            at_once: trainings that it asks for before it waits for one.
 
         Raises:
             UserError, KeyboardInterrupt: as for `run_tasks`.
@@ -106,7 +116,7 @@ class TrialRunner:
             scheduler = ASHAScheduler(
                 time_attr="epoch", metric="val_accuracy", mode="max", max_t=asha_epochs
             )
-        self._pack(stage, largest)
+        self._pack(stage, largest, at_once)
         while self._fit(stage, self._config(searcher, scheduler)):
             searcher.restore("")
 
@@ -121,19 +131,24 @@ class TrialRunner:
             reuse_actors=True,
         )
 
-    def _pack(self, stage: str, largest: TrainingTask) -> None:
-        """Decides how many trials of a stage share a GPU, if that is not decided yet."""
+    def _pack(self, stage: str, largest: TrainingTask, count: int) -> None:
+        """Decides how many trials of a stage share a GPU."""
         if self.resources.gpus_per_trial != "auto":
             self.share = self.share or self.resources.gpus_per_trial
             return
-        if self._measured == stage:
-            return
-        self._measured = stage
+        measured_for, measured_size = self._measured
+        if measured_for != stage or size(largest) > measured_size:
+            self._measure_packing(stage, largest)
+        gpus = ray.cluster_resources().get("GPU", 0.0)
+        self.share = share_of(spread(self._networks, count, gpus))
+
+    def _measure_packing(self, stage: str, largest: TrainingTask) -> None:
+        self._measured = (stage, size(largest))
         networks, found = measure_packing(largest, self.data, self.resources.cpus_per_trial)
-        self.share = share_of(networks)
+        self._networks = networks
         busy = "unknown" if found.utilisation is None else f"{found.utilisation:.0%}"
         self.progress.say(
-            f"  {networks} trainings share a GPU: the largest takes "
+            f"  up to {networks} trainings share a GPU: the largest takes "
             f"{found.used_bytes / 2**30:.1f} of {found.total_bytes / 2**30:.1f} GiB, and its "
             f"utilisation is {busy}"
         )
@@ -143,7 +158,7 @@ class TrialRunner:
         share = lowered(self.share) if self.share else None
         if share is None:
             raise AssertionError("a training that has its GPU alone is not postponed")
-        self.share = share
+        self.share, self._networks = share, int(1 / share)
         self.progress.say(
             f"! {len(postponed)} trainings ran out of GPU memory; from now on {int(1 / share)} "
             "share a GPU",
@@ -233,6 +248,8 @@ class _Watcher(tune.Callback, tune.Stopper):
         self.unfinished: set[str] = set()
         self.postponed: list[TrainingTask] = []
         self.user_error: str | None = None
+        self._ran_at = time.monotonic()
+        self._told = False
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Notes the first error of a user; such a trial has ended by itself."""
@@ -246,6 +263,19 @@ class _Watcher(tune.Callback, tune.Stopper):
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles callbacks for its own way to resume, which is never taken here."""
         return {}
+
+    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        """Says so where nothing runs: Tune waits for a cluster that has shrunk, without a word."""
+        now = time.monotonic()
+        if not trials or any(trial.status == Trial.RUNNING for trial in trials):
+            self._ran_at, self._told = now, False
+        elif now - self._ran_at > _IDLE_S and not self._told:
+            self._told = True
+            self._progress.say(
+                f"! no training has run for {_IDLE_S:.0f} s: the cluster has no room for one, "
+                f"which takes {self._cpus} CPUs and {self._gpus:g} GPUs; it is waited for",
+                style="yellow",
+            )
 
     def on_trial_start(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any

@@ -373,7 +373,11 @@ def test_a_working_directory_that_hides_our_packages_is_one_line(
     name: str, shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / name).mkdir() if "." not in name else (tmp_path / name).touch()
+    if "." not in name:
+        (tmp_path / name).mkdir()
+        check_directory()  # Python prefers our packages to a folder that is none
+    hidden = tmp_path / name if "." in name else tmp_path / name / "__init__.py"
+    hidden.touch()
     assert f"{tmp_path / name} has the name of a package of hacscale" in shell.refused_run()
 
 

@@ -2,9 +2,11 @@
 
 import copy
 import dataclasses
+import json
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -353,6 +355,33 @@ def test_an_epoch_that_was_cut_off_is_repeated(tmp_path: Path) -> None:
         again.run_epoch()
     assert facts(again.result()) == facts(whole.result())
     assert equal_states(again.state_dict(), whole.state_dict())
+
+
+def test_checkpoints_that_take_long_follow_no_more_epochs_than_they_are_worth(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock that stands still but for epochs of 1 s and checkpoints of ``cost`` s."""
+    now, saved = 0.0, list[int]()
+
+    def save(cost: float) -> Callable[..., None]:
+        def saving(folder: object, task_id: str, state: dict[str, Any]) -> None:
+            nonlocal now
+            now += cost
+            saved.append(len(json.loads(state["history"])))
+
+        return saving
+
+    task = tiny_task()
+    task = replace(task, training=task.training.for_epochs(24))
+    monkeypatch.setattr("trainables.loop.time.monotonic", lambda: now)
+    for cost, expected in ((0.0625, list(range(1, 25))), (0.5, [1, 11, 21, 24])):
+        saved.clear()
+        monkeypatch.setattr("trainables.loop.save_checkpoint", save(cost))
+        training = NetworkTraining(task, tensors(), RunStore(tmp_path / str(cost)))
+        while not training.finished:
+            now += 1.0
+            training.run_epoch()
+        assert saved == expected
 
 
 @pytest.mark.parametrize("options", [{"importance": True}, EVERYTHING], ids=["plain", "everything"])

@@ -7,12 +7,19 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.packing import MOST_PER_GPU, lowered, networks_per_gpu, share_of, widest
+from cluster.packing import (
+    MOST_PER_GPU,
+    lowered,
+    networks_per_gpu,
+    share_of,
+    size,
+    spread,
+)
+from engine.bench import is_out_of_memory
 from engine.graph import load_graph
 from engine.rows import TrainingTask
 from engine.spec import ModelRef
 from engine.training import FAST
-from trainables.device import is_out_of_memory
 from trainables.occupancy import Occupancy
 
 GIB = 2**30
@@ -66,6 +73,9 @@ def test_so_many_shares_are_a_gpu_as_ray_counts(networks: int) -> None:
         (RuntimeError("CUDA error: out of memory"), True),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"), True),
         (RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_SUBLIBRARY_DEVICE_ALLOCATION_FAILED"), True),
+        (RuntimeError("GET was unable to find an engine to execute this computation"), True),
+        (RuntimeError("NVML_SUCCESS == r INTERNAL ASSERT FAILED at CUDACachingAllocator"), True),
         (RuntimeError("CUDA error: device-side assert triggered"), False),
         (RuntimeError("the file system is out of memory"), False),
         (ValueError("CUDA out of memory"), False),
@@ -91,5 +101,23 @@ def test_the_widest_network_is_measured() -> None:
     small = TrainingTask(spec=graph.spec(32, 1 / 16), training=FAST, data="d", seed=0)
     wide = replace(small, spec=graph.spec(32, 1 / 8))
     large = replace(small, spec=graph.spec(48, 1 / 8))
-    assert widest([small, wide]) == wide
-    assert widest([large, wide, small]) == large
+    assert max([small, wide], key=size) == wide
+    assert max([large, wide, small], key=size) == large
+
+
+@pytest.mark.parametrize(
+    ("networks", "count", "gpus", "together"),
+    [
+        (8, 8, 8, 1),  # one on each, where eight would fit on the first
+        (8, 16, 8, 2),
+        (8, 17, 8, 3),
+        (3, 100, 8, 3),
+        (8, 2, 1, 2),
+        (8, 1, 64, 1),
+        (4, 10, 0, 4),  # not told
+    ],
+)
+def test_no_gpu_is_idle_beside_one_that_is_full(
+    networks: int, count: int, gpus: float, together: int
+) -> None:
+    assert spread(networks, count, gpus) == together

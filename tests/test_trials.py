@@ -1,5 +1,6 @@
 """Trainings as Ray Tune trials: failures become rows, killed workers start again."""
 
+import io
 import math
 import os
 import signal
@@ -60,6 +61,48 @@ def runner(tmp_path_factory: pytest.TempPathFactory, data: ImageData) -> Iterato
 def task(data: ImageData) -> TrainingTask:
     graph = load_graph(ModelRef(name="vgg11", classes=10), 32)
     return TrainingTask(spec=graph.spec(32, 1 / 16), training=TRAINING, data=data.digest, seed=0)
+
+
+def watched(said: io.StringIO) -> tuple[_Watcher, Progress]:
+    progress = Progress(Console(file=said, width=200))
+    return _Watcher(cast(RunStore, None), progress, False, 2, 0.5), progress
+
+
+def test_a_cluster_without_room_is_told_once_until_a_training_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock, said = {"now": 0.0}, io.StringIO()
+    monkeypatch.setattr("cluster.trials.time.monotonic", lambda: clock["now"])
+    watcher, _ = watched(said)
+    pending = cast(Trial, SimpleNamespace(status=Trial.PENDING))
+    running = cast(Trial, SimpleNamespace(status=Trial.RUNNING))
+    for now, trials in (
+        (50.0, [pending]),
+        (61.0, [pending]),
+        (99.0, [pending]),
+        (100.0, [pending, running]),
+        (159.0, [pending]),
+        (161.0, [pending]),
+    ):
+        clock["now"] = now
+        watcher.on_step_end(0, trials)
+        told = said.getvalue().count("no training has run for 60 s")
+        assert told == (0 if now < 60 else 1 if now < 160 else 2)
+    assert "which takes 2 CPUs and 0.5 GPUs" in said.getvalue()
+
+
+def test_the_pace_of_a_training_that_was_taken_up_again_is_that_of_now(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of 300 epochs 250 were known; two took 20 s each, so that 48 take 960 s."""
+    clock, said = {"now": 0.0}, io.StringIO()
+    monkeypatch.setattr("cluster.progress.time.monotonic", lambda: clock["now"])
+    _, progress = watched(said)
+    progress.begin("train")
+    for seconds, epoch in ((5.0, 250), (25.0, 251), (45.0, 252)):
+        clock["now"] = seconds
+        progress.training(epoch, 300)
+    assert said.getvalue().splitlines()[-1].endswith("about 16:00 left")
 
 
 def test_failures_are_recorded_and_the_others_go_on(
@@ -132,6 +175,7 @@ def test_what_a_measurement_says_is_one_line(runner: TrialRunner, task: Training
 
 def test_rows_that_are_known_are_not_trained_again(runner: TrialRunner, task: TrainingTask) -> None:
     known = replace(task, seed=11)
+    runner.run_tasks("first", [known])
     before = runner.store.epochs.numbers(known.id)
     runner.run_tasks("again", [known])
     assert runner.store.epochs.numbers(known.id) == before == [1, 2, 3, 4]
@@ -287,7 +331,8 @@ def test_asha_stops_bad_trainings_and_leaves_rows(
         tasks_of=tasks_of,
         finished=runner.store.ledger.find,
     )
-    runner.run_search("asha", searcher, total=12, asha_epochs=8, largest=tasks_of(specs[-1])[0])
+    largest = tasks_of(specs[-1])[0]
+    runner.run_search("asha", searcher, total=12, asha_epochs=8, largest=largest, at_once=12)
     rows = [runner.store.ledger.find(t.id) for spec in specs for t in tasks_of(spec)]
     assert all(row is not None for row in rows)
     stopped = [row for row in rows if row is not None and row.status == "stopped"]

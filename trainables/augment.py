@@ -105,11 +105,13 @@ def _crop(batch: torch.Tensor, mirror: bool, draws: torch.Tensor) -> torch.Tenso
     ``draws`` are N×3, uniform in [0, 1): down, right, mirrored.
     """
     n, channels, height, width = batch.shape
-    rows = _reflected(height, draws[:, 0])
+    # Places of rows and columns travel to the device, and not those of all pixels.
+    rows = _reflected(height, draws[:, 0]).to(batch.device)
     columns = _reflected(width, draws[:, 1])
     if mirror:
         columns = torch.where(draws[:, 2, None] < 0.5, columns.flip(1), columns)
-    pixels = (rows[:, :, None] * width + columns[:, None, :]).view(n, 1, -1).to(batch.device)
+    columns = columns.to(batch.device)
+    pixels = (rows[:, :, None] * width + columns[:, None, :]).view(n, 1, -1)
     return batch.flatten(2).gather(2, pixels.expand(n, channels, -1)).view_as(batch)
 
 

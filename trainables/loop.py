@@ -1,4 +1,7 @@
-"""The training of one network, epoch by epoch, resumable after each and within long ones."""
+"""The training of one network, epoch by epoch, resumable after each and within long ones.
+
+Epochs that end faster than a checkpoint is worth share one.
+"""
 
 import json
 import math
@@ -22,6 +25,7 @@ from engine.store import RunStore
 from trainables.augment import augment, mixup, to_batch
 from trainables.checkpoint import load_checkpoint, save_checkpoint
 from trainables.data import batches, part_of
+from trainables.device import check_precision
 from trainables.objective import make_objective
 from trainables.schedule import learning_rate
 from trainables.shrinking import make_shrinking
@@ -30,6 +34,10 @@ from trainables.start import initial_network
 from trainables.sync_norm import synchronise_norms
 from trainables.tensors import TensorData
 
+_SAVING_SHARE = 0.05
+"""Of the time of a training, at the most, for checkpoints after epochs."""
+_QUICK_S = 0.1
+"""A checkpoint that is written in so many seconds follows every epoch all the same."""
 _STEPS_PER_LOOK = 16
 """Workers agree only so often on whether a checkpoint is due: that waits for the device."""
 
@@ -72,7 +80,8 @@ class NetworkTraining:
         checkpoint_seconds: an epoch writes a checkpoint within itself when the last one is older.
 
     Raises:
-        UserError: the data set is not the task's, or the workers do not see the same checkpoint.
+        UserError: the data set is not the task's, the device cannot train in its precision, or the
+            workers do not see the same checkpoint.
     """
 
     def __init__(
@@ -86,13 +95,14 @@ class NetworkTraining:
     ) -> None:
         if data.source.digest != task.data:
             raise UserError("the data set is not the one that the run began with; start a new run")
+        check_precision(task.training.precision, data.device)
         self.task = task
         self._data = data
         self._store = store
         self._rank, self._world = rank, world
         self._part = part_of(task.training.batch_size, rank, world)
         self._checkpoint_seconds = checkpoint_seconds
-        self._saved_at = time.monotonic()
+        self._saved_at, self._save_seconds = time.monotonic(), 0.0
         self._device = data.device
         graph = load_graph(task.spec.model, task.spec.resolution)
         network = initial_network(task, graph, store).to(self._device)
@@ -131,7 +141,9 @@ class NetworkTraining:
         return len(self.history) >= self.task.training.epochs
 
     def run_epoch(self) -> Epoch:
-        """Trains one epoch, validates, writes the checkpoint and returns the epoch's record.
+        """Trains one epoch, validates, writes a checkpoint and returns the epoch's record.
+
+        A checkpoint that takes long to write does not follow every epoch (`_SAVING_SHARE`).
 
         Raises:
             TrainingFailed: the loss is not finite.
@@ -158,7 +170,8 @@ class NetworkTraining:
             seconds=time.perf_counter() - began,
         )
         self.history = (*self.history, epoch)
-        self._save_checkpoint(_Begun())
+        if self.finished or self._is_worth_a_checkpoint():
+            self._save_checkpoint(_Begun())
         if self._rank == 0:
             self._store.epochs.note(self.task.id, len(self.history))
         return epoch
@@ -375,8 +388,14 @@ class NetworkTraining:
         first_says = torch.tensor(float(late and self._rank == 0), device=self._device)
         return bool(self._summed(first_says))
 
+    def _is_worth_a_checkpoint(self) -> bool:
+        """Whether the last one is old enough, for what it took to write."""
+        if self._save_seconds <= _QUICK_S:
+            return True
+        return time.monotonic() - self._saved_at >= self._save_seconds / _SAVING_SHARE
+
     def _save_checkpoint(self, begun: _Begun) -> None:
-        self._saved_at = time.monotonic()
+        began = self._saved_at = time.monotonic()
         if self._rank != 0:
             return
         state = {
@@ -389,6 +408,8 @@ class NetworkTraining:
             "shrinking": self._shrinking.state() if self._shrinking else None,
         }
         save_checkpoint(self._store.checkpoints, self.task.id, state)
+        self._saved_at = time.monotonic()
+        self._save_seconds = self._saved_at - began
 
     def _load_checkpoint(self) -> None:
         state = load_checkpoint(self._store.checkpoints, self.task.id, self._device)

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from engine.commands.driving import orderly_stop
 from engine.commands.options import Commands, add_address, add_run, run_directory
+from engine.commands.search import add_retry
 from engine.errors import UserError
 from engine.storage import open_folder
 
@@ -25,6 +26,7 @@ def add(commands: Commands) -> None:
         "--networks", type=int, default=8, metavar="N", help="sampled networks; default: 8"
     )
     fidelity.add_argument("--rungs", metavar="E,E,…", help="epochs to train for, as in 8,30,300")
+    add_retry(fidelity)
     add_address(fidelity)
     fidelity.set_defaults(command=_fidelity)
 
@@ -46,7 +48,14 @@ def _fidelity(arguments: argparse.Namespace, console: Console) -> None:
     again = f"fidelity --networks {arguments.networks}"
     again += f" --rungs {arguments.rungs}" if rungs else ""
     with orderly_stop(location, console, arguments, again):
-        ladder = climb(location, arguments.networks, rungs, arguments.address, console)
+        ladder = climb(
+            location,
+            arguments.networks,
+            rungs,
+            arguments.address,
+            console,
+            arguments.retry_failed,
+        )
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("network")
     for rung in ladder.rungs:

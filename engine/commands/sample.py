@@ -10,6 +10,7 @@ from rich.text import Text
 
 from engine.commands.driving import orderly_stop
 from engine.commands.options import Commands, add_address, add_run, run_directory
+from engine.commands.search import add_retry
 from engine.errors import UserError
 from engine.results import ImportancePredictor
 
@@ -23,6 +24,7 @@ def add(commands: Commands) -> None:
     )
     add_run(sample)
     sample.add_argument("--networks", required=True, metavar="+N", help="how many more are trained")
+    add_retry(sample)
     add_address(sample)
     sample.set_defaults(command=_sample)
 
@@ -38,7 +40,9 @@ def _sample(arguments: argparse.Namespace, console: Console) -> None:
     from cluster.sampling import add_samples
 
     with orderly_stop(location, console, arguments):
-        done = add_samples(location, int(found[1]), arguments.address, console)
+        done = add_samples(
+            location, int(found[1]), arguments.address, console, arguments.retry_failed
+        )
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("width group", overflow="fold")
     for name in ("b before", "b now", "R²", "base", "widths"):

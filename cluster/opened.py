@@ -27,8 +27,14 @@ def forget_failures(store: RunStore) -> None:
             case "sample":
                 return bool(output["failures"])
             case "choose":
-                judged = [len(one["accuracies"]) for one in output["candidates"]]
-                return len(judged) > 1 and min(judged) < store.info().recipe.choose.repeats
+                # Rivals are asked within: trainings that failed leave one out, or with less.
+                candidates = output["candidates"]
+                judged = [len(one["accuracies"]) for one in candidates]
+                return (
+                    bool(output["left_out"])
+                    or (len(judged) > 1 and min(judged) < store.info().recipe.choose.repeats)
+                    or any(not failed.isdisjoint(one["trained"]) for one in candidates)
+                )
             case _ if stage.startswith("propose-"):
                 return not failed.isdisjoint(output["trained"])
             case _:

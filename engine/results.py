@@ -25,6 +25,8 @@ class DataFacts:
         train_images, validation_images, test_images: sizes of the splits.
         mean, std: of each channel over the training split, for pixels in [0, 1]; networks are
             trained on images normalised with them.
+        original: median side of the training images as they came, cut to squares, in pixels; None
+            in runs that did not note it.
     """
 
     __pydantic_config__ = STRICT
@@ -38,6 +40,7 @@ class DataFacts:
     test_images: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    original: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,6 +17,7 @@ from cluster.compare import compare_run
 from cluster.driver import read_run
 from cluster.measuring import Measuring
 from cluster.stages.choose import merit
+from cluster.stages.propose import Proposing
 from cluster.trainer import Trainer
 from engine.answers import answer
 from engine.budgets import read_budgets
@@ -105,13 +106,13 @@ def test_other_limits_are_answered_as_the_run_answered_its_own(
     found: tuple[Path, RunRecord],
 ) -> None:
     location, record = found
-    left, winner = read_budgets(RunStore(location).folder), record.choose.winner
+    recipe = decode(Recipe, record.recipe, "the recipe")
+    left, winner = read_budgets(RunStore(location).folder, recipe), record.choose.winner
     assert left.method == winner.method
     assert left.surface is not None
     expected = left.latency_model.predict(left.formula.cost(winner.spec.width_of))
     assert expected == pytest.approx(winner.latency.ms)  # the device has no noise
-    limits = decode(Recipe, record.recipe, "the recipe").limits
-    assert answer(left, limits, left.method).spec.resolution == winner.spec.resolution
+    assert answer(left, recipe.limits, left.method).spec.resolution == winner.spec.resolution
 
 
 def test_every_candidate_keeps_the_limits(found: tuple[Path, RunRecord]) -> None:
@@ -219,7 +220,7 @@ def test_a_cluster_that_fails_is_no_fault_of_a_rival(
     train = Trainer.train_any
 
     def failing(self: Trainer, stage: str, tasks: Sequence[TrainingTask]) -> list[Row]:
-        if stage == "propose-hacscale-joint":
+        if stage == "propose":
             raise UserError("no worker is left")
         return train(self, stage, tasks)
 
@@ -259,6 +260,59 @@ def test_a_network_is_measured_once_whatever_methods_come_to_it(
         )
     assert made.spec("uniform") in [one.spec for one in record.choose.candidates]
     assert asked and len(asked) == len(set(asked))
+
+
+def test_what_rivals_measured_before_an_interruption_is_not_measured_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The device is faster than the model for some networks, so that rivals need several sessions,
+    and not all as many; those that have answered are no part of the next question."""
+    latencies, measure = Measuring.latencies, Proposing._measure
+    asked: list[tuple[NetworkSpec, ...]] = []
+
+    def faster(self: Measuring, purpose: str, specs: Sequence[NetworkSpec], *rest: Any):
+        if purpose == "compare":
+            asked.append(tuple(specs))
+        return [
+            replace(found, ms=(0.8 if sum(spec.width_of.values()) % 2 else 0.97) * found.ms)
+            for spec, found in zip(specs, latencies(self, purpose, specs, *rest), strict=True)
+        ]
+
+    def stopped(self: Proposing, expected_ms: Any) -> None:
+        measure(self, expected_ms)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Measuring, "latencies", faster)
+    many = [
+        "choose.rivals=[uniform-alpha,inverse-width,response,random-1,random-2]",
+        *("limits.latency=1.5x", "limits.params=9x"),
+    ]
+    whole = searched(tmp_path / "whole", *many)
+    uninterrupted, asked[:] = list(asked), []
+    monkeypatch.setattr(Proposing, "_measure", stopped)
+    record, interruptions = None, 0
+    while record is None:
+        try:
+            record = searched(tmp_path / "quick", *many)
+        except KeyboardInterrupt:
+            interruptions += 1
+            assert interruptions < 20, "it measures the same again and again"
+    assert interruptions > 1
+    assert asked == uninterrupted
+    assert record.choose == whole.choose
+
+
+def test_a_damaged_measurement_is_made_again(tmp_path: Path) -> None:
+    whole = searched(tmp_path / "quick")
+    kept = sorted((tmp_path / "quick" / "measured").glob("*.json"))
+    assert kept
+    for file in kept:
+        file.write_bytes(b"{")
+    for stage in (tmp_path / "quick").glob("*/manifest.json"):
+        if stage.parent.name.startswith(("choose", "propose")):
+            stage.unlink()
+    assert searched(tmp_path / "quick").choose == whole.choose
+    assert len(list((tmp_path / "quick" / "measured").glob("*.damaged"))) == len(kept)
 
 
 def test_a_store_that_fails_is_no_fault_of_a_rival(

@@ -32,6 +32,7 @@ pytestmark = [pytest.mark.faults, pytest.mark.slow]
 STAGES = (
     *("data", "baseline", "profile", "alpha", "sample", "fit", "allocate"),
     *("propose-uniform-alpha", "propose-inverse-width", "propose-response"),
+    "propose",  # what they lack, measured together
     *("choose", "train", "measure"),
 )
 

@@ -24,7 +24,7 @@ COMPLETE: dict[str, Any] = {
     "alpha": replace(RECORD.alpha, failed=0),
     "sample": replace(RECORD.sample, failures=()),
     "fit": RECORD.fit,
-    "choose": RECORD.choose,
+    "choose": replace(RECORD.choose, left_out={}),
     "propose-netadapt": replace(PROPOSAL, trained=("a",)),
 }
 first, *others = RECORD.choose.candidates
@@ -53,6 +53,21 @@ def test_a_failure_opens_no_stage_that_came_to_its_end_without_it(tmp_path: Path
     forget_failures(store)
     assert not list(store.ledger.rows())
     assert store.committed_stages() == sorted(COMPLETE)
+
+
+@pytest.mark.parametrize(
+    "lacking",
+    [
+        replace(RECORD.choose, left_out={"netadapt": "every training of a step failed"}),
+        replace(
+            RECORD.choose, candidates=(first, replace(others[0], trained=("a", FAILED.task.id)))
+        ),
+    ],
+)
+def test_rivals_that_trainings_failed_are_asked_again(lacking: Any, tmp_path: Path) -> None:
+    store = committed(tmp_path, COMPLETE | {"choose": lacking})
+    forget_failures(store)
+    assert store.committed_stages() == sorted(COMPLETE.keys() - {"choose"})
 
 
 @pytest.mark.parametrize("stage", LACKING)

@@ -187,7 +187,7 @@ def question(
         base=base,
         limit=limit,
         stated_limit=limit,
-        usage=usage,
+        usage=lambda spec, _: usage(spec),
         budgets=budgets,
         observations=sampled(graph, base),
         short=short,
@@ -375,7 +375,7 @@ def test_a_larger_resolution_that_is_faster_is_found_and_few_are_measured() -> N
     over, under = 2 * asked.limit.latency_ms, asked.limit.latency_ms / 2
     ms = {32: under, 40: over, 48: over, 56: under, 64: over, 72: over}
 
-    def bumpy(spec: NetworkSpec) -> Usage:
+    def bumpy(spec: NetworkSpec, _: float) -> Usage:
         measured.append(spec.resolution)
         return replace(usage(spec), latency_ms=ms[spec.resolution])
 
@@ -383,6 +383,20 @@ def test_a_larger_resolution_that_is_faster_is_found_and_few_are_measured() -> N
     assert ResolutionOnly().propose(asked) == asked.base.at(56)
     assert ThenResolution(method=DepthOnly()).propose(asked).resolution == 56
     assert set(measured) == set(ms)
+
+
+@pytest.mark.parametrize("step", [1, 8, 16, 24, 64, 1000])
+def test_no_width_is_beyond_what_the_latency_model_knows(step: int) -> None:
+    """Steps of a device do not lead outside of the bounds that it was profiled in."""
+    asked = question(step=step)
+    for group, base in asked.base.widths:
+        widths = asked.widths(group)
+        assert all(width % step == 0 for width in widths)
+        if any(base / 2 <= width <= 4 * base for width in range(step, 4 * base + 1, step)):
+            assert base / 2 <= widths[0] and widths[-1] <= 4 * base
+            assert widths[0] - step < base / 2 and widths[-1] + step > 4 * base
+        else:
+            assert list(widths) == [step]
 
 
 def test_resolution_only_says_that_no_resolution_keeps_the_limits() -> None:

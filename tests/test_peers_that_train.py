@@ -252,7 +252,7 @@ def test_a_group_that_adds_next_to_nothing_hides_no_other() -> None:
     first, *others = asked.base.width_of
     base = asked.base.width_of
 
-    def by_group(spec: NetworkSpec) -> Usage:
+    def by_group(spec: NetworkSpec, _: float) -> Usage:
         grown = {group for group, width in spec.widths if width > base[group]}
         ms = 1.0 + 0.001 * (first in grown) + 0.12 * len(grown - {first})
         return Usage(latency_ms=ms, params=1)

@@ -228,7 +228,7 @@ def test_latency_is_asked_only_where_parameters_fit() -> None:
     """It may have to be measured."""
     seen: list[NetworkSpec] = []
 
-    def measured(spec: NetworkSpec) -> Usage:
+    def measured(spec: NetworkSpec, _: float) -> Usage:
         seen.append(spec)
         return usage(spec)
 

@@ -9,7 +9,6 @@ from cluster.stages.groundwork import Groundwork
 from cluster.stages.propose import Proposing, inputs_of_question
 from engine.budgets import ALGORITHM_1
 from engine.comparison import Proposal
-from engine.errors import Inapplicable
 from engine.judging import most_repeats, pooled_spread, tied
 from engine.peers.methods import rivals
 from engine.results import AllocateResult, Candidate, ChooseResult, SurfaceFigures
@@ -34,24 +33,20 @@ def choose_stage(search: Search, known: Groundwork, found: AllocateResult) -> Ch
     def run() -> ChooseResult:
         proposing = Proposing(search, known)
         proposing.note_rounds(found)
-        candidates, left_out = [_of_algorithm_1(search, found)], dict[str, str]()
-        for method in methods:
-            try:
-                proposal = proposing.asked(method)
-            except Inapplicable as error:
-                left_out[method.name] = str(error)
-                search.progress.end(f"left out: {error}")
-            else:
-                candidates.append(_candidate(search, proposing, proposal))
+        answers, left_out = proposing.answers(methods)
+        candidates = [
+            _of_algorithm_1(search, found),
+            *(_candidate(search, proposing, answer) for answer in answers),
+        ]
         release_all(search.store)
         search.progress.begin("choose")
         if len(candidates) == 1:
             return ChooseResult(candidates=tuple(candidates), chosen=0, left_out=left_out)
         trials = [trainings.choose_tasks(candidate.spec) for candidate in candidates]
-        rows = search.trainer.train("choose", [task for of_one in trials for task in of_one])
-        done = {row.task.id: row for row in rows if row.status == "done"}
+        tasks = [task for of_one in trials for task in of_one]
+        rows = {row.task.id: row for row in search.trainer.train("choose", tasks)}
         judged = tuple(
-            _judged(candidate, [done[task.id] for task in of_one if task.id in done])
+            _judged(candidate, [rows[task.id] for task in of_one if task.id in rows])
             for candidate, of_one in zip(candidates, trials, strict=True)
         )
         most, limit_ms = most_repeats(judged), known.limit.latency_ms
@@ -122,10 +117,11 @@ def _candidate(search: Search, proposing: Proposing, proposal: Proposal) -> Cand
 
 
 def _judged(candidate: Candidate, rows: list[Row]) -> Candidate:
+    done = [row for row in rows if row.status == "done"]
     return replace(
         candidate,
-        accuracies=tuple(row.last.val_accuracy for row in rows),
-        losses=tuple(row.last.val_loss for row in rows),
+        accuracies=tuple(row.last.val_accuracy for row in done),
+        losses=tuple(row.last.val_loss for row in done),
         trained=(*candidate.trained, *(row.task.id for row in rows)),
     )
 

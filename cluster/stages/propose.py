@@ -1,7 +1,6 @@
 """The propose stages: what methods of scaling make of the network of a run, measured."""
 
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from cluster.parents import release
@@ -10,8 +9,9 @@ from cluster.stages.allocate import budgets_of
 from cluster.stages.groundwork import Groundwork
 from cluster.stages.profile import latency_model, stepped_graph
 from engine.closed_loop import corrected_limit, is_full, miss, share_used
+from engine.codec import decode, digest, pretty
 from engine.comparison import BASE, OURS, Proposal
-from engine.errors import Inapplicable, UserError
+from engine.errors import Inapplicable, StorageError, UserError
 from engine.limits import Usage
 from engine.peers.contract import BOTH, Method, Question, Resource, Trainings
 from engine.response import Observation, ResponseSurface
@@ -53,9 +53,9 @@ class Proposing:
         self._search = search
         self._known = known
         self._model = latency_model(search, known.profile, known.baseline)
+        self._folder = search.store.folder / "measured"
         self._predicted: dict[NetworkSpec, float | None] = {}
         self._measured: dict[NetworkSpec, Latency] = {known.baseline.spec: known.baseline.latency}
-        self._together = False
         trainings, rows = search.trainings, search.trainer.rows
         self._trained: dict[str, Row] = {}
         # What other methods have trained, here or in a comparison before, is not among them.
@@ -92,19 +92,22 @@ class Proposing:
                 trained=rows,
             ),
         ]
-        answers, refusals = self._all(methods)
+        answers, refusals = self.answers(methods)
         return [*proposals, *answers], refusals
 
-    def _all(self, methods: Sequence[Method]) -> tuple[list[Proposal], dict[str, str]]:
+    def answers(self, methods: Sequence[Method]) -> tuple[list[Proposal], dict[str, str]]:
         """Asks all methods, trains and measures at once what they lack for an answer, asks again.
 
         Some train one network after another, others many at a time: together they keep a cluster
         busy. A session of measurements mostly waits, and takes many networks as fast as one. Equal
         questions have equal answers, and the ledger has what was trained before, so a method that
         is asked from the beginning comes to where it stopped.
+
+        Returns:
+            What they answer, in their order, and by the names of those that have no network for
+            these limits the reason.
         """
         search = self._search
-        self._together = True
         answers: dict[str, Proposal] = {}
         refusals: dict[str, str] = {}
         waiting, again = list(methods), False
@@ -118,10 +121,7 @@ class Proposing:
 
             for method in waiting:
                 try:
-                    if again:  # most lack something once more, which is not told each time
-                        with suppress(Inapplicable):
-                            self._answered(method, self._known_rows, free)
-                    answers[method.name] = self.asked(method, self._known_rows, free)
+                    answers[method.name] = self._asked(method, free, again)
                 except _Lacking as lack:
                     lacking[method.name] = lack.tasks
                 except _Unmeasured as lack:
@@ -136,39 +136,33 @@ class Proposing:
                 search.trainer.train_any("propose", list(together.values()))
                 search.progress.end(f"trained what {', '.join(lacking)} asked for")
             if unmeasured:
+                search.progress.begin("propose")
                 self._measure({lack.spec: lack.expected_ms for lack in unmeasured.values()})
                 search.progress.end(f"measured what {', '.join(unmeasured)} asked for")
             waiting = [one for one in waiting if one.name in lacking or one.name in unmeasured]
             again = True
         return [answers[m.name] for m in methods if m.name in answers], refusals
 
-    def asked(
-        self, method: Method, train: Train | None = None, free: Free | None = None
-    ) -> Proposal:
-        """Measures what a method answers and asks again, with a limit that is corrected by it.
-
-        The best of the networks measured is taken, as `engine.closed_loop.miss` orders them. A
-        method that need not keep the latency limit is asked once.
+    def _asked(self, method: Method, free: Free, again: bool) -> Proposal:
+        """Returns what a method answers; what the run knows of it is not asked again.
 
         Args:
-            train, free: of the `Question`; None to train at once, and to let go of weights at once.
-
-        Raises:
-            Inapplicable: the method has no network for these limits.
+            free: of the `Question`.
+            again: it lacked something before. Most do once more, which is not told each time.
         """
         search, stage = self._search, f"propose-{method.name}"
-
-        def train_now(tasks: Sequence[TrainingTask]) -> list[Row]:
-            return search.trainer.train_any(stage, tasks)
-
-        def free_now(rows: Sequence[Row]) -> None:
-            release(search.store, rows)
-
+        answer: Proposal | None = None
+        if again:
+            try:
+                answer = self._answered(method, free)
+            except Inapplicable:
+                search.progress.begin(stage)
+                raise
         proposal = search.stage(
             stage,
             Proposal,
             (method, *inputs_of_question(search, self._known)),
-            lambda: self._answered(method, train or train_now, free or free_now),
+            lambda: answer or self._answered(method, free),
             lambda out: f"{out.params:,} parameters, {out.latency.ms:.3f} ms",
         )
         self.note(proposal.spec, proposal.latency)
@@ -181,20 +175,31 @@ class Proposing:
             _Lacking: some have none.
         """
         unknown = [task for task in tasks if task.id not in self._trained]
-        self._trained |= {row.task.id: row for row in self._search.trainer.rows(unknown)}
+        if unknown:
+            # Where the store is elsewhere, a row that is not there is waited for in vain.
+            there = self._search.store.ledger.ids()
+            known = self._search.trainer.rows(task for task in unknown if task.id in there)
+            self._trained |= {row.task.id: row for row in known}
         if lacking := [task for task in unknown if task.id not in self._trained]:
             raise _Lacking(lacking)
         return [self._trained[task_id] for task_id in dict.fromkeys(task.id for task in tasks)]
 
-    def _answered(self, method: Method, train: Train, free: Free) -> Proposal:
-        """See `asked`; ``train`` and ``free`` are those of the `Question`."""
+    def _answered(self, method: Method, free: Free) -> Proposal:
+        """Asks a method, and again with a limit that is corrected by what its answer measured.
+
+        The best of the networks measured is taken, as `engine.closed_loop.miss` orders them. A
+        method that need not keep the latency limit is asked once.
+
+        Raises:
+            Inapplicable: the method has no network for these limits.
+            _Lacking, _Unmeasured: it cannot go on yet.
+        """
         known = self._known
         limit, seen = known.limit, list[tuple[NetworkSpec, Latency]]()
         trained: dict[str, Row] = {}
 
         def noted(tasks: Sequence[TrainingTask]) -> list[Row]:
-            with _no_fault_of_the_method():
-                rows = train(tasks)
+            rows = self._known_rows(tasks)
             trained.update({row.task.id: row for row in rows})
             return [row for row in rows if row.status == "done"]
 
@@ -239,17 +244,12 @@ class Proposing:
 
     def _question(self, limit: Usage, train: Train, free: Free) -> Question:
         search, known = self._search, self._known
-
-        def freed(rows: Sequence[Row]) -> None:
-            with _no_fault_of_the_method():
-                free(rows)
-
         return Question(
             graph=stepped_graph(search, self._model),
             base=search.base.spec,
             limit=limit,
             stated_limit=known.limit,
-            usage=lambda spec: self._usage(spec, limit.latency_ms),
+            usage=self._usage,
             budgets=lambda resolution: budgets_of(search, known, resolution),
             observations=self.observations(),
             short=search.trainings.short_task,
@@ -257,7 +257,7 @@ class Proposing:
                 source, known.alpha.resolution, known.sample.networks
             ),
             train=train,
-            release=freed,
+            release=free,
             resolution=known.alpha.resolution,
             resolutions=sorted({search.base.spec.resolution, *search.base.resolutions}),
             round_to=search.recipe.alpha.round_to,
@@ -287,29 +287,54 @@ class Proposing:
         """
         ms = self.predicted_ms(spec)
         if ms is None:
-            with _no_fault_of_the_method():
-                measured = self._latency(spec, limit_ms)
+            measured = self._latency(spec, limit_ms)
             ms = share_used(measured, self._known.limit.latency_ms) * limit_ms
         return self._search.costs.usage(spec, ms)
 
     def _latency(self, spec: NetworkSpec, limit_ms: float) -> Latency:
-        """Measures a network once, whatever methods come to it.
+        """Returns what a network measured, once for all methods that come to it.
 
         Two sessions differ by noise: it would keep the limit for one method and not for another.
 
         Args:
             limit_ms: that the method is told, which says how far off the model is; see `_usage`.
+
+        Raises:
+            _Unmeasured: it has not been measured.
         """
+        if spec not in self._measured and (known := self._kept(spec)) is not None:
+            self._measured[spec] = known
         if spec not in self._measured:
             expected_ms = self._expected_ms(spec, self._known.limit.latency_ms / limit_ms)
-            if self._together:
-                raise _Unmeasured(spec, expected_ms)
-            self._measure({spec: expected_ms})
+            raise _Unmeasured(spec, expected_ms)
         return self._measured[spec]
 
     def _measure(self, expected_ms: Mapping[NetworkSpec, float | None]) -> None:
         measuring, baseline = self._search.measuring, self._known.baseline
-        self._measured |= measuring.steadily("compare", expected_ms, baseline)
+        found = measuring.steadily("compare", expected_ms, baseline)
+        for spec, latency in found.items():
+            self._folder.write(self._file(spec), pretty(latency))
+        self._measured |= found
+
+    def _kept(self, spec: NetworkSpec) -> Latency | None:
+        """Returns what a network measured before the run was interrupted.
+
+        What is asked again then is less: a method that was answered does not come again, and with
+        fewer networks a device elsewhere would be asked another question.
+        """
+        file = self._file(spec)
+        if (data := self._folder.read(file)) is None:
+            return None
+        try:
+            return decode(Latency, data, self._folder.path(file))
+        except UserError as error:
+            self._folder.set_aside(str(error), file)
+            return None
+
+    def _file(self, spec: NetworkSpec) -> str:
+        baseline, search = self._known.baseline, self._search
+        uses = (spec, search.recipe.device, search.measuring.repeats, baseline.latency.ms)
+        return f"{digest(uses)}.json"
 
     def _expected_ms(self, spec: NetworkSpec, slower: float) -> float | None:
         """Latency by the model, outside of its box too; None where it has an op that is unknown."""
@@ -386,32 +411,16 @@ class _Unmeasured(Exception):
         self.expected_ms = expected_ms
 
 
-class _Passing(Exception):
-    """Carries an error of the cluster, the device or the store through a method."""
-
-    def __init__(self, error: UserError) -> None:
-        super().__init__(str(error))
-        self.error = error
-
-
-@contextmanager
-def _no_fault_of_the_method() -> Generator[None]:
-    try:
-        yield
-    except UserError as error:
-        raise _Passing(error) from error
-
-
 def _answer(method: Method, question: Question) -> NetworkSpec:
     """Returns what a method answers.
 
     Raises:
         Inapplicable: it has no network for these limits.
-        UserError: what it was to be trained or measured on failed.
+        StorageError: the store fails, which is no fault of the method.
     """
     try:
         return method.propose(question)
-    except _Passing as passing:
-        raise passing.error from passing
+    except StorageError:
+        raise
     except UserError as error:
         raise Inapplicable(str(error)) from error

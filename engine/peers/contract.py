@@ -1,5 +1,6 @@
 """What every method of scaling is asked, and what it answers."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
@@ -30,8 +31,9 @@ class Question:
         limit: absolute limits, as the device corrected them.
         stated_limit: the same before any correction. A training that depends on this one alone is
             not repeated when the limit is corrected.
-        usage: of any network, a deeper one too: predicted where a latency model is valid and
-            measured elsewhere. Its parameters are exact.
+        usage: of any network, a deeper one too, beside the latency limit that is asked for:
+            predicted where a latency model is valid, and measured elsewhere, as the correction of
+            that limit makes it. Its parameters are exact.
         budgets: what Algorithm 1 needs at a resolution, with Eq. 6 of every group.
         observations: sampled networks with their validation losses.
         short: the training that a search spends on one network, as for the sampled ones.
@@ -55,7 +57,7 @@ class Question:
     base: NetworkSpec
     limit: Usage
     stated_limit: Usage
-    usage: Callable[[NetworkSpec], Usage]
+    usage: Callable[[NetworkSpec, float], Usage]
     budgets: Callable[[int], Budgets]
     observations: Sequence[Observation]
     short: Callable[[NetworkSpec], TrainingTask]
@@ -69,12 +71,12 @@ class Question:
     min_width: float
     max_width: float
     seed: int
-    _known: dict[NetworkSpec, Usage] = field(default_factory=dict[NetworkSpec, Usage])
+    _known: dict[NetworkSpec, Usage] = field(init=False, default_factory=dict[NetworkSpec, Usage])
 
     def usage_of(self, spec: NetworkSpec) -> Usage:
         """Returns the usage of a network, and asks only once for it."""
         if spec not in self._known:
-            self._known[spec] = self.usage(spec)
+            self._known[spec] = self.usage(spec, self.limit.latency_ms)
         return self._known[spec]
 
     def keeps(self, spec: NetworkSpec, limits: Sequence[Resource] = BOTH) -> bool:
@@ -97,13 +99,17 @@ class Question:
         return graph_of(self.graph, spec).cost(spec).params <= self.limit.params
 
     def widths(self, group: str) -> range:
-        """Returns the valid widths of a group from its narrowest to its widest."""
-        base = self.base.width_of[group]
-        low, high = (
-            self.graph.round_width(group, base * bound)
-            for bound in (self.min_width, self.max_width)
-        )
-        return range(low, high + 1, self.graph.steps[group])
+        """Returns the valid widths of a group from its narrowest to its widest.
+
+        Where coarse steps leave none, the one nearest to the base's width.
+        """
+        base, step = self.base.width_of[group], self.graph.steps[group]
+        # The tolerance keeps 1.15 × 100 at 115; in floating point it is 114.99999999999999.
+        low = max(1, math.ceil(self.min_width * base / step - 1e-9)) * step
+        high = math.floor(self.max_width * base / step + 1e-9) * step
+        if low > high:
+            low = high = self.graph.round_width(group, base)
+        return range(low, high + 1, step)
 
     def multiplied(self, multiplier: float, resolution: int | None = None) -> NetworkSpec:
         """Returns the base network with all widths multiplied, each rounded to a valid one."""

@@ -26,9 +26,10 @@ class MorphNet:
     Source: Algorithm 1 of MorphNet (Gordon et al., CVPR 2018), with its regulariser for FLOPs
     and, as ``morphnet-params``, for model size.
     Deviations: the strength is found by hand there; here the shrunk network is the one that has
-    come closest to ``left`` of its resource, one half, as in NeuralScale's comparison with
-    MorphNet. Training is the search's short one; both limits hold and not that of the
-    resource alone; no width exceeds `allocate.max_width` times the base.
+    come closest to ``left`` of its resource, one half (NeuralScale's comparison leaves half of the
+    filters, about a quarter of the multiply-accumulates). Training is the search's short one; both
+    limits hold and not that of the resource alone; no width exceeds `allocate.max_width` times the
+    base.
 
     Attributes:
         resource: what a channel costs: multiply-accumulates (the paper's FLOPs, halved) or

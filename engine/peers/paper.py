@@ -20,7 +20,9 @@ class PaperHACScale:
 
     Source: HACScale (Kong et al. 2022). Deviations: s is the recipe's (``alpha.budget``; the paper
     prints no value); every resolution is tried in place of samples of α; importance is that of the
-    run, whatever its resolution. The resolution is found once, at the limits as they were stated.
+    run, whatever its resolution; no group becomes wider than ``allocate.max_width`` times its base,
+    beyond which no latency model holds, and then the next one grows. The resolution is found once,
+    at the limits as they were stated.
 
     Attributes:
         repeats: trainings of each candidate, of which the mean accuracy counts.

@@ -76,4 +76,5 @@ def facts_of(data: ImageData) -> DataFacts:
         test_images=len(data.test),
         mean=data.mean,
         std=data.std,
+        original=data.original,
     )

@@ -104,7 +104,7 @@ class Search:
         self.recipe.limits.resolve(self.costs.usage(self.base.spec, latency_ms=0.0))
         rivals(self.recipe.choose.rivals)
         _ = self.trainings.sample_tasks(self.base.spec.resolution)  # raises if there is no room
-        _ = self.base.resolutions  # raises if the network cannot take one of them
+        self._check_resolutions()
         # What the run has of it is kept: the file may be gone by now.
         settings, profiled = self.recipe.profile, "profile" in self.store.committed_stages()
         if settings.file and not profiled:
@@ -116,6 +116,22 @@ class Search:
             _ = self.profiling.specs  # raises if there are too few
         if settings.table and not profiled:
             _ = self.profiling.listed  # raises if it does not reach all networks
+
+    def _check_resolutions(self) -> None:
+        """Says so where pictures are kept in fewer pixels than they have and networks would see.
+
+        Raises:
+            UserError: the network cannot take one of the resolutions.
+        """
+        stored, original = self.recipe.data.stored, self.data.facts.original
+        seen = max(self.base.resolutions)
+        if original is not None and stored < min(seen, original):
+            self.progress.say(
+                f"  the images have {original} px and are kept at {stored}, so that networks of up "
+                f"to {seen} px would see them enlarged; to keep what is there: "
+                f"--set data.stored_resolution={min(seen, original)}",
+                style="yellow",
+            )
 
     def _start_ray(self) -> None:
         """Starts or joins Ray.

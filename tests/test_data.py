@@ -468,6 +468,20 @@ def test_an_image_folder_is_read_by_sorted_class(tmp_path: Path, test: str) -> N
     assert sorted(np.bincount([*data.train.labels, *data.validation.labels])) == [10, 10]
 
 
+def test_the_size_that_most_pictures_came_in_is_known(tmp_path: Path) -> None:
+    """The shorter side, of the training pictures, before anything was cut or made smaller."""
+    config = image_folder(tmp_path)
+    assert load_data(config).original == min(random_images(1)[0].shape[:2])
+    for name, size in (("0", (40, 30)), ("1", (90, 50))):
+        for picture in (tmp_path / "train" / "ant").glob(f"*{name}*.png"):
+            Image.new("RGB", size).save(picture)
+    large = [p for p in sorted((tmp_path / "train").rglob("*.png")) if p.stem not in ("0", "1")]
+    for picture in large[:9]:
+        Image.new("RGB", (30, 70)).save(picture)
+    assert load_data(config).original == 30
+    assert load_data(Data(source="digits")).original == 8
+
+
 def test_bad_image_folders_are_refused(tmp_path: Path) -> None:
     config = image_folder(tmp_path)
     broken = tmp_path / "train/bee/3.png"

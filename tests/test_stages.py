@@ -1,5 +1,6 @@
 """Stages without Ray: what they come to from measurements that a test makes up."""
 
+import io
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from cluster.stages.allocate import allocate_stage
 from cluster.stages.alpha import alpha_stage
 from cluster.stages.baseline import baseline_stage
 from cluster.stages.groundwork import Groundwork
-from cluster.stages.profile import latency_model, profile_stage
+from cluster.stages.profile import _sentence, latency_model, profile_stage
 from cluster.trainer import Trainer
 from engine.errors import UserError
 from engine.graph import load_graph
@@ -98,6 +99,30 @@ def test_a_limit_within_the_noise_gives_the_base_network(
     assert "latency limit reached" in found.allocation.stop_reason
 
 
+def test_images_that_are_kept_smaller_than_networks_see_them_are_told(tmp_path: Path) -> None:
+    def told(original: int | None, *settings: str) -> str:
+        said = io.StringIO()
+        search = search_in(tmp_path / "run", override(recipe_of("2x"), list(settings)))
+        search = replace(search, progress=Progress(Console(file=said, width=400)))
+        vars(search.data)["facts"] = replace(example_run().data, original=original)
+        search.check()
+        return said.getvalue()
+
+    highest = ["alpha.budget=4", "alpha.high=0.95"]  # 32·√4^0.95 = 62 px
+    assert "have 500 px and are kept at 32" in told(500, *highest)
+    assert "data.stored_resolution=40" in told(40, *highest)
+    assert not told(32, *highest) and not told(8, *highest) and not told(None, *highest)
+    assert not told(500, *highest, "data.stored_resolution=64")
+
+
+def test_a_device_on_which_widths_hardly_count_is_told() -> None:
+    profile = example_run().profile
+    quality = replace(profile.quality, measured_ms=(1.0, 1.2), predicted_ms=(1.0, 1.2))
+    assert "latency hardly limits widths" in _sentence(replace(profile, quality=quality))
+    quality = replace(quality, measured_ms=(1.0, 2.0))
+    assert "hardly" not in _sentence(replace(profile, quality=quality))
+
+
 def test_a_profile_file_is_looked_at_before_anything_is_trained_and_not_once_it_is_kept(
     tmp_path: Path,
 ) -> None:
@@ -107,6 +132,33 @@ def test_a_profile_file_is_looked_at_before_anything_is_trained_and_not_once_it_
         search.check()
     search.store.stage("profile", int, "any", lambda: 1)
     search.check()
+
+
+@pytest.mark.parametrize("latency", ["1.3x", "2x"])
+def test_a_budget_beyond_the_limits_is_lowered_to_what_they_leave_for_resolution(
+    latency: str, profiled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All resolutions that can be afforded are then found, whatever the budget is."""
+    baseline, _ = profiled
+    settings = ["alpha.candidates=limits", "alpha.budget=9", "alpha.round_to=2"]
+    search = search_in(tmp_path, override(recipe_of(latency), settings))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Measuring, "__call__", measured_here)
+        profile = profile_stage(search, baseline)
+    candidate = candidates_of(search, profile, baseline, monkeypatch)
+    limit = search.recipe.limits.resolve(baseline.usage)
+    model, base = latency_model(search, profile, baseline), search.base.spec
+
+    def keeps(resolution: int) -> bool:
+        cost = search.costs.of(base.at(resolution))
+        return search.costs.usage(base.at(resolution), model.predict(cost)).within(limit)
+
+    affordable = [r for r in search.base.resolutions if keeps(r)]
+    assert len(affordable) > 2 and max(affordable) < max(search.base.resolutions)
+    found = [candidate(alpha).resolution for alpha in np.linspace(0.05, 0.95, 200)]
+    assert found == sorted(found)
+    assert set(found) - {base.resolution} == set(affordable) - {base.resolution}
+    assert found.count(max(affordable)) < 40  # its share of 0.2 at the most, and not the rest
 
 
 @pytest.mark.parametrize("candidates", ["limits", "compute"])

@@ -26,6 +26,7 @@ class ImageData:
         mean, std: of each channel over the training split, for pixels in [0, 1].
         digest: 16 hex digits of the SHA-256 of images, labels and split: the identity of the data.
         name: where the images are from, for people.
+        original: of the training images, as for `ImageSet`.
     """
 
     train: ImageSet
@@ -37,6 +38,7 @@ class ImageData:
     std: tuple[float, ...]
     digest: str
     name: str
+    original: int | None = None
 
 
 def load_data(config: Data, any_targets: bool = False) -> ImageData:
@@ -80,6 +82,7 @@ def load_data(config: Data, any_targets: bool = False) -> ImageData:
         std=std,
         digest=_digest(train, validation, source.test),
         name=source.name,
+        original=source.train.original,
     )
 
 

@@ -1,6 +1,6 @@
 """A set of labelled images."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -13,6 +13,8 @@ class ImageSet:
         images: uint8, N×C×H×W with C of 1 (grey) or 3 (RGB) and H = W.
         labels: int64, N, class numbers from 0; or, for a task of the user's own, targets of any
             shape N×…, int64 or float32.
+        original: median side of the squares before they were resized, in pixels; None if it is not
+            known.
 
     Raises:
         ValueError: another type or shape, no image at all, a negative class number, or a target
@@ -21,6 +23,7 @@ class ImageSet:
 
     images: np.ndarray
     labels: np.ndarray
+    original: int | None = None
 
     def __post_init__(self) -> None:
         check_images(self.images)
@@ -49,7 +52,7 @@ class ImageSet:
 
     def take(self, rows: np.ndarray) -> "ImageSet":
         """Returns a copy of some rows."""
-        return ImageSet(images=self.images[rows], labels=self.labels[rows])
+        return replace(self, images=self.images[rows], labels=self.labels[rows])
 
     def draw(self, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Draws rows at random, each class in proportion to its size if there are classes.

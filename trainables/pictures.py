@@ -14,7 +14,7 @@ from engine.host_memory import host_memory
 _ROWS_PER_TASK = 256
 
 
-def decode(pictures: Sequence[tuple[str, Path | BytesIO]], out: np.ndarray) -> None:
+def decode(pictures: Sequence[tuple[str, Path | BytesIO]], out: np.ndarray) -> list[int]:
     """Decodes pictures to square RGB, with a pool of threads.
 
     Of several frames the first counts, the camera's orientation is applied, transparency is
@@ -24,14 +24,19 @@ def decode(pictures: Sequence[tuple[str, Path | BytesIO]], out: np.ndarray) -> N
         pictures: what messages call each picture, and its file.
         out: uint8 N×3×r×r, filled.
 
+    Returns:
+        The shorter side of each picture, in pixels: that of the square that is cut out of it.
+
     Raises:
         UserError: a picture cannot be decoded; the first such one is named.
     """
+    sides = [0] * len(pictures)
 
     def fill(row: int) -> None:
         name, file = pictures[row]
         try:
             with Image.open(file) as picture:
+                sides[row] = min(picture.size)
                 out[row] = _square(_rgb(ImageOps.exif_transpose(picture)), out.shape[2])
         except Image.UnidentifiedImageError:
             raise UserError(f"{name} is not an image of a known format; remove it") from None
@@ -40,6 +45,7 @@ def decode(pictures: Sequence[tuple[str, Path | BytesIO]], out: np.ndarray) -> N
             raise UserError(f"cannot decode {name} ({one_line(error)}); remove it") from error
 
     _for_rows(fill, len(pictures))
+    return sides
 
 
 def resize(images: np.ndarray, resolution: int) -> np.ndarray:

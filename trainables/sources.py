@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import statistics
 import sys
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
@@ -99,8 +100,9 @@ def _digits(resolution: int) -> Source:
 
     bundle: Any = load_digits()
     grey = np.rint(bundle.images[:, None] * (255 / 16)).astype(np.uint8)
+    side = grey.shape[2]
     images = resize(grey, resolution).repeat(3, axis=1)
-    digits = ImageSet(images=images, labels=bundle.target.astype(np.int64))
+    digits = ImageSet(images=images, labels=bundle.target.astype(np.int64), original=side)
     test, train = digits.draw(round(_DIGITS_TEST_SHARE * len(digits)), np.random.default_rng(0))
     return Source(name="scikit-learn digits", train=digits.take(train), test=digits.take(test))
 
@@ -156,8 +158,9 @@ def _image_folder(path: Path, resolution: int) -> Source:
 
 def _from_files(split: str | Path, samples: Sequence[tuple[str, int]], resolution: int) -> ImageSet:
     images = allocate(len(samples), 3, resolution)
-    decode([(file, Path(file)) for file, _ in samples], images)
-    return _image_set(str(split), images, np.array([label for _, label in samples], np.int64))
+    sides = decode([(file, Path(file)) for file, _ in samples], images)
+    labels = np.array([label for _, label in samples], np.int64)
+    return _image_set(str(split), images, labels, sides)
 
 
 def _parquet(path: Path, resolution: int) -> Source:
@@ -206,13 +209,15 @@ def _read_shards(files: Sequence[Path], resolution: int) -> ImageSet:
             counts.append(pq.read_metadata(file).num_rows)
     images = allocate(sum(counts), 3, resolution)
     labels = np.empty(len(images), np.int64)
+    sides: list[int] = []
     end = 0
     for file in files:
         for pictures, some_labels in _read_rows(file):
             start, end = end, end + len(pictures)
-            decode(pictures, images[start:end])
+            sides += decode(pictures, images[start:end])
             labels[start:end] = some_labels
-    return _image_set(str(files[0]) if len(files) == 1 else f"{files[0]} …", images, labels)
+    where = str(files[0]) if len(files) == 1 else f"{files[0]} …"
+    return _image_set(where, images, labels, sides)
 
 
 def _read_rows(file: Path) -> Iterator[tuple[list[tuple[str, BytesIO]], np.ndarray]]:
@@ -322,14 +327,16 @@ def _from_arrays(
             f"{where}: images of {pixels.shape[2]}×{pixels.shape[3]} would be cut to squares and "
             "their targets would not; cut or pad both"
         )
-    return _image_set(
-        where, resize(pixels, resolution), labels.astype(np.int64 if whole else np.float32)
-    )
+    targets = labels.astype(np.int64 if whole else np.float32)
+    return _image_set(where, resize(pixels, resolution), targets, [min(pixels.shape[2:])])
 
 
-def _image_set(where: str, images: np.ndarray, labels: np.ndarray) -> ImageSet:
+def _image_set(
+    where: str, images: np.ndarray, labels: np.ndarray, sides: Sequence[int]
+) -> ImageSet:
+    original = statistics.median_low(sides) if sides else None
     try:
-        return ImageSet(images=images, labels=labels)
+        return ImageSet(images=images, labels=labels, original=original)
     except ValueError as error:
         raise UserError(f"{where}: {error}") from None
 

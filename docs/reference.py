@@ -28,7 +28,7 @@ that is left out has the default below:
 # mine.yaml: hacscale run mine.yaml
 model: resnet18
 data: {source: "imagefolder:flowers", resolution: 64, stored_resolution: 128}  # docs/data.md
-limits: {latency: 1.5x, params: 12M}
+limits: {latency: 1.5x, params: 12M}  # params: 100x leaves parameters free
 sample: {networks: 12}
 train: {epochs: 40, batch_size: 128, lr: 0.1}
 ```

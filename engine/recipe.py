@@ -230,11 +230,13 @@ class Alpha:
     """The search for α: how compute is split between resolution and width (Eq. 3, 4).
 
     Attributes:
-        budget: s, the compute multiplier that α splits. The paper does not print its value.
-        candidates: what stands for an α. ``compute``, the paper's: s times the multiply-accumulates
-            of the base network, split by α. ``limits``: at the resolution of that network, the
-            base's widths times the largest number that keeps all limits as predicted, so that
-            what is compared could be an answer.
+        budget: s, the compute multiplier that α splits, and with it the highest resolution that
+            can be found: about √s times the base's. The paper does not print its value.
+        candidates: what stands for an α. ``limits``: the base's widths times the largest number
+            that keeps all limits as predicted, at the resolution √s^α times the base's, so that
+            what is compared could be an answer; an s that reaches beyond what the limits leave at
+            the base's own widths is lowered to that. ``compute``, the paper's: s times the
+            multiply-accumulates of the base network, split by α.
         low, high: bounds of α.
         trials: values of α. The first four, or the first batch if that is more, rounded up to
             whole batches, are evenly spaced from ``low`` to ``high``; the sampler is asked for the
@@ -250,8 +252,8 @@ class Alpha:
 
     __pydantic_config__ = STRICT
 
-    budget: float = 2.0
-    candidates: Literal["compute", "limits"] = "compute"
+    budget: float = 4.0
+    candidates: Literal["limits", "compute"] = "limits"
     low: float = 0.05
     high: float = 0.95
     trials: int = 12
@@ -613,10 +615,14 @@ def _expand_trainings(tree: dict[str, Any]) -> None:
 
 def _from_tree(tree: dict[str, Any], what: str) -> Recipe:
     _expand_trainings(tree)
+    if isinstance(tree.get("data"), str):
+        tree["data"] = {"source": tree["data"]}
     limits = tree.get("limits")
     if limits is None and tree.keys() <= {one.name for one in fields(Recipe)}:
         raise UserError(f"{what}: there are no limits; add `limits: {{latency: 1.5x, params: 2x}}`")
     if isinstance(limits, dict):
+        if "params" not in limits and "latency" in limits:
+            raise UserError(f"{what}: limits.params is missing; 100x leaves parameters free")
         # A count is a number in YAML; beside ratios and units it is one more way to write a limit.
         tree["limits"] = {
             key: str(limit) if type(limit) in (int, float) else limit

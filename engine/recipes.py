@@ -26,6 +26,7 @@ _DIGITS = Training(
 )
 
 
+_PAPER = Alpha(candidates="compute", budget=2)
 _SMALL = replace(FAST, batch_size=128, lr=0.1).for_epochs(6)
 _GPU = Device(accelerator="cuda")
 _ONE_GPU = Cluster(gpus_per_trial="auto", final_workers=1)
@@ -45,7 +46,7 @@ def digits_vgg11() -> Recipe:
         data=Data(source="digits", resolution=32, train_images=400),
         limits=Limits(latency="2x", params="1.33x"),
         profile=Profile(networks=20, held_out=6),
-        alpha=Alpha(trials=6, batch=2, repeats=2, round_to=4, training=_DIGITS.for_epochs(6)),
+        alpha=replace(_PAPER, trials=6, batch=2, round_to=4, training=_DIGITS.for_epochs(6)),
         sample=Sample(networks=10, block=10, training=_DIGITS.for_epochs(6)),
         train=_DIGITS,
     )
@@ -130,6 +131,7 @@ def _cifar10(limits: Limits) -> Recipe:
         data=Data(source="cifar10", resolution=32),
         device=_GPU,
         limits=limits,
+        alpha=_PAPER,
         train=PAPER_CIFAR,
         cluster=_ONE_GPU,
     )
@@ -143,6 +145,7 @@ def _imagenet(limits: Limits) -> Recipe:
         device=_GPU,
         limits=limits,
         profile=Profile(max_width=3.0),
+        alpha=_PAPER,
         allocate=Allocate(max_width=3.0),
         train=PAPER_IMAGENET,
         cluster=_ONE_GPU,
@@ -168,7 +171,6 @@ def _small(limits: Limits, budget: float) -> Recipe:
         data=Data(source="cifar10", resolution=32, validation_share=0.1, train_images=8_000),
         limits=limits,
         alpha=Alpha(
-            candidates="limits",
             budget=budget,
             trials=6,
             batch=3,

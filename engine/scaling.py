@@ -71,6 +71,17 @@ def at_equal_compute(
     return _match_macs(graph, base, resolution, budget)
 
 
+def reaching(resolution: int, largest: int, high: float) -> float:
+    """Returns the s whose highest α comes to the resolution ``largest``: r = √s^α (Eq. 3).
+
+    Args:
+        resolution: of the base network.
+        largest: not below it.
+        high: the highest α.
+    """
+    return (largest / resolution) ** (2 / high)
+
+
 def feasible_resolutions(
     graph: NetworkGraph, base: NetworkSpec, low: float, high: float, budget: float, round_to: int
 ) -> tuple[int, ...]:

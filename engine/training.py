@@ -62,7 +62,16 @@ class Training:
         require(0 <= self.label_smoothing < 1, "label_smoothing in [0, 1)", self.label_smoothing)
         require(0 <= self.swa_share < 1, "swa_share must be in [0, 1)", self.swa_share)
         require(self.mixup >= 0, "mixup must not be negative", self.mixup)
-        require(self.warmup_epochs >= 0, "warmup_epochs not negative", self.warmup_epochs)
+        require(
+            0 <= self.warmup_epochs <= self.epochs,
+            f"warmup_epochs must lie in 0 to epochs ({self.epochs})",
+            self.warmup_epochs,
+        )
+        require(
+            all(epoch >= 1 for epoch in self.milestones),
+            "milestones must be at least 1",
+            self.milestones,
+        )
         require(0 < self.final_lr_ratio <= 1, "final_lr_ratio in (0, 1]", self.final_lr_ratio)
 
     def for_epochs(self, epochs: int) -> "Training":

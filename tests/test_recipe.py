@@ -159,7 +159,7 @@ def test_a_file_needs_only_limits_and_what_it_leaves_out_has_the_default(tmp_pat
         ("limits: {latency: 2x, params: 2x, memory: 1}", "memory must look like '1.33x'"),
         ("limits: {latncy: 2x, params: 2x}", "did you mean 'latency'?"),
         ("limts: {latency: 2x, params: 2x}", "unknown key 'limts'; did you mean 'limits'?"),
-        ("limits: {latency: 2x}", "limits.params: Field required"),
+        ("limits: {latency: 2x}", "limits.params is missing; 100x leaves parameters free"),
         ("limits: 2x", "limits: Input should be an object, not '2x'"),
         ("limits: {latency: 8, params: 2x}", "latency must look like '1.33x', '8ms', not '8'"),
         ("limits: {latency: 2x, params: 1.5}", "must be a whole number or a ratio"),
@@ -320,12 +320,38 @@ def test_other_epochs_take_the_schedule_along_but_for_what_is_assigned() -> None
         ("data.validation_share=1", "validation_share must lie between 0 and 1"),
         ("data.stored_resolution=31", "must be at least resolution (32), not 31"),
         ("device.batch=0", "batch must be at least 1"),
+        ("train.warmup_epochs=31", "warmup_epochs must lie in 0 to epochs (30), not 31"),
+        ("train.milestones=[0, 3]", "milestones must be at least 1"),
+        ("sample.source=slimable", "source: Input should be 'trained' or 'slimmable' or 'initial'"),
+        (
+            "cluster.gpus_per_trial=foo",
+            "cluster.gpus_per_trial: Input should be a valid number or 'auto', not 'foo'",
+        ),
     ],
 )
 def test_a_bad_assignment_is_refused_in_one_line(assignment: str, fragment: str) -> None:
     message = refused_set(assignment)
     assert fragment in message
     assert len(message) < 400
+
+
+def test_a_file_may_name_its_data_in_short_and_is_told_how_to_leave_parameters_free(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("data: imagefolder:flowers\nlimits: {latency: 5ms, params: 100x}\n")
+    assert load_recipe(file).data == Data(source="imagefolder:flowers")
+    file.write_text("limits: {latency: 5ms}\n")
+    with pytest.raises(UserError, match=r"limits.params is missing; 100x leaves parameters free"):
+        load_recipe(file)
+
+
+def test_a_recipe_of_ones_own_compares_what_could_be_an_answer_and_the_papers_does_not() -> None:
+    mine = Recipe(limits=Limits(latency="2x", params="2x"))
+    assert (mine.alpha.candidates, mine.alpha.budget) == ("limits", 4.0)
+    for name in ("cifar10-vgg11-tight", "cifar10-vgg11-loose", "imagenet-resnet18-tight"):
+        papers = RECIPES[name]().alpha
+        assert (papers.candidates, papers.budget) == ("compute", 2.0)
 
 
 @given(st.sampled_from(list(jsonable(RECIPE))), st.text(max_size=8), st.text(max_size=20))
@@ -375,8 +401,8 @@ def test_what_may_not_be_cannot_be_made_in_python_either(make) -> None:
 
 
 def test_two_spellings_of_one_recipe_have_one_digest() -> None:
-    whole = override(RECIPE, ["alpha.budget=2", "width=1", "train.warmup_epochs=6"])
-    broken = override(RECIPE, ["alpha.budget=2.0", "width=1e0", "train.warmup_epochs=6.0"])
+    whole = override(RECIPE, ["alpha.budget=4", "width=1", "train.warmup_epochs=6"])
+    broken = override(RECIPE, ["alpha.budget=4.0", "width=1e0", "train.warmup_epochs=6.0"])
     python = replace(RECIPE, width=1)
     assert digest(whole) == digest(broken) == digest(RECIPE) == digest(python)
     assert decode(Recipe, json.dumps(jsonable(python)), "it") == python
@@ -386,7 +412,7 @@ def test_settings_that_are_added_change_no_stage_of_a_run_that_is_there():
     """Sections are parts of stage keys: a new field must be None by default."""
     assert digest(Profile()) == "0396b5c5a2ccb0b3"
     assert digest(Sample()) == "41b040ee9a8fd953"
-    assert digest(Alpha()) == "6cbcb098355ad11f"
+    assert digest(Alpha(candidates="compute", budget=2)) == "6cbcb098355ad11f"
     assert digest(Allocate()) == "d39e25620fbfd380"
     assert digest(Device()) == "6a4b9374c1c58ce6"
     assert digest(Choose()) == "fd43acf0f88ae8e7"

@@ -120,7 +120,7 @@ def test_rates_are_positive_and_at_most_the_peak(
         epochs=epochs,
         lr=0.7,
         schedule=schedule,
-        milestones=(epochs // 2,),
+        milestones=(max(1, epochs // 2),),
         warmup_epochs=warm_up * epochs,
     )
     # The loop asks for the middle of each step: never for the very start or end.

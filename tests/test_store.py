@@ -386,7 +386,7 @@ def test_a_key_depends_on_each_used_field_and_on_no_other(tmp_path: Path) -> Non
     RunStore(tmp_path).stage("fit", Output, (task, recipe.alpha, recipe.seed), Counter())
     assert is_known(recipe, task)
     assert is_known(replace(recipe, cluster=replace(recipe.cluster, retries=9)), task)
-    assert is_known(replace(recipe, alpha=replace(recipe.alpha, budget=2)), task)
+    assert is_known(replace(recipe, alpha=replace(recipe.alpha, budget=4)), task)
     assert not is_known(replace(recipe, seed=1), task)
     assert not is_known(replace(recipe, alpha=replace(recipe.alpha, budget=2.5)), task)
     short = replace(recipe.alpha, training=recipe.alpha.training.for_epochs(7))

@@ -10,7 +10,7 @@ from engine.alpha import rank_candidates
 from engine.codec import digest
 from engine.limits import Usage
 from engine.results import AlphaResult, BaselineResult, ProfileResult
-from engine.scaling import scale_for_alpha, widest_within
+from engine.scaling import reaching, scale_for_alpha, widest_within
 from engine.spec import NetworkSpec
 from searchers.alpha import AlphaSearcher
 
@@ -38,8 +38,13 @@ def alpha_stage(
     def using_limits(resolution: int) -> NetworkSpec:
         return widest_within(stepped, base.at(resolution), recipe.allocate.max_width, fits)
 
+    budget = settings.budget
+    if by_limits and most < max(search.base.resolutions):
+        # Several α would come to that one resolution, and few to those below it.
+        budget = min(budget, reaching(base.resolution, most, settings.high))
+
     def candidate(alpha: float) -> NetworkSpec:
-        spec = scale_for_alpha(graph, base, alpha, settings.budget, settings.round_to, most)
+        spec = scale_for_alpha(graph, base, alpha, budget, settings.round_to, most)
         return using_limits(spec.resolution) if by_limits else spec
 
     def run() -> AlphaResult:
@@ -58,6 +63,7 @@ def alpha_stage(
             total=settings.trials * settings.repeats,
             asha_epochs=settings.training.epochs if settings.scheduler == "asha" else None,
             largest=tasks_of(candidate(settings.high))[0],
+            at_once=settings.batch * settings.repeats,
         )
         if len(searcher.alphas) < settings.trials:
             raise KeyboardInterrupt  # stopped while no training ran

@@ -7,7 +7,7 @@ from cluster.stages.allocate import budgets_of
 from cluster.stages.groundwork import Groundwork
 from cluster.stages.propose import Proposing
 from engine.answers import METHODS
-from engine.budgets import Budgets
+from engine.budgets import Budgets, budgets_key
 from engine.results import ChooseResult
 
 
@@ -20,6 +20,6 @@ def budgets_left(search: Search, known: Groundwork, choice: ChooseResult) -> Bud
     answer = choice.winner if choice.winner.method in METHODS else choice.candidates[0]
     surface = Proposing(search, known).surface()
     budgets = budgets_of(search, known, answer.spec.resolution)
-    return replace(budgets, method=answer.method, surface=surface).corrected(
-        answer.spec, answer.latency.ms
-    )
+    key = budgets_key(search.recipe)
+    left = replace(budgets, method=answer.method, surface=surface, key=key)
+    return left.corrected(answer.spec, answer.latency.ms)

@@ -86,6 +86,7 @@ def compare_run(
             sample=known.sample,
             fit=known.fit,
             dimensions=dimensions,
+            metric=search.recipe.task.metric,
         )
         write_comparison(comparison, store.folder)
         return comparison

@@ -3,7 +3,7 @@
 import logging
 import shlex
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rich.console import Console
@@ -21,6 +21,7 @@ from cluster.stages.measure import measure_stage
 from cluster.stages.train import train_stage
 from engine.budgets import FILE
 from engine.codec import canonical, decode, digest, pretty
+from engine.errors import UserError
 from engine.fidelity import FILE as LADDER
 from engine.provenance import run_info
 from engine.recipe import Recipe
@@ -180,12 +181,15 @@ def _run_stages(search: Search) -> RunRecord:
 
 def _ladder(store: RunStore, key: str) -> FidelityLadder | None:
     text = store.folder.read(LADDER)
-    ladder = None if text is None else decode(FidelityLadder, text, LADDER)
-    if ladder is not None and ladder.key != key:
-        log.warning(
-            "%s of %s is of another recipe or of an earlier version and not shown; `hacscale "
-            "fidelity %s` writes it again, from the trainings that are there",
-            *(LADDER, store.location, shlex.quote(store.location)),
-        )
+    if text is None:
         return None
-    return ladder
+    with suppress(UserError):  # damaged, or of an earlier version
+        ladder = decode(FidelityLadder, text, LADDER)
+        if ladder.key == key:
+            return ladder
+    log.warning(
+        "%s of %s is of another recipe, of an earlier version or damaged, and not shown; `hacscale "
+        "fidelity %s` writes it again, from the trainings that are there",
+        *(LADDER, store.location, shlex.quote(store.location)),
+    )
+    return None

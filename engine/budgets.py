@@ -10,14 +10,14 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from engine.allocation import allocate
-from engine.codec import STRICT, decode
+from engine.codec import STRICT, decode, digest
 from engine.errors import UserError
 from engine.folder import Folder
 from engine.formula import NetworkFormula
 from engine.hardware.contract import LatencyModel
 from engine.hardware.models import load_latency
-from engine.limits import Usage
-from engine.recipe import Allocate
+from engine.limits import Limits, Usage
+from engine.recipe import Allocate, Cluster, Recipe
 from engine.response import ResponseSurface
 from engine.results import Allocation, ImportancePredictor
 from engine.spec import NetworkSpec
@@ -42,6 +42,7 @@ class Budgets:
         batch: images in a forward.
         method: what made the answer of the run, as `engine.results.Candidate` names it.
         surface: of the validation loss; None where too few networks were trained.
+        key: of the recipe that it was found by (`budgets_key`); None in files that did not note it.
     """
 
     __pydantic_config__ = STRICT
@@ -55,6 +56,7 @@ class Budgets:
     batch: int
     method: str = ALGORITHM_1
     surface: ResponseSurface | None = None
+    key: str | None = None
 
     @cached_property
     def latency_model(self) -> LatencyModel:
@@ -106,16 +108,37 @@ class Budgets:
         return replace(self, model=self.latency_model.rescaled(ms / expected_ms).to_json())
 
 
-def read_budgets(folder: Folder) -> Budgets:
+def budgets_key(recipe: Recipe) -> str:
+    """Identifies what budgets are found by: a recipe but for its limits, which may be any others.
+
+    Nor does it count how many machines there are, and what they may use.
+    """
+    return digest(replace(recipe, limits=Limits(latency="1x", params="1x"), cluster=Cluster()))
+
+
+def read_budgets(folder: Folder, recipe: Recipe) -> Budgets:
     """Reads the budgets of a run.
 
+    Args:
+        recipe: of the run.
+
     Raises:
-        UserError: the run has none yet, or the file is damaged.
+        UserError: the run has none yet, the file is damaged, or it is of an earlier recipe.
     """
+    resume = f"`hacscale resume {shlex.quote(folder.location)}`"
     data = folder.read(FILE)
     if data is None:
         raise UserError(
             f"the run {folder.name} has chosen no widths yet, so there is no {FILE}; go on with "
-            f"`hacscale resume {shlex.quote(folder.location)}`"
+            f"{resume}"
         )
-    return decode(Budgets, data, FILE)
+    try:
+        budgets = decode(Budgets, data, FILE)
+    except UserError as error:
+        raise UserError(f"{error}; {resume} writes it again") from None
+    if budgets.key is not None and budgets.key != budgets_key(recipe):
+        raise UserError(
+            f"{FILE} of {folder.name} is of its recipe before that was changed; {resume} goes on "
+            "with the one of now, and writes it again"
+        )
+    return budgets

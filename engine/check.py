@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from engine.errors import UserError
+from engine.errors import UserError, first_line
 from engine.graph import NetworkGraph, trace_graph
 from engine.groups import WidthGroup
 from engine.names import parse_name
@@ -220,7 +220,7 @@ def _alone(graph: NetworkGraph, before: MetaRun, group: str, spec: NetworkSpec) 
     except NodeFailed as error:
         return str(error)
     except RuntimeError as error:
-        return f"backward: {_first_line(error)}"
+        return f"backward: {first_line(error)}"
     return graph.difference(spec, values)
 
 
@@ -283,7 +283,7 @@ def _counted(graph: NetworkGraph, spec: NetworkSpec, seed: int) -> str:
     except NodeFailed as error:
         return str(error)
     except RuntimeError as error:
-        return f"backward: {_first_line(error)}"
+        return f"backward: {first_line(error)}"
     params = sum(p.numel() for p in module.parameters())
     without = [name for name, p in module.named_parameters() if p.requires_grad and p.grad is None]
     if without:
@@ -307,7 +307,7 @@ def _trained(graph: NetworkGraph, spec: NetworkSpec, seed: int, macs: int) -> st
             logits = module(torch.randn(BATCH, spec.model.channels, side, side))
             logits.square().mean().backward()
         except (RuntimeError, UserError) as error:
-            return f"with real numbers: {_first_line(error)}"
+            return f"with real numbers: {first_line(error)}"
     finite = bool(logits.isfinite().all()) and all(
         p.grad is None or bool(p.grad.isfinite().all()) for p in module.parameters()
     )
@@ -319,7 +319,3 @@ def _backward(values: Sequence[Any]) -> None:
     total = sum((tensor.sum() for tensor in tensors), torch.zeros((), device="meta"))
     if total.requires_grad:
         total.backward()
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]

@@ -122,17 +122,34 @@ def _first_problem(kind: Any, error: ValidationError) -> str:
     # An unknown key comes first: the missing one it was meant for is only its echo.
     problems = sorted(error.errors(), key=lambda e: e["type"] != "unexpected_keyword_argument")
     problem = problems[0]
-    path = [str(part) for part in problem["loc"]]
+    path = _fields_of(kind, problem["loc"])
     where = ".".join(path)
     if problem["type"] == "unexpected_keyword_argument":
         return f"unknown key '{where}'{nearest(path[-1], _fields_at(kind, path[:-1]))}"
     if problem["type"] == "json_invalid":
         return f"not valid JSON ({problem['msg'].removeprefix('Invalid JSON: ')})"
-    message = problem["msg"].removeprefix("Value error, ")
+    # Of a union, every type that it may have has a problem of its own.
+    same = [p["msg"] for p in problems if _fields_of(kind, p["loc"]) == path]
+    message = " or ".join([same[0], *(m.removeprefix("Input should be ") for m in same[1:])])
+    message = message.removeprefix("Value error, ")
     shown = repr(problem["input"])
     shown = f"{shown[:_SHOWN]}…" if len(shown) > _SHOWN else shown
     found = "" if problem["type"] in ("value_error", "missing") else f", not {shown}"
     return f"{where}: {message}{found}" if where else f"{message}{found}"
+
+
+def _fields_of(kind: Any, location: Sequence[str | int]) -> list[str]:
+    """Where a problem is, without the names that pydantic has for the types of a union."""
+    path: list[str] = []
+    for part in location:
+        kinds = [one for one in _alternatives(kind) if one is not type(None)]
+        if len(kinds) > 1:
+            kind = Any
+            continue
+        path.append(str(part))
+        known = dataclasses.fields(kinds[0]) if dataclasses.is_dataclass(kinds[0]) else ()
+        kind = {f.name: f.type for f in known}.get(str(part), Any)
+    return path
 
 
 def _fields_at(kind: Any, path: list[str]) -> list[str]:

@@ -89,6 +89,7 @@ class Comparison:
         sample, fit: of the run, for the figure of importance.
         dimensions: what scaling in one dimension alone does to the device; None if it was not
             measured.
+        metric: ``task.metric`` of the recipe, which accuracies are.
     """
 
     __pydantic_config__ = STRICT
@@ -105,6 +106,12 @@ class Comparison:
     sample: SampleResult
     fit: FitResult
     dimensions: Dimensions | None
+    metric: str = "accuracy"
+
+    @property
+    def score(self) -> str:
+        """What tables call the metric."""
+        return "top-1" if self.metric == "accuracy" else "score"
 
     def entry(self, method: str) -> Entry:
         """Returns the entry of a method."""

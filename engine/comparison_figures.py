@@ -66,14 +66,15 @@ def draw_comparison(comparison: Comparison) -> ComparisonFigures:
 def _accuracy(comparison: Comparison) -> ReportFigure:
     trained = [line for line in lines(comparison) if line.top1_mean is not None]
     limits = comparison.latency_limit_ms, comparison.params_limit / 1e6
+    score = comparison.score.capitalize()
     return ReportFigure(
         caption=(
-            "Top-1 on the test split against measured latency and against parameters; bars are "
+            f"{score} on the test split against measured latency and against parameters; bars are "
             "standard deviations over seeds, dotted lines the limits."
         ),
         panels=(
-            _against("latency", "latency as measured, ms", trained, _latency_ms, limits[0]),
-            _against("params", "million parameters", trained, _million_params, limits[1]),
+            _against(score, "latency", "latency as measured, ms", trained, _latency_ms, limits[0]),
+            _against(score, "params", "million parameters", trained, _million_params, limits[1]),
         ),
     )
 
@@ -87,14 +88,19 @@ def _million_params(line: Line) -> float:
 
 
 def _against(
-    name: str, label: str, table: Sequence[Line], of: Callable[[Line], float], limit: float
+    score: str,
+    name: str,
+    label: str,
+    table: Sequence[Line],
+    of: Callable[[Line], float],
+    limit: float,
 ) -> Panel:
     """Points with all names in a column beside the axes, each joined to its point."""
     names = [line.method for line in table]
     room = label_room(names) + 26
     height = max(360.0, _LINE * len(names) + 90)
     drawing, ax = canvas(
-        "Top-1 (%)", width=_AXES + 46 + room, height=height, right=room, top=30, bottom=40
+        f"{score} (%)", width=_AXES + 46 + room, height=height, right=room, top=30, bottom=40
     )
     xs = [of(line) for line in table]
     means = [100 * (line.top1_mean or 0.0) for line in table]
@@ -133,7 +139,7 @@ def _against(
                 "shrinkB": 3,
             },
         )
-    return Panel(name=f"accuracy-{name}", label=f"Top-1 accuracy against {label}", drawing=drawing)
+    return Panel(name=f"accuracy-{name}", label=f"{score} against {label}", drawing=drawing)
 
 
 def spaced_out(wanted: Sequence[float], least: float, most: float) -> list[float]:

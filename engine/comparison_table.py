@@ -44,7 +44,7 @@ def table_of(comparison: Comparison) -> ComparisonTable:
     """Returns the table; it has no columns of power where none was measured."""
     found = lines(comparison)
     power = (_POWER, _EFFICIENCY) if any(line.power_w is not None for line in found) else ()
-    return ComparisonTable(columns=(*_COSTS, *power, *_QUALITY), lines=found)
+    return ComparisonTable(columns=(*_COSTS, *power, *_quality(comparison.score)), lines=found)
 
 
 def _marked(text: str, kept: bool) -> str:
@@ -114,8 +114,11 @@ _POWER = Column(short="W", heading="power, W", cell=_power)
 _EFFICIENCY = Column(
     short="GF/J", heading="GFLOP/J", cell=lambda line: _optional(line.gflops_per_joule)
 )
-_QUALITY = (
-    Column(short="top-1", heading="top-1, %", cell=_accuracy),
-    Column(short="verdict", heading=f"against {OURS}", cell=against, wraps=True),
-    Column(short="search", heading="search", cell=_search, wraps=True),
-)
+
+
+def _quality(score: str) -> tuple[Column, ...]:
+    return (
+        Column(short=score, heading=f"{score}, %", cell=_accuracy),
+        Column(short="verdict", heading=f"against {OURS}", cell=against, wraps=True),
+        Column(short="search", heading="search", cell=_search, wraps=True),
+    )

@@ -35,11 +35,11 @@ def notes(comparison: Comparison) -> list[str]:
     said = [
         f"Limits: {milliseconds(comparison.latency_limit_ms)} as measured and "
         f"{count(comparison.params_limit)} parameters; a ! marks what a method does not keep. "
-        f"Top-1 on the test split in %, mean and standard deviation over {seeds}. Verdict: "
-        f"against {OURS}, with the difference in points; a tie is what the paired t-test over "
-        "seeds does not tell apart (5 %, not corrected for the number of methods). Search: "
-        "trainings that the answer rests on, and their time over all workers. GFLOP/s: two "
-        "operations for every multiply-accumulate, over measured time.",
+        f"{comparison.score.capitalize()} on the test split in %, mean and standard deviation over "
+        f"{seeds}. Verdict: against {OURS}, with the difference in points; a tie is what the "
+        "paired t-test over seeds does not tell apart (5 %, not corrected for the number of "
+        "methods). Search: trainings that the answer rests on, and their time over all workers. "
+        "GFLOP/s: two operations for every multiply-accumulate, over measured time.",
         visible(comparison),
         noise(comparison),
         *twins(comparison),

@@ -106,26 +106,29 @@ def verdict(record: RunRecord) -> str:
     return (
         f"Scaled {record.baseline.spec.model.name} reaches {percent(accuracy.test)} test accuracy, "
         f"{points(accuracy.test - accuracy.baseline_test)} against the base network's "
-        f"{percent(accuracy.baseline_test)}{_tie(record)}, with "
+        f"{percent(accuracy.baseline_test)}{_rests_on(record)}, with "
         f"{milliseconds(latency.measured)} of {milliseconds(latency.limit)} and "
         f"{count(memory.used)} of {count(memory.limit)} parameters allowed: "
         f"{' and '.join(misses) or f'{every} limits are kept'}."
     )
 
 
-def _tie(record: RunRecord) -> str:
-    """Says so where the two accuracies cannot be told apart.
+def _rests_on(record: RunRecord) -> str:
+    """Says what the difference rests on, and so where the two accuracies cannot be told apart.
 
     The test images are a sample: the difference of two shares p and q of n images has the standard
     error √((p(1−p) + q(1−q)) / n), taken as independent; means of other scores in [0, 1] have no
-    more than that. Seeds add to it; one of each was trained.
+    more than that. Seeds add to it.
     """
     accuracy, images = record.result.accuracy, record.data.test_images
     p, q = accuracy.test, accuracy.baseline_test
     resolved = 1.96 * math.sqrt((p * (1 - p) + q * (1 - q)) / images)
     if abs(p - q) > resolved:
-        return ""
-    return f" (a tie: {images:,} test images tell apart no less than {100 * resolved:.1f} points)"
+        return " (one training of each)"
+    return (
+        f" (one training of each, a tie: {images:,} test images tell apart no less than "
+        f"{100 * resolved:.1f} points)"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

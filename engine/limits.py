@@ -11,6 +11,7 @@ _NUMBER = re.compile(r"^\s*([-+]?[0-9.]+(?:e[-+]?\d+)?)\s*([a-zA-Z]*)\s*$")
 _TOO_LARGE = 1e15
 _LATENCY_UNITS = {"ms": 1}
 _PARAM_UNITS = {"": 1, "K": 10**3, "k": 10**3, "M": 10**6, "m": 10**6, "G": 10**9}
+_SMALLER = "take a smaller base network (width=0.5, a lower data.resolution)"
 _MEMORY_UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
@@ -79,12 +80,12 @@ class Limits:
             least = math.ceil(baseline.latency_ms * 1000) / 1000
             raise UserError(
                 f"the latency limit {self.latency} is below the baseline's own "
-                f"{baseline.latency_ms:.3f} ms; give at least {least:.3f}ms"
+                f"{baseline.latency_ms:.3f} ms; {_SMALLER}, or give at least {least:.3f}ms"
             )
         if params < baseline.params:
             raise UserError(
                 f"the parameter limit {self.params} is below the baseline's own "
-                f"{baseline.params}; give at least {baseline.params}"
+                f"{baseline.params}; {_SMALLER}, or give at least {baseline.params}"
             )
         return Usage(
             latency_ms=latency, params=math.floor(params), memory_bytes=self._memory(baseline)
@@ -100,7 +101,8 @@ class Limits:
         if limit < used:
             raise UserError(
                 f"the memory limit {self.memory} is below the baseline's own {used / 1000:.1f} KB "
-                f"of weights and activations; give at least {math.ceil(used / 1000)}KB"
+                f"of weights and activations; {_SMALLER}, or give at least "
+                f"{math.ceil(used / 1000)}KB"
             )
         return math.floor(limit)
 

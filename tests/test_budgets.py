@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from engine.answers import METHODS, answer, frontier, importance_added
-from engine.budgets import ALGORITHM_1, FILE, Budgets, read_budgets
+from engine.budgets import ALGORITHM_1, FILE, Budgets, budgets_key, read_budgets
 from engine.cli import main
 from engine.codec import canonical, decode
 from engine.errors import UserError
@@ -21,7 +21,7 @@ from engine.limits import Limits, Usage
 from engine.measure import time_networks
 from engine.memory import memory_bytes
 from engine.provenance import run_info
-from engine.recipe import Allocate, Device, Profile, Recipe
+from engine.recipe import Allocate, Cluster, Device, Profile, Recipe
 from engine.response import ResponseSurface
 from engine.results import ImportancePredictor
 from engine.spec import ModelRef
@@ -209,8 +209,29 @@ def test_the_command_needs_no_torch(run: Path) -> None:
     assert done.stdout.splitlines()[-1] == ""
 
 
+def test_budgets_of_an_earlier_recipe_are_not_answered_from(budgets: Budgets, tmp_path: Path):
+    recipe = Recipe(limits=Limits(latency="2x", params="2x"))
+    folder = RunStore(tmp_path).folder
+    folder.write(FILE, canonical(replace(budgets, key=budgets_key(recipe))))
+    others = replace(recipe, limits=Limits(latency="3x", params="9M"), cluster=Cluster(retries=7))
+    for same in (recipe, others):
+        assert read_budgets(folder, same).base == BASE
+    for changed in (
+        replace(recipe, device=Device(runtime="onnxruntime")),
+        replace(recipe, sample=replace(recipe.sample, networks=24)),
+    ):
+        with pytest.raises(UserError, match=r"of its recipe before that was changed; `hacscale"):
+            read_budgets(folder, changed)
+    folder.write(FILE, b"{")
+    with pytest.raises(UserError, match=r"`hacscale resume .*` writes it again"):
+        read_budgets(folder, recipe)
+    folder.write(FILE, canonical(budgets))  # as earlier versions wrote it, without a key
+    assert read_budgets(folder, recipe) == budgets
+
+
 def test_a_run_without_an_allocation_says_so(run: Path, tmp_path: Path) -> None:
+    recipe = RunStore(run).info().recipe
     with pytest.raises(UserError, match="has chosen no widths yet"):
-        read_budgets(RunStore(tmp_path, read_only=True).folder)
+        read_budgets(RunStore(tmp_path, read_only=True).folder, recipe)
     with pytest.raises(SystemExit):
         main(["allocate", str(run), "--frontier", "--latency", "2x"])

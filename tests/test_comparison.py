@@ -296,6 +296,16 @@ def test_dimensions_scale_one_thing_alone_and_leave_out_a_depth_that_is_none() -
     assert "depth" not in scale_dimensions(small, small.spec(32))
 
 
+def test_a_score_of_ones_own_is_not_called_top_1() -> None:
+    made = whole_comparison()
+    assert "top-1, %" in [column.heading for column in table_of(made).columns]
+    scored = dataclasses.replace(made, metric="mine:overlap")
+    assert "score, %" in [column.heading for column in table_of(scored).columns]
+    said = " ".join(notes(scored))
+    assert "Score on the test split" in said
+    assert "top-1" not in said.lower()
+
+
 @dataclasses.dataclass(frozen=True)
 class Doubtful:
     """Trains one network as the search trains them, and answers the base network; or has none."""

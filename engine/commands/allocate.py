@@ -45,7 +45,7 @@ def add(commands: Commands) -> None:
 def _allocate(arguments: argparse.Namespace, console: Console) -> None:
     location = run_directory(arguments)
     recipe = RunStore(location, read_only=True).info().recipe
-    budgets = read_budgets(open_folder(location))
+    budgets = read_budgets(open_folder(location), recipe)
     limits = given_limits(recipe.limits, arguments)
     method = arguments.method or budgets.method
     refusals: list[str] = []

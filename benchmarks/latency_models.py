@@ -36,7 +36,10 @@ from engine.spec import ModelRef, NetworkSpec
 KINDS = ("insitu", "lut", "neuralpower", "paleo", "roofline", "flops")
 NAMES = {"vgg11": "VGG-11", "resnet18": "ResNet-18", "mobilenet_v2": "MobileNet-V2"}
 PAGE = "latency.md"
-ON_PAGE = ("latency-models-eager", "latency-models-onnxruntime")
+ON_PAGE = tuple(
+    f"latency-models-{device}"
+    for device in ("eager", "onnxruntime", "eager-cuda", "cuda-graph-cuda")
+)
 MORE = (1, 8)
 """Channels more in every group, of networks that every profile times."""
 

@@ -1,5 +1,6 @@
 """The network that a recipe scales, as its data makes it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -7,7 +8,7 @@ from engine.errors import UserError
 from engine.graph import NetworkGraph, load_graph
 from engine.recipe import Recipe, Task
 from engine.results import DataFacts
-from engine.scaling import feasible_resolutions
+from engine.scaling import feasible_resolutions, reaching
 from engine.spec import ModelRef, NetworkSpec
 
 
@@ -71,3 +72,23 @@ class BaseNetwork:
         return feasible_resolutions(
             self.graph, self.spec, alpha.low, alpha.high, alpha.budget, alpha.round_to
         )
+
+    def affordable(self, fits: Callable[[NetworkSpec], bool]) -> int:
+        """Returns the largest resolution at which the base widths keep the limits.
+
+        The paper lets α choose any resolution; one that leaves no room for any width would end
+        the search without a network.
+        """
+        kept = [resolution for resolution in self.resolutions if fits(self.spec.at(resolution))]
+        return max(kept, default=self.spec.resolution)
+
+    def budget(self, most: int) -> float:
+        """Returns the s that α splits where no resolution is larger than ``most``.
+
+        Of candidates that use up the limits an s that reaches further is lowered: many α would come
+        to that one resolution, and few to those below it.
+        """
+        alpha = self.recipe.alpha
+        if alpha.candidates == "compute" or most == max(self.resolutions):
+            return alpha.budget
+        return min(alpha.budget, reaching(self.spec.resolution, most, alpha.high))

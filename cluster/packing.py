@@ -50,9 +50,9 @@ def size(task: TrainingTask) -> int:
 
 
 def spread(networks: int, count: int, gpus: float) -> int:
-    """Returns how many of ``count`` trainings share a GPU so that none of the GPUs is idle.
+    """Returns how many of ``count`` trainings share a GPU: as few as let all of them run at once.
 
-    Ray fills one GPU before it takes the next.
+    Ray fills one GPU before it takes the next, and would leave others idle beside a full one.
 
     Args:
         networks: that may share one at the most.

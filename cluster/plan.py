@@ -6,11 +6,12 @@ images), as a backward pass costs two forward passes. Expected, not known:
 
 - α is drawn evenly, the resolution it comes to is that of the middle, and the result has the MACs
   of the α search's budget; only then do the limits and the device decide. With
-  ``alpha.candidates: limits`` networks are as wide as the limits of parameters and memory allow:
-  that of latency, which is not known before the device is, may leave less.
+  ``alpha.candidates: limits`` networks are as large as the limits allow, with latency taken to grow
+  as multiply-accumulates do where it is a ratio; one in ms may leave less.
 - The time per MAC is that of the base network, which larger ones usually beat.
-- With ``gpus_per_trial: auto`` as many trainings share a GPU as the largest network of the stage
-  allows, measured on one GPU as the search does it, and none is slowed by the others.
+- With ``gpus_per_trial: auto`` as many trainings share a GPU as it takes for all of a stage to run
+  at once, if the largest network allows so many, measured on one GPU as the search does it; and
+  none is slowed by the others.
 - The final trainings share their work evenly; measurements and starting workers are not counted.
 - Networks that rivals of ``choose`` train to find their answer are not known before they ask.
 """
@@ -28,7 +29,7 @@ from cluster.costs import Costs
 from cluster.dataset import facts_of, read_data
 from cluster.hours import MaxHours, held
 from cluster.network import BaseNetwork
-from cluster.packing import measure_packing, share_of, size
+from cluster.packing import measure_packing, share_of, size, spread
 from cluster.tasks import result_of
 from cluster.trainings import Trainings
 from cluster.trials import trial_slots
@@ -175,7 +176,7 @@ class Planned:
         self.data = read_data(recipe)
         facts = facts_of(self.data)
         base = BaseNetwork(recipe=recipe, facts=facts)
-        self.graph, self.base = base.graph, base.spec
+        self.network, self.graph, self.base = base, base.graph, base.spec
         self._tasks = Trainings(recipe=recipe, base=base, facts=facts)
 
     @cached_property
@@ -257,13 +258,14 @@ class Planned:
         final = name not in TRIAL_STAGES
         workers = resources.final_workers if final else 1
         share = resources.gpu_share if measured is None else measured
+        of_search = self.recipe.alpha.batch * self.recipe.alpha.repeats
+        together = min(len(specs), of_search) if name == "alpha" else len(specs)
+        if measured is not None:
+            share = share_of(spread(int(1 / measured), together, total.get("GPU", 0.0)))
         seconds = tuple(
             work(self.graph, spec, training, self.data) * per_mac / workers for spec in specs
         )
-        at_once = 1 if final else trial_slots(resources, share, total)
-        if name == "alpha":
-            at_once = min(at_once, self.recipe.alpha.batch * self.recipe.alpha.repeats)
-        at_once = min(at_once, len(specs))
+        at_once = 1 if final else min(trial_slots(resources, share, total), together)
         busy = sum(seconds) / 3600
         return StagePlan(
             stage=name,
@@ -278,14 +280,20 @@ class Planned:
 
     def _scaled(self, alpha: float) -> NetworkSpec:
         settings = self.recipe.alpha
-        spec = scale_for_alpha(self.graph, self.base, alpha, settings.budget, settings.round_to)
         if settings.candidates == "compute":
-            return spec
+            return scale_for_alpha(self.graph, self.base, alpha, settings.budget, settings.round_to)
+        most = self.network.affordable(self._fits)
+        budget = self.network.budget(most)
+        spec = scale_for_alpha(self.graph, self.base, alpha, budget, settings.round_to, most)
         start = self.base.at(spec.resolution)
         return widest_within(self.graph, start, self.recipe.allocate.max_width, self._fits)
 
     def _fits(self, spec: NetworkSpec) -> bool:
-        """Whether a network keeps the limits, but for that of latency."""
+        """Whether a network is expected to keep the limits.
+
+        Latency is taken to grow as the multiply-accumulates do; one in ms, of a base network that
+        was not measured, limits nothing.
+        """
         return self._usage(spec).within(self._limit)
 
     @cached_property
@@ -293,7 +301,8 @@ class Planned:
         return self.recipe.limits.resolve(self._usage(self.base))
 
     def _usage(self, spec: NetworkSpec) -> Usage:
-        return Costs(recipe=self.recipe).usage(spec, latency_ms=0.0)
+        macs = self.graph.cost(spec).macs if self.recipe.limits.latency_is_ratio else 0.0
+        return Costs(recipe=self.recipe).usage(spec, latency_ms=macs)
 
 
 def _calibration_data(data: ImageData, batch_size: int) -> ImageData:

@@ -273,7 +273,8 @@ class _Watcher(tune.Callback, tune.Stopper):
             self._told = True
             self._progress.say(
                 f"! no training has run for {_IDLE_S:.0f} s: the cluster has no room for one, "
-                f"which takes {self._cpus} CPUs and {self._gpus:g} GPUs; it is waited for",
+                f"which takes {self._cpus} CPUs and {self._gpus:g} GPUs, or is still starting it; "
+                "it is waited for",
                 style="yellow",
             )
 
@@ -303,7 +304,8 @@ class _Watcher(tune.Callback, tune.Stopper):
             self.postponed.append(_task_of(trial))
             self._progress.trial_left(trial.trial_id)
         else:
-            self._end(trial, status="failed", error=_OUT_OF_MEMORY)
+            said = (trial.last_result or {}).get("said", "")
+            self._end(trial, status="failed", error=f"{_OUT_OF_MEMORY} ({said})")
 
     def on_trial_error(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any

@@ -345,9 +345,8 @@ class Subjects(Generic[K]):
 
 def _gpu_has_room() -> bool:
     """Whether half of the GPU's memory is free: a kept CUDA graph keeps its activations too."""
+    torch.cuda.empty_cache()  # PyTorch keeps for itself what networks that are gone have had
     free, total = torch.cuda.mem_get_info()
-    # PyTorch keeps for itself what networks that are gone have had.
-    free += torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
     return free > total / 2
 
 

@@ -68,6 +68,11 @@ class Limits:
         if self.memory is not None:
             _parse("memory", self.memory, _MEMORY_UNITS)
 
+    @property
+    def latency_is_ratio(self) -> bool:
+        """Whether the latency is told as a ratio to the baseline."""
+        return _parse("latency", self.latency, _LATENCY_UNITS)[1]
+
     def resolve(self, baseline: Usage) -> Usage:
         """Returns the absolute limits for a measured baseline, whose memory is known if limited.
 

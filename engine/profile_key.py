@@ -7,7 +7,10 @@ from engine.errors import UserError
 from engine.recipe import Device
 
 _REMEDY = {
-    "device": "profile this device, or choose the other one by device.place",
+    "device": (
+        "profile this device, choose the other one by device.place, or start a new run where an "
+        "earlier version called it otherwise"
+    ),
     "runtime": "set device.runtime, or profile again",
     "layout": "set device.layout, or profile again",
     "dtype": "profile again",

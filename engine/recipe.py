@@ -584,8 +584,10 @@ def override(recipe: Recipe, assignments: Iterable[str]) -> Recipe:
             node = _at(node, part, key)
         _at(node, leaf, key)
         if leaf == "epochs" and type(value) is int and value >= 1:
-            training = decode(Training, json.dumps(node), f"--set {key}").for_epochs(value)
             beside = key.removesuffix("epochs")
+            # What was assigned is of the new number of epochs.
+            old = {name: field for name, field in node.items() if beside + name not in assigned}
+            training = decode(Training, json.dumps(old), f"--set {key}").for_epochs(value)
             fields = jsonable(training).items()
             node.update({name: field for name, field in fields if beside + name not in assigned})
         node[leaf] = value

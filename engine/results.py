@@ -247,6 +247,7 @@ class AlphaResult:
         tied: how many other candidates cannot be told from the winner (`engine.judging.tied`); None
             with ``standard_error``.
         failed: rows that failed.
+        budget: s that α splits; None in runs that did not note it, of which it is the recipe's.
     """
 
     __pydantic_config__ = STRICT
@@ -257,6 +258,7 @@ class AlphaResult:
     tied: int | None
     candidates: tuple[AlphaCandidate, ...]
     failed: int
+    budget: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -83,7 +83,7 @@ class Training:
         return replace(
             self,
             epochs=epochs,
-            warmup_epochs=self.warmup_epochs * ratio,
+            warmup_epochs=min(epochs, self.warmup_epochs * ratio),
             milestones=tuple(max(1, round(m * ratio)) for m in self.milestones),
         )
 

@@ -491,6 +491,7 @@ def test_networks_are_timed_warm_without_gradients_and_on_the_cores_of_the_recip
 
     monkeypatch.setattr(measure, "make_subject", lambda *_: Recorder())
     monkeypatch.setattr(bench, "ROUND_SECONDS", 0.0)
+    monkeypatch.setattr(bench.time, "perf_counter", lambda: 0.0)
     base = graph.spec(32, 1 / 16)
     wide = graph.spec(32, 1 / 8)
     measure.time_networks(graph, [wide], base, Device(), calls=3, rounds=2, per_layer=False)

@@ -117,7 +117,7 @@ def test_the_widest_network_is_measured() -> None:
         (4, 10, 0, 4),  # not told
     ],
 )
-def test_no_gpu_is_idle_beside_one_that_is_full(
+def test_no_more_share_a_gpu_than_it_takes_for_all_to_run_at_once(
     networks: int, count: int, gpus: float, together: int
 ) -> None:
     assert spread(networks, count, gpus) == together

@@ -106,12 +106,37 @@ def test_the_largest_network_of_a_stage_is_what_packing_is_measured_with(planned
 
 
 def test_candidates_for_the_limits_have_the_parameters_that_the_limits_allow() -> None:
-    wide = Planned(recipe("alpha.candidates=limits", "alpha.budget=4", "limits.params=2x"))
+    settings = ("alpha.candidates=limits", "alpha.budget=4", "limits.params=2x")
+    wide = Planned(recipe(*settings, "limits.latency=99ms"))
     limit = 2 * vgg11_params([c // 16 for c in (64, 128, 256, 256, 512, 512, 512, 512)])
     found = set(wide.trainings["alpha"][0])
     assert len(found) == len({spec.resolution for spec in found}) > 2
     for spec in found:
         assert 0.95 * limit < vgg11_params([width for _, width in spec.widths]) <= limit
+
+
+def test_a_limit_of_latency_as_a_ratio_is_one_of_compute() -> None:
+    """Parameters are as good as free here, and candidates could be sixteen times the base."""
+    settings = ("alpha.candidates=limits", "alpha.budget=4", "limits.params=100x")
+    free = Planned(recipe(*settings, "limits.latency=99ms"))
+    tight = Planned(recipe(*settings, "limits.latency=2x"))
+    base = tight.graph.cost(tight.base).macs
+
+    def macs(planned: Planned) -> list[float]:
+        return [planned.graph.cost(spec).macs / base for spec in planned.trainings["alpha"][0]]
+
+    assert max(macs(free)) > 10
+    assert all(1.7 < share <= 2 for share in macs(tight))
+    # Resolutions go up to √2 times the base's, and not to the 2 that s = 4 reaches.
+    resolutions = {spec.resolution for spec in tight.trainings["alpha"][0]}
+    assert max(resolutions) <= 46 < max(s.resolution for s in free.trainings["alpha"][0])
+
+
+def test_trainings_that_are_fewer_than_gpus_are_planned_on_one_each(planned: Planned) -> None:
+    many = planned.plan(PER_MAC, {"CPU": 64.0, "GPU": 64.0}, {"sample": share_of(8)})
+    sample = next(stage for stage in many.stages if stage.stage == "sample")
+    assert sample.per_gpu == 1
+    assert sample.at_once == len(planned.trainings["sample"][0])
 
 
 def test_what_is_kept_is_counted_in_bytes(planned: Planned) -> None:

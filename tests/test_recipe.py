@@ -335,6 +335,21 @@ def test_a_bad_assignment_is_refused_in_one_line(assignment: str, fragment: str)
     assert len(message) < 400
 
 
+@given(st.integers(1, 100), st.integers(1, 100), st.floats(0, 1))
+def test_a_training_stretched_to_other_epochs_is_valid(old: int, new: int, share: float) -> None:
+    """In floating point a warm-up over all epochs would become a little longer than they are."""
+    training = Training(epochs=old, warmup_epochs=share * old, milestones=(1, old))
+    stretched = training.for_epochs(new)
+    assert stretched.warmup_epochs == pytest.approx(share * new)
+
+
+def test_the_order_of_assignments_does_not_matter() -> None:
+    given = ["train.warmup_epochs=40", "train.epochs=80", "train.milestones=[60]"]
+    for order in (given, given[::-1]):
+        train = override(RECIPE, order).train
+        assert (train.epochs, train.warmup_epochs, train.milestones) == (80, 40.0, (60,))
+
+
 def test_a_file_may_name_its_data_in_short_and_is_told_how_to_leave_parameters_free(
     tmp_path: Path,
 ) -> None:

@@ -1,12 +1,19 @@
+from collections.abc import Generator
+from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
+from typing import cast
+
 import pytest
 import torch
 from torch import fx
 
+from engine.bench import WARM_UP, is_out_of_memory
 from engine.errors import UserError
 from engine.graph import NetworkGraph, load_graph
 from engine.profile_key import ProfileKey
 from engine.recipe import Device
 from engine.runtimes import make_subject
+from engine.runtimes.cuda_graph import cuda_graph
 from engine.runtimes.onnx_runtime import op_times
 from engine.spec import ModelRef
 
@@ -141,3 +148,41 @@ def test_a_profile_of_another_key_is_refused_and_the_difference_named():
     ):
         with pytest.raises(UserError, match=message):
             key.check(ProfileKey.of(device, name), "p.json")
+
+
+@pytest.mark.parametrize(
+    ("cause", "expected", "said"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), RuntimeError, "CUDA out of memory"),
+        (RuntimeError("operation not permitted"), UserError, "captured .* operation not permitted"),
+    ],
+)
+def test_what_ends_a_capture_is_told_and_not_that_it_ended(
+    cause: Exception, expected: type[Exception], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PyTorch raises its own error when it ends a capture in which another one was raised."""
+    stream = SimpleNamespace(wait_stream=lambda other: None)
+
+    @contextmanager
+    def capture(graph: object) -> Generator[None]:
+        try:
+            yield
+        finally:
+            raise RuntimeError("capture was invalidated")
+
+    calls = 0
+
+    def forward(images: object) -> None:
+        nonlocal calls
+        calls += 1
+        if calls > WARM_UP:
+            raise cause
+
+    monkeypatch.setattr(torch.cuda, "Stream", lambda: stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda _: nullcontext())
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", object)
+    monkeypatch.setattr(torch.cuda, "graph", capture)
+    with pytest.raises(expected, match=said) as caught:
+        cuda_graph(cast(fx.GraphModule, forward), torch.zeros(1), Device())
+    assert is_out_of_memory(caught.value) == (expected is RuntimeError)

@@ -52,7 +52,7 @@ def train_final(config: dict[str, FinalTraining]) -> None:
     try:
         while not training.finished:
             training.run_epoch()
-            # No worker may begin the next epoch before the checkpoint of this one is there.
+            # No worker may begin the next epoch before a checkpoint of this one is there.
             ray.train.report({"epoch": len(training.history)})
         row = training.result()
     except TrainingFailed as error:

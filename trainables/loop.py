@@ -392,7 +392,8 @@ class NetworkTraining:
         """Whether the last one is old enough, for what it took to write."""
         if self._save_seconds <= _QUICK_S:
             return True
-        return time.monotonic() - self._saved_at >= self._save_seconds / _SAVING_SHARE
+        worth = min(self._save_seconds / _SAVING_SHARE, self._checkpoint_seconds)
+        return time.monotonic() - self._saved_at >= worth
 
     def _save_checkpoint(self, begun: _Begun) -> None:
         began = self._saved_at = time.monotonic()

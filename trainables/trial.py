@@ -10,7 +10,7 @@ from ray import tune
 
 from engine.bench import is_out_of_memory
 from engine.codec import canonical, decode
-from engine.errors import TrainingFailed, UserError
+from engine.errors import TrainingFailed, UserError, first_line
 from engine.rows import NO_MEMORY, Epoch, Row, TrainingTask
 from engine.store import RunStore
 from engine.trained_weights import weights_name, write_weights
@@ -59,6 +59,7 @@ class TrainingTrial(tune.Trainable):
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
+            said = first_line(error)
         except UserError as error:
             return {"done": True, "status": "refused", "epoch": 0, "user_error": str(error)}
         # Not before the error is gone, whose traceback holds all that the training had.
@@ -66,7 +67,7 @@ class TrainingTrial(tune.Trainable):
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        return {"done": True, "status": NO_MEMORY, "epoch": 0}
+        return {"done": True, "status": NO_MEMORY, "epoch": 0, "said": said}
 
     def _step(self) -> dict[str, Any]:
         if not hasattr(self, "_tensors"):

@@ -1,16 +1,15 @@
 """The alpha stage: how a compute budget is best split between resolution and width."""
 
-from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 
-from cluster.network import BaseNetwork
 from cluster.search import Search
 from cluster.stages.profile import latency_model, stepped_graph
 from engine.alpha import rank_candidates
 from engine.codec import digest
 from engine.limits import Usage
 from engine.results import AlphaResult, BaselineResult, ProfileResult
-from engine.scaling import reaching, scale_for_alpha, widest_within
+from engine.scaling import scale_for_alpha, widest_within
 from engine.spec import NetworkSpec
 from searchers.alpha import AlphaSearcher
 
@@ -28,20 +27,17 @@ def alpha_stage(
     def fits(spec: NetworkSpec) -> bool:
         return search.costs.usage(spec, model.predict(search.costs.of(spec))).within(limit)
 
-    most = _largest_affordable(search.base, fits)
+    most = search.base.affordable(fits)
+    budget = search.base.budget(most)
     by_limits = settings.candidates == "limits"
     limited_by = (limit, profile.model, recipe.allocate.max_width) if by_limits else ()
     data = search.data.facts.digest
-    uses = (base, settings, recipe.task, data, recipe.seed, most, *limited_by)
+    lowered = () if budget == settings.budget else (budget,)
+    uses = (base, settings, recipe.task, data, recipe.seed, most, *limited_by, *lowered)
 
     @cache
     def using_limits(resolution: int) -> NetworkSpec:
         return widest_within(stepped, base.at(resolution), recipe.allocate.max_width, fits)
-
-    budget = settings.budget
-    if by_limits and most < max(search.base.resolutions):
-        # Several α would come to that one resolution, and few to those below it.
-        budget = min(budget, reaching(base.resolution, most, settings.high))
 
     def candidate(alpha: float) -> NetworkSpec:
         spec = scale_for_alpha(graph, base, alpha, budget, settings.round_to, most)
@@ -69,7 +65,8 @@ def alpha_stage(
             raise KeyboardInterrupt  # stopped while no training ran
         rows = trainer.rows(task for a in searcher.alphas for task in tasks_of(candidate(a)))
         trainer.check_failures("alpha", rows)
-        return rank_candidates(graph, base, searcher.alphas, candidate, rows)
+        found = rank_candidates(graph, base, searcher.alphas, candidate, rows)
+        return replace(found, budget=budget)
 
     return search.stage(
         "alpha",
@@ -77,18 +74,9 @@ def alpha_stage(
         uses,
         run,
         lambda out: (
-            f"α = {out.alpha:.2f}, resolution {out.resolution} px, "
+            f"α = {out.alpha:.2f} of s = {out.budget or settings.budget:.3g}, "
+            f"resolution {out.resolution} px, "
             f"{len(out.candidates)} networks compared"
             + ("" if out.tied is None else f", {out.tied} as good within the noise")
         ),
     )
-
-
-def _largest_affordable(base: BaseNetwork, fits: Callable[[NetworkSpec], bool]) -> int:
-    """The largest resolution at which the base widths keep the limits.
-
-    The paper lets α choose any resolution; one that leaves no room for any width would end
-    the search without a network.
-    """
-    affordable = [resolution for resolution in base.resolutions if fits(base.spec.at(resolution))]
-    return max(affordable, default=base.spec.resolution)

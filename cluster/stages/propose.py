@@ -135,7 +135,7 @@ class Proposing:
             if together:
                 search.trainer.train_any("propose", list(together.values()))
                 search.progress.end(f"trained what {', '.join(lacking)} asked for")
-            if unmeasured:
+            elif unmeasured:  # later else: a device elsewhere is then asked the same after a stop
                 search.progress.begin("propose")
                 self._measure({lack.spec: lack.expected_ms for lack in unmeasured.values()})
                 search.progress.end(f"measured what {', '.join(unmeasured)} asked for")

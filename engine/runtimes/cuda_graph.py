@@ -31,7 +31,7 @@ def cuda_graph(module: fx.GraphModule, images: Tensor, device: Device) -> Subjec
         # What ends the capture has an error of its own, which comes instead of its cause.
         cause = error.__context__ if isinstance(error.__context__, Exception) else error
         if is_out_of_memory(cause):
-            raise
+            raise cause from None
         why = first_line(cause)
         raise UserError(
             f"the network cannot be captured as a CUDA graph: {why}; set device.runtime to eager"

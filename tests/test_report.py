@@ -237,6 +237,21 @@ def test_energy_is_told_where_it_was_measured_and_else_why_not(record: RunRecord
     assert page.row("Power, mean")[2] == "5.25 W" and page.row("Power when idle")[2] == "3 W"
 
 
+def test_latency_is_told_with_its_clock_and_by_the_wall(record: RunRecord) -> None:
+    latency = replace(record.latency, wall_ms_median=7.125)
+    environment = {**record.profile.environment, "clock": "CPU time of the thread"}
+    profile = replace(record.profile, environment=environment)
+    told = render_report(replace(record, latency=latency, profile=profile))
+    assert "the figure that counts: least CPU time of the thread" in told
+    assert f"wall-clock median {display.milliseconds(7.125)}" in told
+
+
+def test_the_verdict_says_that_one_training_of_each_stands_behind_it(record: RunRecord) -> None:
+    accuracy = replace(record.result.accuracy, test=0.9, baseline_test=0.5)
+    clear = replace(record, result=replace(record.result, accuracy=accuracy))
+    assert "(one training of each), with" in display.verdict(clear)
+
+
 def test_the_growth_figure_marks_every_step_once(record: RunRecord) -> None:
     panel = next(p for p in draw_figures(record).panels if p.name == "allocation-groups")
     ax = panel.drawing.axes[0]

@@ -120,7 +120,8 @@ def _following(
     latest, nearest = rounds[-1], rounds[best(tuple(rounds), limit_ms)]
     over = nearest.latency.ms > limit_ms
     if not (over and last):
-        factor = between(rounds, limit_ms) or corrected(latest)
+        tried = [(share_used(done.latency, limit_ms), done.factor) for done in rounds]
+        factor = between(tried) or corrected(latest)
         try:
             return allocate(factor), factor, _room(latest.latency)
         except UserError:
@@ -131,7 +132,7 @@ def _following(
     return taken_back, factor, _room(nearest.latency)
 
 
-def between(rounds: Sequence[Round], limit_ms: float) -> float | None:
+def between(tried: Sequence[tuple[float, float]]) -> float | None:
     """Returns the factor on the model that lies between what was over the limit and what was below.
 
     A smaller network is faster by more or by less than the model expects, by steps that it does not
@@ -139,12 +140,14 @@ def between(rounds: Sequence[Round], limit_ms: float) -> float | None:
     is taken is where the straight line between the nearest two meets the limit (regula falsi, in
     logarithms of factor and latency).
 
+    Args:
+        tried: of every round the share of the limit that its network used, and its factor.
+
     Returns:
         None where all rounds are on one side, or a larger factor led to a slower network.
     """
-    used = [(share_used(done.latency, limit_ms), done.factor) for done in rounds]
-    above = min((one for one in used if one[0] > 1.0), default=None)
-    below = max((one for one in used if one[0] <= 1.0), default=None)
+    above = min((one for one in tried if one[0] > 1.0), default=None)
+    below = max((one for one in tried if one[0] <= 1.0), default=None)
     if above is None or below is None or below[1] <= above[1]:
         return None
     share = math.log(above[0]) / math.log(above[0] / below[0])

@@ -199,11 +199,12 @@ def test_a_device_that_is_steeper_than_its_model_is_searched_between_two_rounds(
 
 
 def test_between_two_rounds_is_asked_only_where_they_lie_on_both_sides() -> None:
-    one = closed(lambda width: width * 1.2, most=1)[0]
-    other = closed(lambda width: width * 0.9, most=1)[0]
-    assert between([one], 1000.0) is between([other], 1000.0) is None
+    assert between([(1.2, 1.0)]) is between([(0.9, 1.0), (0.8, 1.1)]) is None
     # A larger factor, which led to the slower network, says nothing of what lies between.
-    assert between([replace(one, factor=1.2), other], 1000.0) is None
+    assert between([(1.2, 1.2), (0.9, 1.0)]) is None
+    # Of several the nearest on each side, by hand: 1.21 and 1/1.1 are two and one steps of ln 1.1.
+    tried = [(1.5, 0.9), (1.21, 1.0), (1 / 1.1, 1.3), (0.5, 2.0)]
+    assert between(tried) == pytest.approx(1.3 ** (2 / 3))
 
 
 @settings(max_examples=100, deadline=None)

@@ -8,7 +8,7 @@ from cluster.search import Search
 from cluster.stages.allocate import budgets_of
 from cluster.stages.groundwork import Groundwork
 from cluster.stages.profile import latency_model, stepped_graph
-from engine.closed_loop import corrected_limit, is_full, miss, share_used
+from engine.closed_loop import between, corrected_limit, is_full, miss, share_used
 from engine.codec import decode, digest, pretty
 from engine.comparison import BASE, OURS, Proposal
 from engine.errors import Inapplicable, StorageError, UserError
@@ -195,7 +195,8 @@ class Proposing:
             _Lacking, _Unmeasured: it cannot go on yet.
         """
         known = self._known
-        limit, seen = known.limit, list[tuple[NetworkSpec, Latency]]()
+        limit, limit_ms = known.limit, known.limit.latency_ms
+        seen, tried = list[tuple[NetworkSpec, Latency]](), list[tuple[float, float]]()
         trained: dict[str, Row] = {}
 
         def noted(tasks: Sequence[TrainingTask]) -> list[Row]:
@@ -215,14 +216,15 @@ class Proposing:
                 break
             latency = self._latency(spec, limit.latency_ms)
             seen.append((spec, latency))
-            if is_full(latency, known.limit.latency_ms):
+            if is_full(latency, limit_ms):
                 break
             expected = self.predicted_ms(spec)
             if expected is None:
                 break  # nothing is wrong with a model: it was chosen as measured
-            corrected = corrected_limit(expected, latency, known.limit.latency_ms)
-            limit = replace(limit, latency_ms=corrected)
-        spec, latency = min(seen, key=lambda one: miss(one[1], known.limit.latency_ms))
+            tried.append((share_used(latency, limit_ms), limit_ms / limit.latency_ms))
+            factor = between(tried) or limit_ms / corrected_limit(expected, latency, limit_ms)
+            limit = replace(limit, latency_ms=limit_ms / factor)
+        spec, latency = min(seen, key=lambda one: miss(one[1], limit_ms))
         return self._proposal(
             method.name,
             spec,

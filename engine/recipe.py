@@ -586,7 +586,8 @@ def override(recipe: Recipe, assignments: Iterable[str]) -> Recipe:
         if leaf == "epochs" and type(value) is int and value >= 1:
             beside = key.removesuffix("epochs")
             # What was assigned is of the new number of epochs.
-            old = {name: field for name, field in node.items() if beside + name not in assigned}
+            own = assigned - {key}
+            old = {name: field for name, field in node.items() if beside + name not in own}
             training = decode(Training, json.dumps(old), f"--set {key}").for_epochs(value)
             fields = jsonable(training).items()
             node.update({name: field for name, field in fields if beside + name not in assigned})

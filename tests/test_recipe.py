@@ -348,6 +348,7 @@ def test_the_order_of_assignments_does_not_matter() -> None:
     for order in (given, given[::-1]):
         train = override(RECIPE, order).train
         assert (train.epochs, train.warmup_epochs, train.milestones) == (80, 40.0, (60,))
+    assert override(RECIPE, ["train.epochs=15", "train.epochs=60"]).train == FAST.for_epochs(60)
 
 
 def test_a_file_may_name_its_data_in_short_and_is_told_how_to_leave_parameters_free(

@@ -63,17 +63,19 @@ def task(data: ImageData) -> TrainingTask:
     return TrainingTask(spec=graph.spec(32, 1 / 16), training=TRAINING, data=data.digest, seed=0)
 
 
-def watched(said: io.StringIO) -> tuple[_Watcher, Progress]:
-    progress = Progress(Console(file=said, width=200))
-    return _Watcher(cast(RunStore, None), progress, False, 2, 0.5), progress
-
-
-def test_a_cluster_without_room_is_told_once_until_a_training_runs(
+@pytest.fixture
+def watched(
     monkeypatch: pytest.MonkeyPatch,
-) -> None:
+) -> tuple[_Watcher, Progress, io.StringIO, dict[str, float]]:
+    """What follows trials, what it tells, and the clock of this process, which stands still."""
     clock, said = {"now": 0.0}, io.StringIO()
-    monkeypatch.setattr("cluster.trials.time.monotonic", lambda: clock["now"])
-    watcher, _ = watched(said)
+    monkeypatch.setattr(time, "monotonic", lambda: clock["now"])
+    progress = Progress(Console(file=said, width=200))
+    return _Watcher(cast(RunStore, None), progress, False, 2, 0.5), progress, said, clock
+
+
+def test_a_cluster_without_room_is_told_once_until_a_training_runs(watched) -> None:
+    watcher, _, said, clock = watched
     pending = cast(Trial, SimpleNamespace(status=Trial.PENDING))
     running = cast(Trial, SimpleNamespace(status=Trial.RUNNING))
     for now, trials in (
@@ -91,13 +93,9 @@ def test_a_cluster_without_room_is_told_once_until_a_training_runs(
     assert "which takes 2 CPUs and 0.5 GPUs" in said.getvalue()
 
 
-def test_the_pace_of_a_training_that_was_taken_up_again_is_that_of_now(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_pace_of_a_training_that_was_taken_up_again_is_that_of_now(watched) -> None:
     """Of 300 epochs 250 were known; two took 20 s each, so that 48 take 960 s."""
-    clock, said = {"now": 0.0}, io.StringIO()
-    monkeypatch.setattr("cluster.progress.time.monotonic", lambda: clock["now"])
-    _, progress = watched(said)
+    _, progress, said, clock = watched
     progress.begin("train")
     for seconds, epoch in ((5.0, 250), (25.0, 251), (45.0, 252)):
         clock["now"] = seconds

@@ -175,11 +175,7 @@ class Proposing:
             _Lacking: some have none.
         """
         unknown = [task for task in tasks if task.id not in self._trained]
-        if unknown:
-            # Where the store is elsewhere, a row that is not there is waited for in vain.
-            there = self._search.store.ledger.ids()
-            known = self._search.trainer.rows(task for task in unknown if task.id in there)
-            self._trained |= {row.task.id: row for row in known}
+        self._trained |= {row.task.id: row for row in self._search.trainer.rows(unknown)}
         if lacking := [task for task in unknown if task.id not in self._trained]:
             raise _Lacking(lacking)
         return [self._trained[task_id] for task_id in dict.fromkeys(task.id for task in tasks)]

@@ -436,6 +436,8 @@ def take_visits(
             total += len(again)
         time.sleep(max(0.0, following - time.monotonic()))
         following = time.monotonic() + apart
+        if turn:  # what stands before the pause tells nothing of the machine after it
+            visits.append(Visit(network=REFERENCE, reading=read(REFERENCE, False)))
         patience = PATIENCE * len(again)
         for network in again:
             while patience and _disturbed(visits):

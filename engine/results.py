@@ -77,9 +77,9 @@ class Latency:
         wall_ms_mean50: the paper's statistic, mean of 50 calls (fewer where fewer were made).
         noise_floor: about two standard errors of ``ms`` as a ratio to the reference network, over
             ``ms``: from how near the shortest visits of both come to each other, and no less than
-            that of as many visits to the reference; see `engine.measure.noise_floor`. It is what
-            one session can tell: a device that is slower tomorrow, against the reference as well,
-            is not in it.
+            that of as many visits to the reference; see `engine.measure.noise_floor`. Where
+            sessions are compared, it holds how much slower or faster the reference was in this one
+            (`engine.measure.Timing.rescaled`).
         cpu_ms: CPU time of the thread, uncorrected, the median of all calls; None on a GPU.
         energy_mj: energy of one forward as a sensor of the device measured it, all that the device
             used meanwhile; None where no sensor answers, and the environment says why.

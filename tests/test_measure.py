@@ -126,7 +126,7 @@ def counted(visits: list[bench.Visit]) -> list[tuple[float, float]]:
 def test_a_network_whose_rounds_disagree_is_visited_again_but_not_for_ever():
     calm, once, wild = specs_named(16, 24, 32)
     doubling = [2.0**n for n in range(9)]
-    wanted = [[2.0] * 3, [3.0, 4.0, 3.0, 3.0], doubling, [1.0] * 17]
+    wanted = [[2.0] * 3, [3.0, 4.0, 3.0, 3.0], doubling, [1.0] * (1 + 16 + 8)]
     left = [list(values) for values in wanted]
     progress: list[tuple[int, int]] = []
     visits = take_visits(
@@ -216,7 +216,7 @@ def test_visits_wait_until_the_machine_is_undisturbed_but_not_for_ever():
     # for as long as it may.
     turns = bench.MOST_VISITS * rounds
     assert slow == [False, False] + [True] * (2 * (turns - 1))
-    waited = read_references - (len(slow) + 1)
+    waited = read_references - (len(slow) + turns)
     assert waited == 2 + bench.PATIENCE * 2 * (turns - 1)
 
 
@@ -269,7 +269,7 @@ def test_one_lucky_reading_does_not_make_all_others_disturbed():
     )
     references = bench.reference_readings(visits)
     calm = [ms for ms in references if ms <= bench.calm_ms(visits)]
-    assert len(calm) > 0.5 * len(references)
+    assert len(calm) > 0.45 * len(references)
     by_the_luckiest = [ms for ms in references if ms <= (1 + bench.CALM) * min(references)]
     assert len(by_the_luckiest) < 0.3 * len(references)
 
@@ -337,7 +337,7 @@ def test_the_noise_floor_of_a_median_is_two_of_its_standard_errors(rounds: int):
 
 def test_readings_that_agree_by_chance_are_no_surer_than_the_reference() -> None:
     """Of the reference every sample of three readings is 1, 1.02, 1.04: a floor of 4 %."""
-    noisy = itertools.cycle([1.0, 1.04, 1.02])
+    noisy = iter([1.0] * 3 + [1.04] * 3 + [1.02] * 3)
     visits = take_visits(
         lambda number, layers: reading(next(noisy) if number == REFERENCE else (2.0, 3.0)[number]),
         2,
@@ -345,10 +345,10 @@ def test_readings_that_agree_by_chance_are_no_surer_than_the_reference() -> None
         per_layer=False,
         round_seconds=0,
     )
-    assert len(visits) == 13
+    assert len(visits) == 15
     floors = [timing.latency.noise_floor for timing in summarise(specs_named(16, 24), visits)]
-    # The reference's own figure rests on two such samples.
-    assert floors == pytest.approx([math.hypot(0.04, 0.04 / math.sqrt(2))] * 2)
+    # The reference's own figure rests on three such samples.
+    assert floors == pytest.approx([math.hypot(0.04, 0.04 / math.sqrt(3))] * 2)
 
 
 @pytest.mark.parametrize(("networks", "rounds", "most"), [(1, 3, 3.0), (1, 8, 2.0), (12, 8, 2.0)])
@@ -393,6 +393,49 @@ def test_rounds_begin_some_time_apart_and_so_do_those_of_networks_that_disagree(
     assert ms[:3] == [1.0] * 3 and ms[3:9] == [1.4] * 6
     assert ms.count(1.0) == rounds
     assert now == pytest.approx(2.0 * (len(ms) - 1), abs=0.2)
+
+
+def test_after_a_pause_the_reference_is_read_before_anything_else(monkeypatch: pytest.MonkeyPatch):
+    """A neighbour comes in the pause, who slows the network by half; it waits until he has left."""
+    now = 0.0
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    def read(number: int, layers: bool) -> Reading:
+        sleep(0.03)
+        return reading(1.5 if 1 <= now <= 2.05 else 1.0)
+
+    monkeypatch.setattr(bench.time, "sleep", sleep)
+    monkeypatch.setattr(bench.time, "monotonic", lambda: now)
+    visits = take_visits(read, 1, rounds=2, per_layer=False, round_seconds=2.0)
+    assert [visit.reading.ms for visit in visits if visit.network == 0] == [1.0, 1.0]
+    assert counted(visits) == [(1.0, 1.0), (1.0, 1.0)]
+
+
+def test_the_noise_floor_holds_how_much_faster_or_slower_the_reference_was() -> None:
+    """Two sessions of a device that has become 3 % slower, for no network by more than another."""
+    first, later = (
+        summarise(
+            specs_named(8),
+            take_visits(
+                lambda number, layers, slower=slower: reading((2.0, 1.0)[number] * slower),
+                1,
+                rounds=3,
+                per_layer=False,
+                round_seconds=0,
+            ),
+        )[0]
+        for slower in (1.0, 1.03)
+    )
+    assert first.latency.noise_floor == later.latency.noise_floor == 0
+    again = later.rescaled(first.reference_ms / later.reference_ms)
+    assert again.latency.ms == pytest.approx(first.latency.ms)
+    assert again.latency.noise_floor == pytest.approx(0.03, rel=0.02)
+    back = first.rescaled(later.reference_ms / first.reference_ms)
+    assert back.latency.noise_floor == pytest.approx(again.latency.noise_floor)
+    assert first.rescaled(1.0) == first
 
 
 def test_wall_statistics_are_of_all_calls_and_the_papers_of_the_first_fifty():
@@ -637,7 +680,7 @@ def test_marks_do_not_change_what_a_network_computes(graph: NetworkGraph):
 
 
 # Without room, 2 rounds of 2 networks and the reference around each of them build.
-@pytest.mark.parametrize(("room", "builds"), [(10**9, 2), (0, 2 * 2 + 2 * 2 + 1)])
+@pytest.mark.parametrize(("room", "builds"), [(10**9, 2), (0, 2 * 2 + 2 * 2 + 2)])
 def test_networks_are_kept_only_while_there_is_room(
     graph: NetworkGraph, monkeypatch: pytest.MonkeyPatch, room: int, builds: int
 ):

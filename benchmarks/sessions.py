@@ -93,11 +93,12 @@ def main() -> None:
     references = [session.timings[0].reference_ms for session in measured]
     drift = statistics.stdev(map(math.log, references))
     environment = measured[0].environment
+    seconds = sum(session.seconds or 0.0 for session in measured)
     found = {
         "calls": chosen.calls,
         "rounds": CARE * chosen.rounds,
         "environment": environment,
-        "seconds": sum(session.seconds or 0.0 for session in measured),
+        "seconds": seconds,
         "reference_ms": spread(references),
         "reference_deviation": drift,
         "networks": rows,
@@ -109,8 +110,8 @@ def main() -> None:
         "| ---: | ---: | ---: | ---: | ---: | ---: |",
         *map(row, rows),
         "",
-        f"{where(environment)}; {len(measured)} sessions in {found['seconds'] / 60:.0f} minutes, of "
-        f"{CARE * chosen.rounds} rounds each; the base network, VGG-11 at ¼ width, took "
+        f"{where(environment)}; {len(measured)} sessions in {seconds / 60:.0f} minutes, "
+        f"of {CARE * chosen.rounds} rounds each; the base network, VGG-11 at ¼ width, took "
         f"{statistics.median(references):.3f} ms. Differences are standard deviations, that of the "
         f"base network's own time {drift:.1%}; the slope is that of a network's time over the base "
         "network's, in logarithms; floors are medians, with the share of pairs of sessions that "

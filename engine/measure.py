@@ -71,8 +71,8 @@ class Timing:
         """Returns the timing as if the device were slower by ``factor``.
 
         Samples, wall clock, CPU time and energy stay those of the session. The noise floor grows by
-        what is corrected: where neighbours slow a small network by d, one that needs more of the
-        cache that they share is slower by d to 1.8 d (four VGG-11 on a shared EPYC, five minutes).
+        what is corrected: other networks need not be slower by the same factor
+        (benchmarks/sessions.py).
         """
         layer_ms, latency = self.layer_ms, self.latency
         return replace(

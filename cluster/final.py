@@ -11,6 +11,7 @@ from ray.train.torch import TorchTrainer
 
 from cluster.interface import NodeInterface
 from cluster.progress import Progress
+from cluster.session import lacking_workers
 from cluster.tasks import said_by
 from engine.errors import UserError
 from engine.recipe import Cluster
@@ -117,9 +118,17 @@ def _train(
         ),
     )
 
+    lacked = ""
+
     def show() -> None:
+        nonlocal lacked
         done = store.epochs.numbers(task.id)
         progress.training(done[-1] if done else 0, task.training.epochs)
+        # Train waits for a cluster that has shrunk, without a word.
+        lack = lacking_workers(resources)
+        if lack and lack != lacked:
+            progress.say(f"! {lack}: the training waits for nodes", style="yellow")
+        lacked = lack
 
     _fit(trainer, show)
     row = store.ledger.await_row(task.id)

@@ -26,7 +26,7 @@ from cluster.address import CLIENT, check_cluster, token_error
 from cluster.code import add_to_python_path, check_directory, travelling_code
 from cluster.signals import signals_kept
 from engine.errors import UserError
-from engine.recipe import Device, Recipe
+from engine.recipe import Cluster, Device, Recipe
 
 _STARTS = 3
 _STARTING_SECONDS = 300.0
@@ -132,7 +132,21 @@ class Session:
 
 def _lack(recipe: Recipe) -> str:
     """Returns what Ray has too little of for a recipe, "" if it has enough."""
-    total, resources, device = ray.cluster_resources(), recipe.cluster, recipe.device
+    resources, device = recipe.cluster, recipe.device
+    if lack := lacking_workers(resources):
+        return lack
+    training = {"CPU": resources.cpus_per_trial, "GPU": resources.gpu_share}
+    lack = lacking_node("training", training)
+    # That the device's node is not there at all is said when it is to be measured.
+    there = (device.node_resource or "CPU") in ray.cluster_resources()
+    if not lack and device.place != "offline" and there:
+        lack = lacking_node("measurement", bundle_of(device))
+    return lack
+
+
+def lacking_workers(resources: Cluster) -> str:
+    """Returns what Ray has too little of for the final training, "" if it has enough."""
+    total = ray.cluster_resources()
     workers = resources.final_workers_min or resources.final_workers
     of_all = {
         "CPU": workers * resources.cpus_per_trial,
@@ -153,12 +167,7 @@ def _lack(recipe: Recipe) -> str:
             f"the recipe needs {workers} workers of {needs} at once, but the nodes of Ray have "
             f"room for {places}"
         )
-    training = {"CPU": resources.cpus_per_trial, "GPU": resources.gpu_share}
-    lack = lacking_node("training", training)
-    # That the device's node is not there at all is said when it is to be measured.
-    if not lack and device.place != "offline" and (device.node_resource or "CPU") in total:
-        lack = lacking_node("measurement", bundle_of(device))
-    return lack
+    return ""
 
 
 def bundle_of(device: Device) -> dict[str, float]:

@@ -94,6 +94,7 @@ class TrialRunner:
         stage: str,
         searcher: Searcher,
         total: int,
+        known: int,
         asha_epochs: int | None,
         largest: TrainingTask,
         at_once: int,
@@ -102,6 +103,7 @@ class TrialRunner:
 
         Args:
             total: rows that are to be expected at the most, for the display.
+            known: of them, those that are there.
             asha_epochs: epochs of a whole training, to let ASHA stop bad ones early; None to
                 train all of them to the end.
             largest: what it may ask for that takes most memory.
@@ -110,7 +112,7 @@ class TrialRunner:
         Raises:
             UserError, KeyboardInterrupt: as for `run_tasks`.
         """
-        self.progress.begin_trials(stage, total=total, known=0)
+        self.progress.begin_trials(stage, total=total, known=known)
         scheduler = None
         if asha_epochs is not None:
             scheduler = ASHAScheduler(

@@ -157,6 +157,13 @@ class AlphaSearcher(Searcher):
         trials = self._study.get_trials(deepcopy=False)
         return tuple(_alpha_of(trial) for trial in trials if trial.state.is_finished())
 
+    @property
+    def known(self) -> int:
+        """Rows that are there of the α asked so far."""
+        asked = self._study.get_trials(deepcopy=False)
+        ids = {task.id for trial in asked for task in self._tasks_of(self._network(trial))}
+        return sum(self._finished(task_id) is not None for task_id in ids)
+
     def _missing(self) -> dict[str, TrainingTask]:
         """Tasks without a row by id, of the open batch; empty when all trials have been told."""
         batch, last = self._settings.batch, self._settings.trials

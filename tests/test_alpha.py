@@ -156,6 +156,7 @@ def test_killed_at_any_point_it_goes_on_with_the_same_questions(tmp_path, sample
         with pytest.raises(Killed):
             world.drive(workers=2, order=events, events=events)
         kept = set(world.ledger)
+        assert world.searcher().known == len(kept)
         again = len(world.suggested)
         assert world.drive(workers=3, order=1).alphas == expected
         assert not kept & set(world.suggested[again:])

@@ -202,7 +202,7 @@ def candidates_of(
 
     def searcher(candidate: Callable[[float], NetworkSpec], **others: object) -> SimpleNamespace:
         given["candidate"] = candidate
-        return SimpleNamespace(alphas=())
+        return SimpleNamespace(alphas=(), known=0)
 
     trials = SimpleNamespace(run_search=lambda *settings, **others: None)
     monkeypatch.setattr("cluster.stages.alpha.AlphaSearcher", searcher)

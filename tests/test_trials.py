@@ -19,6 +19,7 @@ import torch
 from ray.tune.experiment import Trial
 from rich.console import Console
 
+from cluster import final
 from cluster.device import measure
 from cluster.final import run_final
 from cluster.progress import Progress
@@ -28,7 +29,7 @@ from engine.codec import jsonable
 from engine.errors import UserError
 from engine.graph import load_graph
 from engine.recipe import Cluster, Data, Device
-from engine.rows import NO_MEMORY, TrainingTask
+from engine.rows import NO_MEMORY, Row, TrainingTask
 from engine.spec import ModelRef
 from engine.store import RunStore
 from engine.training import Training
@@ -150,6 +151,36 @@ def test_what_only_the_user_can_mend_ends_a_final_training_at_once(
     with pytest.raises(UserError, match=r"^the data set is not the one that the run began with"):
         run_final(refused, runner.store, runner.data, runner.resources, runner.progress)
     assert runner.store.ledger.find(refused.id) is None
+
+
+def test_a_final_training_without_room_says_so_once_until_there_is(
+    runner: TrialRunner, task: TrainingTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lack, said, looks = "the recipe needs 2 CPUs at once, but Ray has 1", io.StringIO(), 0
+    waits = replace(task, seed=18, sync_workers=True, test=True)
+    over = threading.Event()
+
+    class Waiting:
+        def __init__(self, *_: object, **__: object) -> None: ...
+
+        def fit(self) -> None:
+            assert over.wait(20)
+            runner.store.ledger.add(Row(task=waits, status="failed", history=(), error="enough"))
+
+    def lacking(_: Cluster) -> str:
+        nonlocal looks
+        looks += 1
+        if looks == 8:
+            over.set()
+        return "" if looks in (3, 4) else lack
+
+    monkeypatch.setattr(final, "TorchTrainer", Waiting)
+    monkeypatch.setattr(final, "lacking_workers", lacking)
+    monkeypatch.setattr(final, "_SHOW_SECONDS", 0.02)
+    progress = Progress(Console(file=said, width=200))
+    with pytest.raises(UserError, match="enough"):
+        run_final(waits, runner.store, runner.data, runner.resources, progress)
+    assert said.getvalue().count(f"{lack}: the training waits for nodes") == 2
 
 
 def test_a_module_of_the_users_finds_files_where_the_driver_does(
@@ -332,7 +363,9 @@ def test_asha_stops_bad_trainings_and_leaves_rows(
         finished=runner.store.ledger.find,
     )
     largest = tasks_of(specs[-1])[0]
-    runner.run_search("asha", searcher, total=12, asha_epochs=8, largest=largest, at_once=12)
+    runner.run_search(
+        "asha", searcher, total=12, known=0, asha_epochs=8, largest=largest, at_once=12
+    )
     rows = [runner.store.ledger.find(t.id) for spec in specs for t in tasks_of(spec)]
     assert all(row is not None for row in rows)
     stopped = [row for row in rows if row is not None and row.status == "stopped"]

@@ -57,6 +57,7 @@ def alpha_stage(
             "alpha",
             searcher,
             total=settings.trials * settings.repeats,
+            known=searcher.known,
             asha_epochs=settings.training.epochs if settings.scheduler == "asha" else None,
             largest=tasks_of(candidate(settings.high))[0],
             at_once=settings.batch * settings.repeats,

@@ -52,6 +52,19 @@ class LayerCost:
         return self.macs // self.uses
 
     @property
+    def matrix(self) -> tuple[int, int]:
+        """Rows and columns of the weights of one group, where each use of it is a product.
+
+        A convolution multiplies the k·k·c values of a window by one column for each filter; a
+        transposed one the c values of one position by k·k columns for each output channel.
+        """
+        cin, cout = self.cin // self.groups, self.cout // self.groups
+        window = self.kernel[0] * self.kernel[1]
+        if self.kind == "conv_transpose":
+            return cin, window * cout
+        return window * cin, cout
+
+    @property
     def in_size(self) -> int:
         """Input activations of one image."""
         return self.cin * self.hin * self.win * self.inputs

@@ -87,14 +87,12 @@ class Limits:
                 f"the latency limit {self.latency} is below the baseline's own "
                 f"{baseline.latency_ms:.3f} ms; {_SMALLER}, or give at least {least:.3f}ms"
             )
-        if params < baseline.params:
+        if _whole(params) < baseline.params:
             raise UserError(
                 f"the parameter limit {self.params} is below the baseline's own "
                 f"{baseline.params}; {_SMALLER}, or give at least {baseline.params}"
             )
-        return Usage(
-            latency_ms=latency, params=math.floor(params), memory_bytes=self._memory(baseline)
-        )
+        return Usage(latency_ms=latency, params=_whole(params), memory_bytes=self._memory(baseline))
 
     def _memory(self, baseline: Usage) -> int | None:
         if self.memory is None:
@@ -103,13 +101,13 @@ class Limits:
         if used is None:
             raise ValueError("the memory is limited, but that of the baseline is not given")
         limit = _resolve(_parse("memory", self.memory, _MEMORY_UNITS), used)
-        if limit < used:
+        if _whole(limit) < used:
             raise UserError(
                 f"the memory limit {self.memory} is below the baseline's own {used / 1000:.1f} KB "
                 f"of weights and activations; {_SMALLER}, or give at least "
                 f"{math.ceil(used / 1000)}KB"
             )
-        return math.floor(limit)
+        return _whole(limit)
 
 
 def _parse(field: str, text: str, units: dict[str, int]) -> tuple[float, bool]:
@@ -134,6 +132,11 @@ def _parse(field: str, text: str, units: dict[str, int]) -> tuple[float, bool]:
             f"{field} {text!r} is below the baseline itself; give a ratio of at least 1x"
         )
     return (number, True) if unit == "x" else (number * units[unit], False)
+
+
+def _whole(count: float) -> int:
+    """Rounds down; 8.2 million is 8,199,999.999999999 in binary, and means 8,200,000."""
+    return math.floor(count * (1 + 1e-12))
 
 
 def _resolve(limit: tuple[float, bool], baseline: float) -> float:

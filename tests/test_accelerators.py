@@ -60,8 +60,16 @@ def test_a_transposed_convolution_uses_its_weights_at_every_input_pixel():
         conv(64, 32, 8, kernel=2), kind="conv_transpose", hout=16, wout=16, macs=64 * 32 * 4 * 64
     )
     assert up.weights == 64 * 32 * 4
-    assert Systolic(box=BOX, rows=128, columns=128).runtime(up) == 2 * 64
-    assert Pim(box=BOX).moved(up) == Pim(box=BOX).moved(conv(64, 32, 8, kernel=2))
+    # 64 rows by 4 · 32 columns: one tile. It is a 1×1 convolution to 128 channels.
+    assert Systolic(box=BOX, rows=128, columns=128).runtime(up) == 64
+    assert Systolic(box=BOX, rows=128, columns=128).utilisation(up) == 0.5
+    # 64 values in to each of 4 arrays across, 128 sums out, at each of 64 positions.
+    assert Pim(box=BOX, rows=128, columns=128, cells=4).moved(up) == 64 * (64 * 4 + 128)
+    wide = replace(up, cin=256, cout=3, kernel=(4, 4), macs=256 * 3 * 16 * 64)
+    array = Systolic(box=BOX, rows=128, columns=128)
+    assert array.runtime(wide) == 2 * 64  # 256 rows by 48 columns
+    assert array.utilisation(wide) == 256 * 48 / (2 * 128 * 128)
+    assert array.granularity(wide) == 128 // 16
 
 
 @pytest.mark.parametrize("groups", [1, 2, 32])

@@ -14,9 +14,9 @@ from engine.costs import LayerCost, NetworkCost
 from engine.errors import UserError
 from engine.graph import load_graph
 from engine.hardware.contract import Box, LatencyModel
-from engine.hardware.lut import from_rows
+from engine.hardware.lut import Table, from_rows
 from engine.hardware.models import KINDS, fit_latency, load_latency
-from engine.hardware.neuralpower import NeuralPower, PowerRow, fit_power
+from engine.hardware.neuralpower import NeuralPower, Polynomial, PowerRow, fit_power
 from engine.hardware.paleo import Paleo
 from engine.hardware.roofline import Roofline
 from engine.latency import judge, profile_specs
@@ -271,6 +271,58 @@ def test_a_table_does_not_answer_where_nothing_near_was_timed():
     for cin, cout, side in ((256, 256, 32), (16, 16, 8), (256, 64, 8), (64, 64, 16)):
         with pytest.raises(UserError, match=f"does not reach 'c' with {cin} to {cout} channels"):
             ms(cin, cout, side)
+
+
+def test_a_full_table_holds_its_rows_however_they_grow():
+    """With both sides doubled it takes less than what each doubling alone adds."""
+    times = {(8, 8): 1.0, (16, 8): 2.0, (8, 16): 2.0, (16, 16): 2.5}
+    rows = [
+        TableRow(op="conv", cin=i, cout=o, h=8, w=8, kernel=3, stride=1, groups=1, ms=ms)
+        for (i, o), ms in times.items()
+    ]
+    table = from_rows(rows, BOX)
+    cost = LayerCost(
+        name="c", kind="conv", cin=8, cout=8, hin=8, win=8, hout=8, wout=8, kernel=(3, 3), macs=1
+    )
+    for (cin, cout), ms in times.items():
+        assert table.layer_ms(replace(cost, cin=cin, cout=cout)) == pytest.approx(ms)
+    assert table.layer_ms(replace(cost, cin=12, cout=16)) == pytest.approx(2.25)
+
+
+@pytest.mark.parametrize(
+    ("op", "groups", "macs"), [("conv", None, 1), ("pool", 1, 0), ("norm", 1, 0), ("add", 1, 0)]
+)
+def test_layers_of_as_many_channels_in_as_out_lie_between_their_rows(op, groups, macs):
+    rows = [
+        TableRow(
+            op=op, cin=c, cout=c, h=8, w=8, kernel=3, stride=1, groups=groups or c, ms=0.01 * c
+        )
+        for c in (16, 32, 64, 128)
+    ]
+    table = from_rows(rows, BOX)
+
+    def ms(channels: int) -> float:
+        return table.layer_ms(
+            LayerCost(
+                name="c", kind=op, cin=channels, cout=channels, hin=8, win=8, hout=8, wout=8,
+                kernel=(3, 3), groups=groups or channels, macs=macs,
+            )
+        )  # fmt: skip
+
+    for channels in (16, 24, 48, 104, 128):
+        assert ms(channels) == pytest.approx(0.01 * channels)
+    with pytest.raises(UserError, match="does not reach 'c' with 136 to 136 channels"):
+        ms(136)
+
+
+@pytest.mark.parametrize("ms", [-1.0, float("nan"), float("inf")])
+def test_a_model_with_a_time_that_is_none_is_refused(ms):
+    with pytest.raises(ValueError, match="ms must be finite and not negative"):
+        Table(cin=(8,), cout=(8,), pixels=(1,), ms=(ms,))
+    with pytest.raises(ValueError, match="coefficient must be finite and not negative"):
+        NeuralPower(box=BOX, runtime={"linear": Polynomial(terms=((ms, (0,)),))})
+    with pytest.raises(ValueError, match="ms_per_mac must be finite and not negative"):
+        Paleo(box=BOX, ms_per_mac=ms, ms_per_byte=1.0)
 
 
 def test_paleo_adds_what_the_roofline_takes_the_longer_of():

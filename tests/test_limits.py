@@ -29,6 +29,7 @@ def limits(latency: str = "2x", params: str = "2x") -> Limits:
         ("2x", "0.01G", 4.0, 10_000_000),
         ("2x", "9.5m", 4.0, 9_500_000),
         ("2x", "10000000.0", 4.0, 10_000_000),
+        ("2x", "18.2M", 4.0, 18_200_000),  # 18.2 * 10**6 is 18,199,999.999999996
     ],
 )
 def test_limits_resolve_to_what_they_say(latency: str, params: str, ms: float, count: int) -> None:

@@ -1,5 +1,6 @@
 """The profile stage: a latency model of the device for the network that is scaled."""
 
+import math
 from pathlib import Path
 
 from cluster.search import Search
@@ -70,6 +71,16 @@ def latency_model(search: Search, profile: ProfileResult, baseline: BaselineResu
 
 
 def stepped_graph(search: Search, model: LatencyModel) -> NetworkGraph:
-    """The graph of the base network with widths rounded to what the device computes fast."""
-    graph = search.base.graph
-    return graph.in_steps(fast_steps(graph.formula(search.base.spec), model))
+    """The graph of the base network with widths rounded to what the device computes fast.
+
+    At all resolutions that the search may find: what is fast can depend on the pixels. Where no
+    base width is a multiple for all of them, that of the base network's own counts.
+    """
+    graph, base = search.base.graph, search.base.spec
+    steps = fast_steps(graph.formula(base), model)
+    for resolution in search.profiling.resolutions:
+        for group, step in fast_steps(graph.formula(base.at(resolution)), model).items():
+            both = math.lcm(steps[group], step)
+            if base.width_of[group] % both == 0:
+                steps[group] = both
+    return graph.in_steps(steps)

@@ -1,5 +1,6 @@
 """A lookup table of layer times, interpolated between its knots."""
 
+import math
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -12,7 +13,7 @@ import numpy as np
 from engine.codec import STRICT
 from engine.costs import LayerCost
 from engine.errors import UserError, require
-from engine.hardware.calibrated import Matrix, calibrated, op_times, solve
+from engine.hardware.calibrated import Matrix, calibrated, is_depthwise, op_times, solve
 from engine.hardware.contract import Box, LatencyModel, op_class, unknown_op
 from engine.ops import WRITERS
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:  # a model is read and asked without PyTorch
     from engine.tables import TableRow
 
 _WINDOWED = ("conv", "conv_transpose", "pool")
+_ALIKE = ("norm", "activation", "pool", "global_pool", "add", "mul", "resize")
+"""Kinds that give out as many channels as they take in."""
 KNOTS = 4
 """At most so many values of a width have a knot of their own; more are thinned out."""
 GRANULARITY = 8
@@ -51,6 +54,8 @@ class Table:
             require(list(axis) == sorted(set(axis)) != [], "knots must rise", axis)
         knots = len(self.cin) * len(self.cout) * len(self.pixels)
         require(len(self.ms) == knots, f"ms must hold {knots} numbers", len(self.ms))
+        for ms in self.ms:
+            require(ms is None or 0 <= ms < math.inf, "ms must be finite and not negative", ms)
 
     @property
     def axes(self) -> tuple[tuple[int, ...], ...]:
@@ -75,12 +80,13 @@ class Lut(LatencyModel):
 
     Source: NetAdapt, whose tables hold layers timed alone, by (cin, cout) at one resolution.
     Deviations: a third axis of output pixels, and times between the knots are fitted rather than
-    read where the rows are no full grid; no time falls along an axis of a table.
+    read where the rows are no full grid; no time falls along an axis of a table. Of ops that give
+    out as many channels as they take in, the input channels are no axis.
 
     Attributes:
         lanes: output channels that are computed together.
-        listed: whether the tables are of layers that were timed alone. They tell kernels and
-            groups apart, and go by the size of the input, which their rows have. Where rows of one
+        listed: whether the tables are of layers that were timed alone. They go by the size of the
+            input, which their rows have. Where rows of one
             kind are no full grid, every size has its own table, and times may fall from one to the
             next as they do in the rows. Ops without arithmetic that no
             table has take nothing by themselves: the calibration to whole networks has them.
@@ -101,7 +107,7 @@ class Lut(LatencyModel):
         Raises:
             UserError: no table for such an op, or one that does not reach it.
         """
-        key, point = _key(cost, self.listed), _point(cost, self.lanes, self.listed)
+        key, point = _key(cost), _point(cost, self.lanes, self.listed)
         table = self.tables.get(key) or self.tables.get(f"{key} at {point[2]}")
         if table is None and not any(name.startswith(f"{key} at ") for name in self.tables):
             if self.listed and not cost.macs:
@@ -134,11 +140,11 @@ def from_rows(rows: "Iterable[TableRow]", box: Box, lanes: int = GRANULARITY) ->
     tables: dict[str, Table] = {}
     for key, times in points.items():
         if _is_grid(times):
-            tables[key] = _fit_table(times)
+            tables[key] = _table(times)
             continue
         for size in sorted({pixels for _, _, pixels in times}):
             of_size = {point: ms for point, ms in times.items() if point[2] == size}
-            tables[f"{key} at {size}"] = _without_unseen(_fit_table(of_size), of_size)
+            tables[f"{key} at {size}"] = _without_unseen(_table(of_size), of_size)
     return Lut(box=box, lanes=lanes, listed=True, tables=tables)
 
 
@@ -146,7 +152,7 @@ def fit(graph: "NetworkGraph", timings: "Sequence[Timing]", box: Box, batch: int
     """Makes the tables of ops that were timed inside whole networks, then calibrates."""
     times = [(row.cost, row.ms) for rows in op_times(graph, timings).values() for row in rows]
     points = _points(times, GRANULARITY, listed=False)
-    tables = {key: _fit_table(of_key) for key, of_key in points.items()}
+    tables = {key: _table(of_key) for key, of_key in points.items()}
     return calibrated(Lut(box=box, tables=tables), graph, timings)
 
 
@@ -181,7 +187,7 @@ def _points(
     """The median time at every point, by `_key`."""
     seen: dict[str, dict[_Point, list[float]]] = defaultdict(lambda: defaultdict(list))
     for cost, ms in times:
-        seen[_key(cost, listed)][_point(cost, lanes, listed)].append(ms)
+        seen[_key(cost)][_point(cost, lanes, listed)].append(ms)
     if not seen:
         raise UserError("a latency table needs at least one timed layer, not 0")
     return {
@@ -203,12 +209,26 @@ def _without_unseen(table: Table, times: Iterable[_Point]) -> Table:
     )
 
 
-def _fit_table(times: dict[_Point, float]) -> Table:
-    """Least squares over non-negative increments from knot to knot, so that no time falls."""
+def _table(times: dict[_Point, float]) -> Table:
+    """The times themselves where they are a full grid; else those that `_fitted` says."""
     cin, cout, pixels = (sorted(set(values)) for values in zip(*times, strict=True))
-    if not _is_grid(times):
+    whole = _is_grid(times)
+    if not whole:
         cin, cout = _thinned(cin), _thinned(cout)
-    axes = (tuple(cin), tuple(cout), tuple(pixels))
+    shape = (len(cin), len(cout), len(pixels))
+    if whole:
+        ms = np.array([times[point] for point in product(cin, cout, pixels)]).reshape(shape)
+    else:
+        ms = _fitted(times, (tuple(cin), tuple(cout), tuple(pixels)))
+    for axis in range(len(shape)):  # less time for more is noise, or rounding
+        ms = np.maximum.accumulate(ms, axis=axis)
+    return Table(
+        cin=tuple(cin), cout=tuple(cout), pixels=tuple(pixels), ms=tuple(ms.ravel().tolist())
+    )
+
+
+def _fitted(times: dict[_Point, float], axes: tuple[tuple[int, ...], ...]) -> Matrix:
+    """Least squares over non-negative increments from knot to knot, so that no time falls."""
     shape = tuple(map(len, axes))
     # Along one axis, a knot is the sum of the increments up to it.
     sums: Matrix = np.ones((1, 1))
@@ -219,10 +239,7 @@ def _fit_table(times: dict[_Point, float]) -> Table:
         for knot, share in _corners(axes, point):
             shares[i, knot] += share
     increments = solve(shares @ sums, np.array(list(times.values())))
-    ms = (sums @ increments).reshape(shape)
-    for axis in range(len(shape)):  # against rounding
-        ms = np.maximum.accumulate(ms, axis=axis)
-    return Table(cin=axes[0], cout=axes[1], pixels=axes[2], ms=tuple(ms.ravel().tolist()))
+    return (sums @ increments).reshape(shape)
 
 
 def _thinned(values: list[int]) -> list[int]:
@@ -244,17 +261,23 @@ def _corners(axes: tuple[tuple[int, ...], ...], point: Sequence[int]) -> list[tu
     return [((i * across + j) * along + k, a * b * c) for (i, a), (j, b), (k, c) in product(*sides)]
 
 
-def _key(cost: LayerCost, listed: bool) -> str:
-    """Which ops share a table; see `Lut.listed`."""
+def _key(cost: LayerCost) -> str:
+    """Which ops share a table."""
     kind = op_class(cost)
-    if listed and cost.kind in _WINDOWED:
+    if cost.kind in _WINDOWED:
         height, width = cost.kernel
         kind = f"{cost.kind} {height}x{width}"
         if cost.kind != "pool" and cost.groups > 1:
-            kind += " depthwise" if cost.groups == cost.cin else f" of {cost.groups} groups"
+            kind += f" of {cost.groups} groups"
+            if cost.groups == cost.cin:
+                times = cost.cout // cost.cin
+                kind = f"{cost.kind} {height}x{width} depthwise" + (
+                    f" ×{times}" if times > 1 else ""
+                )
     return f"{kind} /{cost.stride}"
 
 
 def _point(cost: LayerCost, lanes: int, listed: bool) -> _Point:
     cout = -(-cost.cout // lanes) * lanes if cost.macs else cost.cout
-    return cost.cin, cout, cost.hin * cost.win if listed else cost.hout * cost.wout
+    cin = 1 if cost.kind in _ALIKE or is_depthwise(cost) else cost.cin
+    return cin, cout, cost.hin * cost.win if listed else cost.hout * cost.wout

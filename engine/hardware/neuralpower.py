@@ -57,6 +57,13 @@ class NeuralPower(LatencyModel):
     runtime: dict[str, Polynomial]
     batch: int = 1
 
+    def __post_init__(self) -> None:
+        LatencyModel.__post_init__(self)
+        for polynomial in self.runtime.values():
+            for coefficient, _ in polynomial.terms:
+                known = 0 <= coefficient < math.inf
+                require(known, "a coefficient must be finite and not negative", coefficient)
+
     def op_ms(self, cost: LayerCost) -> float:
         """Returns the polynomial of the op's class.
 

@@ -1,5 +1,6 @@
 """Paleo: an op takes the time of its arithmetic plus that of its traffic."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -41,7 +42,8 @@ class Paleo(LatencyModel):
     def __post_init__(self) -> None:
         LatencyModel.__post_init__(self)
         for name in ("ms_per_mac", "ms_per_byte"):
-            require(getattr(self, name) >= 0, f"{name} must not be negative", getattr(self, name))
+            value = getattr(self, name)
+            require(0 <= value < math.inf, f"{name} must be finite and not negative", value)
         require(self.batch >= 1, "batch must be at least 1", self.batch)
 
     def op_ms(self, cost: LayerCost) -> float:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Literal
 
 from engine.costs import LayerCost
 from engine.errors import require
-from engine.hardware.calibrated import calibrated, check_known, is_depthwise
+from engine.hardware.calibrated import calibrated, check_known
 from engine.hardware.contract import Box, LatencyModel
+from engine.hardware.systolic import channels_of
 
 if TYPE_CHECKING:  # a model is read and asked without PyTorch
     from engine.graph import NetworkGraph
@@ -20,8 +21,9 @@ class Pim(LatencyModel):
     """Weight-stationary arrays of ``rows`` × ``columns`` cells.
 
     A filter is a column: k·k·c weights lie in as many rows and in ``cells`` columns beside each
-    other. A layer fills ⌈k·k·c / rows⌉ · ⌈f·cells / columns⌉ arrays for every group; small filters
-    fill little of a large array. Every output pixel takes ``input_bits`` cycles, bit by bit, in
+    other (of a transposed convolution, c weights of each of k·k columns: `LayerCost.matrix`). A
+    layer fills ⌈k·k·c / rows⌉ · ⌈f·cells / columns⌉ arrays for every group; small filters fill
+    little of a large array. Every output pixel takes ``input_bits`` cycles, bit by bit, in
     all arrays of the layer at once, as long as there are enough arrays; meanwhile activations move.
 
     Attributes:
@@ -67,11 +69,11 @@ class Pim(LatencyModel):
         """Returns activations that move, in values of ``input_bits`` bits.
 
         For every position of the window, the k·k·c inputs go to each array across, and the f sums
-        come from each array down.
+        come from each array down; of a transposed convolution c inputs and k·k·f sums.
         """
         down, across = self._tiles(cost)
-        window = cost.kernel[0] * cost.kernel[1] * cost.cin
-        return self.batch * cost.uses * (window * across + cost.cout * down)
+        depth, filters = cost.matrix
+        return self.batch * cost.uses * cost.groups * (depth * across + filters * down)
 
     def op_ms(self, cost: LayerCost) -> float:
         """Returns the longer of computing and moving; ops without MACs are taken to be fused.
@@ -88,13 +90,11 @@ class Pim(LatencyModel):
         return max(computing, moving) / (self.clock_ghz * 1e6)
 
     def granularity(self, cost: LayerCost) -> int:
-        """Returns the filters of an array for every group; 1 where groups grow with the width."""
-        filters = max(1, self.columns // self.cells)
-        return cost.groups * filters if cost.macs and not is_depthwise(cost) else 1
+        """Returns the channels of an array for every group; 1 where groups grow with the width."""
+        return channels_of(self.columns // self.cells, cost)
 
     def _tiles(self, cost: LayerCost) -> tuple[int, int]:
-        depth = cost.kernel[0] * cost.kernel[1] * cost.cin // cost.groups
-        filters = cost.cout // cost.groups
+        depth, filters = cost.matrix
         return math.ceil(depth / self.rows), math.ceil(filters * self.cells / self.columns)
 
 

@@ -60,13 +60,13 @@ class Systolic(LatencyModel):
         With one input and one output channel per group this is U-Boost's depthwise form
         ⌈k₁k₂/s₁⌉ · c · h · w · b.
         """
-        depth, filters = _matrix(cost)
+        depth, filters = cost.matrix
         tiles = math.ceil(depth / self.rows) * math.ceil(filters / self.columns)
         return cost.groups * tiles * cost.uses * self.batch
 
     def utilisation(self, cost: LayerCost) -> float:
         """Returns the share of the array's cells that hold a weight, on average over tiles."""
-        depth, filters = _matrix(cost)
+        depth, filters = cost.matrix
         tiles = math.ceil(depth / self.rows) * math.ceil(filters / self.columns)
         return depth * filters / (self.rows * self.columns * tiles)
 
@@ -75,7 +75,7 @@ class Systolic(LatencyModel):
 
         Rows, columns and bytes are those that a tile uses.
         """
-        depth, filters = _matrix(cost)
+        depth, filters = cost.matrix
         pixels = cost.uses * self.batch
         total = sum(
             many * wide * self._tile(rows, columns, pixels)
@@ -94,8 +94,8 @@ class Systolic(LatencyModel):
         return self.cycles(cost) / (self.clock_ghz * 1e6) if cost.macs else 0.0
 
     def granularity(self, cost: LayerCost) -> int:
-        """Returns the filters of an array for every group; 1 where groups grow with the width."""
-        return cost.groups * self.columns if cost.macs and not is_depthwise(cost) else 1
+        """Returns the channels of an array for every group; 1 where groups grow with the width."""
+        return channels_of(self.columns, cost)
 
     def smooth_runtime(
         self, cin: "torch.Tensor", cout: "torch.Tensor", kernel: tuple[int, int], pixels: int
@@ -161,9 +161,15 @@ def fit(graph: "NetworkGraph", timings: "Sequence[Timing]", box: Box, batch: int
     return calibrated(Systolic(box=box, batch=batch), graph, timings)
 
 
-def _matrix(cost: LayerCost) -> tuple[int, int]:
-    """Weights of one filter, and filters, of each group."""
-    return cost.kernel[0] * cost.kernel[1] * cost.cin // cost.groups, cost.cout // cost.groups
+def channels_of(columns: int, cost: LayerCost) -> int:
+    """Returns the output channels, of all groups, that fill so many columns (`LayerCost.matrix`).
+
+    1 where groups grow with the width, and of ops without weights.
+    """
+    if not cost.macs or is_depthwise(cost):
+        return 1
+    of_each = cost.matrix[1] * cost.groups // cost.cout
+    return cost.groups * max(1, columns // of_each)
 
 
 def _cut(length: int, most: int) -> list[tuple[int, int]]:

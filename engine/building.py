@@ -55,13 +55,18 @@ def _lengthened(traced: Traced, name: str, length: int) -> Tensor:
 
 
 def initial_values(module: nn.Module) -> dict[str, Tensor]:
-    """Returns all buffers, and of every parameter whose elements are all equal their value."""
+    """Returns all buffers, and of parameters what a training is to begin with.
+
+    That is the value of those whose elements are all equal, and all of those that are frozen.
+    """
     found: dict[str, Tensor] = {}
     for name, parameter in module.named_parameters():
         flat = parameter.detach().flatten()
         # Most weights already differ among their first elements.
         if len(flat) and all(bool((part == flat[0]).all()) for part in (flat[:64], flat)):
             found[name] = flat[0].cpu()
+        elif not parameter.requires_grad:
+            found[name] = parameter.detach().cpu()
     found |= {name: buffer.cpu() for name, buffer in module.named_buffers(remove_duplicate=False)}
     return found
 
@@ -74,9 +79,9 @@ def initialise(
     Weights of convolutions are drawn from He's normal distribution (fan-out), those of linear
     layers uniformly within ±1/√fan-in, others with a standard deviation of 0.02 (scales outside
     of layers), from a generator with ``seed``. A parameter whose elements were all equal in the
-    original (ones and zeros of norms, zero biases) keeps that value, and so do buffers other than
-    the statistics of norms. All networks of a run start in this way, so that they can be
-    compared; a custom initialisation of the original is not repeated.
+    original (ones and zeros of norms, zero biases) keeps that value, and so do frozen parameters,
+    and buffers other than the statistics of norms. All networks of a run start in this way, so that
+    they can be compared; a custom initialisation of the original is not repeated.
 
     Args:
         module: made by `skeleton`.
@@ -85,7 +90,7 @@ def initialise(
         seed: of the generator.
 
     Raises:
-        UserError: a buffer has values for channels that it does not have.
+        UserError: a buffer or frozen parameter lacks values for some channels.
     """
     module = module.to_empty(device="cpu")
     generator = torch.Generator().manual_seed(seed)
@@ -110,7 +115,7 @@ def _initialise_layer(
     for name, parameter in layer.named_parameters():
         constant = initial.get(f"{path}.{name}")
         if constant is not None:
-            parameter.fill_(constant)
+            _keep(f"{path}.{name}", parameter, constant)
         elif isinstance(layer, nn.Conv2d) and name == "weight":
             fan_out = parameter[0, 0].numel() * layer.out_channels // layer.groups
             parameter.normal_(0.0, math.sqrt(2.0 / fan_out), generator=generator)
@@ -130,13 +135,20 @@ def _initialise_tensor(
     value = initial.get(name)
     if value is None:
         tensor.normal_(0.0, 0.02, generator=generator)
-    elif value.shape == tensor.shape or bool((value == value.flatten()[0]).all()):
-        tensor.copy_(value if value.shape == tensor.shape else value.flatten()[0])
     else:
-        raise UserError(
-            f"buffer {name} holds other values for each of its {value.numel()} channels, so that "
-            "there are none for further ones; exclude the groups it is used with"
-        )
+        _keep(name, tensor, value)
+
+
+def _keep(name: str, tensor: Tensor, value: Tensor) -> None:
+    """Gives a tensor the values of the original's."""
+    if value.shape == tensor.shape or bool((value == value.flatten()[0]).all()):
+        tensor.copy_(value if value.shape == tensor.shape else value.flatten()[0])
+        return
+    what = "frozen parameter" if isinstance(tensor, nn.Parameter) else "buffer"
+    raise UserError(
+        f"{what} {name} holds other values for each of its {value.numel()} elements, so that "
+        "there are none for further channels; exclude the groups it is used with"
+    )
 
 
 def _tensor(module: nn.Module, name: str) -> Tensor:

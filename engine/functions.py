@@ -54,6 +54,8 @@ def function_value(f: Following, node: fx.Node) -> Values:
     if name in _PRODUCTS:
         return _elementwise(f, node, "mul", "multiplied")
     if name in _ACTIVATIONS:
+        if len(f.tensors(node)) > 1:  # a learnt exponent or bound
+            return _elementwise(f, node, "activation", "combined")
         return f.emit(node, "activation", x, [x])
     if name in _MIXING:
         return f.emit(node, "activation", x, [x], mixes=True)
@@ -65,6 +67,8 @@ def function_value(f: Following, node: fx.Node) -> Values:
         return _HANDLERS[name](f, node, x)
     if name in _NORMS:
         raise Refusal(f"{name} is called as a function; make it a layer of torch.nn")
+    if name == "getattr":
+        raise Refusal(f"the attribute {node.args[1]} of a tensor is not known")
     raise Refusal(f"the op {name} is not known")
 
 
@@ -240,6 +244,12 @@ def _flatten(f: Following, node: fx.Node, x: Value) -> Value:
     return view(f, node, x, ())
 
 
+def _squeeze(f: Following, node: fx.Node, x: Value) -> Value:
+    if f.argument(node, 1, "dim") is None:
+        raise Refusal("it drops the batch when that is one image; write flatten(1), or give axes")
+    return view(f, node, x, ())
+
+
 def _unsqueeze(f: Following, node: fx.Node, x: Value) -> Value:
     at = f.argument(node, 1, "dim") % (len(x.shape) + 1)
     to = {i: i + (i >= at) for i in range(len(x.shape))}
@@ -329,7 +339,9 @@ def _adaptive_pool(f: Following, node: fx.Node, x: Value) -> Value:
 
 def _reduce(f: Following, node: fx.Node, x: Value, name: str) -> Values:
     dims = f.argument(node, 2 if name == "norm" else 1, "dim")
-    if x.op is None or not isinstance(dims, int | list | tuple) or dims == []:
+    if x.op is None:
+        raise Refusal(f"{name} of a parameter cannot be followed; make it of the images' features")
+    if not isinstance(dims, int | list | tuple) or dims == []:
         raise Refusal(f"{name} over anything but given axes cannot be followed")
     gone = {_axis(d, x) for d in ([dims] if isinstance(dims, int) else dims)}
     if 0 in gone:
@@ -419,7 +431,7 @@ _HANDLERS: dict[str, _Handler] = {
     "pixel_unshuffle": _pixel_unshuffle,
     "reshape": _reshape,
     "split": _split,
-    "squeeze": _flatten,
+    "squeeze": _squeeze,
     "swapaxes": _transpose,
     "swapdims": _transpose,
     "transpose": _transpose,

@@ -146,15 +146,20 @@ def _channel_layer(f: Following, node: fx.Node, layer: nn.Module, x: Value) -> V
     if x.op is None or x.parts > 1 or x.axis is None:
         raise Refusal("its input's channels lie on no axis of their own")
     before = next((op for op in f.ops if op.module == path), None)
-    if before is not None:
+    one_for_all = isinstance(layer, nn.PReLU) and layer.num_parameters == 1
+    if before is not None and not one_for_all:
         f.variables.equate(before.cin, x.channels, f"{path}: called more than once")
     match layer:
         case nn.Conv2d() | nn.ConvTranspose2d():
-            return _convolution(f, node, layer, x, before)
+            after = _convolution(f, node, layer, x, before)
         case nn.Linear():
-            return _linear(f, node, layer, x, before)
+            after = _linear(f, node, layer, x, before)
         case _:
             return _norm(f, node, layer, x, before)
+    if not layer.weight.requires_grad:  # there are no weights for further channels
+        for channels in (x.channels, after.channels):
+            f.variables.fix(channels, f"{path}: frozen")
+    return after
 
 
 def _convolution(

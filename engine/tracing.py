@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from torch.nn.parameter import is_lazy
 
 from engine.channels import Channels, ChannelVariables, Refusal
-from engine.errors import UserError
+from engine.errors import UserError, first_line
 from engine.following import Following
 from engine.functions import function_name, function_value
 from engine.layers import CHANNEL_LAYERS, is_known, layer_value, passes
@@ -33,6 +33,7 @@ _DROPOUTS: dict[Any, Callable[[float], nn.Module]] = {
     F.dropout2d: nn.Dropout2d,
     F.alpha_dropout: nn.AlphaDropout,
     F.feature_alpha_dropout: nn.FeatureAlphaDropout,
+    torch.dropout: nn.Dropout,
 }
 
 _PLAIN = (bool, int, float, str, type(None))
@@ -150,7 +151,15 @@ def _symbolic(module: nn.Module, name: str) -> fx.GraphModule:
         ) from error
     _erase_options(graph)
     _check_names(graph, name)
-    root = _without_values(fx.GraphModule(module, graph))
+    _check_tensors(module, graph, name)
+    try:
+        root = _without_values(fx.GraphModule(module, graph))
+    except Exception as error:  # of copy.deepcopy, from anywhere in the user's module
+        raise UserError(
+            f"model {name!r} cannot be copied ({first_line(error).partition('.')[0]}): keep "
+            "tensors as parameters or buffers, and remove reparametrisations as "
+            "torch.nn.utils.weight_norm"
+        ) from error
     for node in list(root.graph.nodes):
         _normalise(root, node)
     root.recompile()
@@ -214,6 +223,20 @@ def _check_names(graph: fx.Graph, name: str) -> None:
             )
 
 
+def _check_tensors(module: nn.Module, graph: fx.Graph, name: str) -> None:
+    """A tensor that is a plain attribute would be lost where the network is built anew."""
+    known = {path for path, _ in module.named_parameters(remove_duplicate=False)}
+    known |= {path for path, _ in module.named_buffers(remove_duplicate=False)}
+    for node in graph.find_nodes(op="get_attr"):
+        path = str(node.target)
+        if path not in known and not path.startswith("_tensor_constant"):
+            owner, _, attribute = path.rpartition(".")
+            raise UserError(
+                f"model {name!r}{f', layer {owner}' if owner else ''}: {attribute} is a tensor but "
+                "no parameter and no buffer; register it as a buffer"
+            )
+
+
 def _where(tracer: fx.Tracer, error: Exception) -> str:
     """The layer and the line of the user's code at which tracing ended."""
     layer = next(reversed(tracer.module_stack), "").partition("@")[0]
@@ -254,11 +277,19 @@ def _normalise(root: fx.GraphModule, node: fx.Node) -> None:
     """Takes out of a node what would keep the network from training, or from other widths."""
     if node.target not in (*_DROPOUTS, F.layer_norm):
         return
-    normalised = node.normalized_arguments(root, normalize_to_only_use_kwargs=True)
-    assert normalised is not None
-    given, graph = normalised.kwargs, root.graph
+    graph = root.graph
+    given: dict[str, Any]
+    if node.target is torch.dropout:
+        given = {**dict(zip(("input", "p", "train"), node.args, strict=False)), **node.kwargs}
+        given["training"] = given.pop("train")
+    else:
+        normalised = node.normalized_arguments(root, normalize_to_only_use_kwargs=True)
+        assert normalised is not None
+        given = dict(normalised.kwargs)
     dropout = _DROPOUTS.get(node.target)
     if dropout is None:
+        if isinstance(given["normalized_shape"], fx.Node):
+            return  # computed, from the shape of the input as a rule
         # The number of channels stands in the program; it also is what the input has.
         with graph.inserting_before(node):
             sizes = graph.call_function(getattr, (given["input"], "shape"))

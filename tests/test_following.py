@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from engine import functions
 from engine.carry import carry_weights
+from engine.check import check_network
 from engine.errors import UserError
 from engine.graph import load_graph
 from engine.spec import ModelRef
@@ -273,9 +274,42 @@ class Places(Net):
         return self.pool(x)[0]
 
 
+class PlainTensor(Net):
+    def __init__(self, classes):
+        super().__init__(classes)
+        self.mean = torch.tensor(0.5)
+
+    def body(self, x):
+        return x - self.mean
+
+
+class SqueezesAll(Net):
+    def forward(self, x):
+        return self.head(F.adaptive_avg_pool2d(self.body(self.stem(x)), 1).squeeze())
+
+
+class WeightNorm(Net):
+    def __init__(self, classes):
+        super().__init__(classes)
+        with pytest.warns(FutureWarning):
+            self.normed = nn.utils.weight_norm(nn.Conv2d(8, 8, 1))
+
+    def body(self, x):
+        return self.normed(x)
+
+
+class Transposed(Net):
+    def body(self, x):
+        return x.mT
+
+
 @pytest.mark.parametrize(
     ("factory", "words"),
     [
+        (PlainTensor, "mean is a tensor but no parameter and no buffer; register it as a buffer"),
+        (SqueezesAll, r"node squeeze: it drops the batch .* write flatten\(1\)"),
+        (WeightNorm, "cannot be copied .* remove reparametrisations as torch.nn.utils.weight_norm"),
+        (Transposed, "the attribute mT of a tensor is not known"),
         (OwnGain, "layer gained: it has the parameters gain, which nn.Conv2d does not have"),
         (Places, "layer pool: it returns the places .* leave return_indices out"),
     ],
@@ -283,6 +317,89 @@ class Places(Net):
 def test_refusals_say_what_to_do(factory, words):
     with pytest.raises(UserError, match=words):
         graph_of(factory)
+
+
+class Frozen(Net):
+    """A learnt mean and kernels of its own that no training changes, and a frozen norm."""
+
+    def __init__(self, classes):
+        super().__init__(classes)
+        mean = torch.tensor([0.4, 0.5, 0.6]).view(1, 3, 1, 1)
+        self.mean = nn.Parameter(mean, requires_grad=False)
+        self.wide, self.blur, self.last = (nn.Conv2d(8, 8, 3, padding=1) for _ in range(3))
+        self.norm = nn.BatchNorm2d(8)
+        for layer in (self.blur, self.norm):
+            layer.requires_grad_(requires_grad=False)
+        with torch.no_grad():
+            self.blur.weight.copy_(torch.arange(8 * 8 * 9.0).view(8, 8, 3, 3))
+            self.blur.bias.copy_(torch.arange(8.0))
+
+    def body(self, x):
+        return self.norm(self.last(self.blur(self.wide(x))))
+
+    def forward(self, x):
+        return super().forward(x - self.mean)
+
+
+@pytest.mark.parametrize("multiplier", [1.0, 2.0])
+def test_what_is_frozen_keeps_its_values_and_its_channels(multiplier):
+    graph = graph_of(Frozen)
+    module = graph.build(graph.spec(16, multiplier), 0)
+    original = Frozen(5)
+    for name in ("mean", "blur.weight", "blur.bias"):
+        assert torch.equal(module.get_parameter(name), original.get_parameter(name)), name
+        assert not module.get_parameter(name).requires_grad
+    assert module.get_submodule("norm").weight.numel() == 8 * multiplier
+    assert bool((module.get_submodule("norm").weight == 1).all())
+
+
+class OneSlope(Net):
+    """One PReLU with one slope between layers of 8 and of 24 channels."""
+
+    def __init__(self, classes):
+        super().__init__(classes)
+        self.act, self.wider, self.back = nn.PReLU(), nn.Conv2d(8, 24, 1), nn.Conv2d(24, 8, 1)
+
+    def body(self, x):
+        return self.act(self.back(self.act(self.wider(self.act(x)))))
+
+
+class LearntExponent(Net):
+    """GeM pooling."""
+
+    def __init__(self, classes):
+        super().__init__(classes)
+        self.p = nn.Parameter(torch.full((1,), 3.0))
+
+    def body(self, x):
+        pooled = F.avg_pool2d(x.clamp(min=1e-6).pow(self.p), (x.size(-2), x.size(-1)))
+        return pooled.pow(1.0 / self.p)
+
+
+class ComputedShape(Net):
+    def body(self, x):
+        x = x.permute(0, 2, 3, 1)
+        return F.layer_norm(x, x.shape[-1:]).permute(0, 3, 1, 2)
+
+
+class TorchDropout(Net):
+    def body(self, x):
+        return torch.dropout(x, 0.5, self.training)
+
+
+@pytest.mark.parametrize("factory", [OneSlope, LearntExponent, ComputedShape, TorchDropout])
+def test_they_pass_the_check(factory):
+    found = check_network(ModelRef(name=f"test_following:{factory.__name__}", classes=5), 16)
+    assert found.passed, (found.failure, [group.failure for group in found.groups])
+    assert len(found.groups) == (3 if factory is OneSlope else 1)
+
+
+def test_a_dropout_of_torch_drops_in_training():
+    graph = graph_of(TorchDropout)
+    module = graph.build(graph.spec(16), 0)
+    x = torch.randn(2, 3, 16, 16)
+    assert not torch.equal(module.train()(x), module.train()(x))
+    assert torch.equal(module.eval()(x), module.eval()(x))
 
 
 def test_a_form_that_is_not_known_names_the_node(monkeypatch):

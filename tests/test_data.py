@@ -1,6 +1,7 @@
 """Data sets: sources, splits, identity, batch order, and what happens to bad input."""
 
 import os
+import shutil
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -480,6 +481,37 @@ def test_the_size_that_most_pictures_came_in_is_known(tmp_path: Path) -> None:
         Image.new("RGB", (30, 70)).save(picture)
     assert load_data(config).original == 30
     assert load_data(Data(source="digits")).original == 8
+
+
+def test_a_test_split_without_classes_leaves_its_place_to_val(tmp_path: Path) -> None:
+    config = image_folder(tmp_path)
+    whole = load_data(config)
+    assert whole.name.endswith("test split test")
+    shutil.copytree(tmp_path / "test", tmp_path / "val")
+    beside = load_data(config)
+    assert beside.name.endswith("test split test, val not used")
+    shutil.rmtree(tmp_path / "test")
+    (tmp_path / "test").mkdir()
+    shutil.copy(next((tmp_path / "val").glob("*/*")), tmp_path / "test")
+    fallen_back = load_data(config)
+    assert fallen_back.name.endswith("test split val")
+    assert whole.digest == beside.digest == fallen_back.digest
+
+
+@pytest.mark.parametrize("kind", ["imagefolder", "parquet"])
+def test_a_folder_that_may_not_be_read_is_one_line(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> bool:
+        raise PermissionError(13, "Permission denied", str(tmp_path))
+
+    for name in ("is_dir", "glob"):
+        monkeypatch.setattr(Path, name, refuse)
+    assert "Permission denied" in refusal(Data(source=f"{kind}:{tmp_path}"))
+    monkeypatch.undo()
+    assert "cannot read ~nobody-of-that-name" in refusal(
+        Data(source=f"{kind}:~nobody-of-that-name/x")
+    )
 
 
 def test_bad_image_folders_are_refused(tmp_path: Path) -> None:

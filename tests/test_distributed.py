@@ -1,5 +1,6 @@
 """Two workers that share every batch compute what one computes: gloo on this machine, no Ray."""
 
+import copy
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -392,6 +393,42 @@ def test_every_norm_is_synchronised_with_its_settings_and_state() -> None:
     assert [norm.training for norm in norms] == [True, False, True]
     assert list(net.state_dict()) == list(state)
     assert all(torch.equal(tensor, state[name]) for name, tensor in net.state_dict().items())
+
+
+class NormThenReLU(nn.BatchNorm2d):
+    """A norm with an activation and a buffer of its own."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.register_buffer("gain", torch.tensor(2.0))
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return torch.relu(super().forward(input)) * self.get_buffer("gain")
+
+
+def test_a_norm_of_a_class_of_its_own_keeps_its_forward_and_is_synchronised(
+    alone: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = norm_input(None)
+    alike = NormThenReLU(3).to(x.dtype)
+    expected, state = alike(x), alike.state_dict()
+    net = nn.Sequential(NormThenReLU(3).to(x.dtype))
+    synchronise_norms(net, CPU)
+    assert isinstance(net[0], NormThenReLU)
+    assert isinstance(net[0], SyncBatchNorm)
+    summed: list[torch.Size] = []
+    real = torch.distributed.all_reduce
+
+    def all_reduce(value: torch.Tensor) -> None:
+        summed.append(value.shape)
+        real(value)
+
+    monkeypatch.setattr(torch.distributed, "all_reduce", all_reduce)
+    torch.testing.assert_close(net(x), expected)
+    assert len(summed) == 2  # the means, then the variances
+    for name, tensor in net[0].state_dict().items():
+        torch.testing.assert_close(tensor, state[name])
+    assert copy.deepcopy(net)[0].get_buffer("gain") == 2.0
 
 
 @pytest.mark.gpu

@@ -2,9 +2,11 @@
 
 import copy
 import dataclasses
+import gc
 import json
 import logging
 import math
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +18,7 @@ import torch
 from safetensors.torch import load, save
 from tiny_training import CLASSES, SIDE, residual, tensors, tiny_data, tiny_task, train
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 
 from engine.errors import TrainingFailed, UserError
@@ -25,6 +28,7 @@ from engine.store import RunStore
 from trainables.augment import augment, to_batch
 from trainables.data import batches
 from trainables.loop import NetworkTraining
+from trainables.objective import Objective
 from trainables.schedule import learning_rate
 from trainables.tensors import TensorData
 from trainables.trial import TrainingTrial
@@ -678,6 +682,37 @@ def test_one_actor_serves_many_trials_and_keeps_the_data(
         assert row is not None
         assert alone is not None
         assert facts(row) == facts(alone)
+
+
+def test_targets_that_a_function_writes_to_are_copies() -> None:
+    """Those of a validation batch would be the data themselves, of all later epochs and trials."""
+    data = tensors()
+    before = data.validation[1].clone()
+    _, targets = data.take(data.validation, slice(0, 4, 1))
+    targets.fill_(77)
+    assert torch.equal(data.validation[1], before)
+    objective = Objective(
+        loss=F.cross_entropy,
+        plain_loss=lambda outputs, targets: targets.fill_(77).sum(),
+        metric=lambda outputs, targets: targets,
+    )
+    assert objective.judge(torch.zeros(4, 2), before[:4])[1].equal(before[:4])
+
+
+def test_the_next_trial_of_an_actor_finds_nothing_of_the_last(tmp_path: Path) -> None:
+    """Not even until the collector comes by: how many share a GPU is measured without leftovers."""
+    gc.collect()
+    gc.disable()
+    try:
+        trial = trial_on(tmp_path)(config_of(tiny_task(epochs=1)))
+        trial.step()
+        assert trial._training is not None
+        network = weakref.ref(trial._training.network)
+        assert network() is not None
+        trial.reset_config(config_of(tiny_task(seed=1, epochs=1)))
+        assert network() is None
+    finally:
+        gc.enable()
 
 
 # GPU ---------------------------------------------------------------------------------------------

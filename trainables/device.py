@@ -9,7 +9,9 @@ from engine.errors import UserError
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 """Of ``mallopt`` in glibc's malloc.h."""
-_KEPT_BYTES, _LARGEST_BLOCK = 2**31 - 1, 2**30
+_KEPT_BYTES = 2**31 - 1
+_LARGEST_BLOCKS = 2**30, 2**25
+"""Kept blocks at most, of glibc now and of earlier ones, which refuse more."""
 
 
 def use_cpus(cpus: int) -> None:
@@ -23,7 +25,7 @@ def use_cpus(cpus: int) -> None:
     torch.set_num_threads(cpus)
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:  # other C libraries have none
-        mallopt(_MMAP_THRESHOLD, _LARGEST_BLOCK)
+        any(mallopt(_MMAP_THRESHOLD, largest) for largest in _LARGEST_BLOCKS)
         mallopt(_TRIM_THRESHOLD, _KEPT_BYTES)
 
 

@@ -32,7 +32,7 @@ class Objective:
 
     def judge(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the mean loss of a batch and the score of every image."""
-        return self.plain_loss(outputs, targets), self.metric(outputs, targets)
+        return self.plain_loss(outputs, targets.clone()), self.metric(outputs, targets)
 
 
 def make_objective(task: TrainingTask) -> Objective:

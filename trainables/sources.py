@@ -67,10 +67,12 @@ def read_source(source: str, resolution: int, any_targets: bool) -> Source:
             return _cifar("CIFAR-100", "CIFAR100", resolution)
         case (("imagefolder" | "parquet"), ""):
             raise UserError(f"the data source {kind!r} needs a path, as in {kind}:PATH")
-        case "imagefolder", _:
-            return _image_folder(Path(rest).expanduser(), resolution)
-        case "parquet", _:
-            return _parquet(Path(rest).expanduser(), resolution)
+        case (("imagefolder" | "parquet"), _):
+            read = _image_folder if kind == "imagefolder" else _parquet
+            try:
+                return read(Path(rest).expanduser(), resolution)
+            except (OSError, RuntimeError) as error:  # not to be read, or of an unknown ~user
+                raise UserError(f"cannot read {rest} ({one_line(error)})") from None
         case _ if _is_function(kind, rest):
             return _function(source, resolution, any_targets)
         case _:
@@ -130,10 +132,15 @@ def _cifar(name: str, dataset: Literal["CIFAR10", "CIFAR100"], resolution: int) 
 
 
 def _image_folder(path: Path, resolution: int) -> Source:
-    """``train/CLASS/…`` and ``test/CLASS/…`` or ``val/CLASS/…``; test is preferred."""
+    """``train/CLASS/…`` and ``test/CLASS/…`` or ``val/CLASS/…``.
+
+    Test is preferred, unless it has no folders of classes and val has.
+    """
     from torchvision.datasets import folder
 
-    held_out = next((path / name for name in ("test", "val") if (path / name).is_dir()), None)
+    there = [path / name for name in ("test", "val") if (path / name).is_dir()]
+    labelled = [split for split in there if any(one.is_dir() for one in split.iterdir())]
+    held_out = next(iter(labelled or there), None)
     if held_out is None or not (path / "train").is_dir():
         raise UserError(f"{path} must hold the folders train and test (or val), {_listing(path)}")
     try:
@@ -149,8 +156,9 @@ def _image_folder(path: Path, resolution: int) -> Source:
         )
     except OSError as error:
         raise UserError(f"{path} is not an image folder ({one_line(error)})") from None
+    note = ", val not used" if held_out.name == "test" and len(there) == 2 else ""
     return Source(
-        name=f"image folder {path}, test split {held_out.name}",
+        name=f"image folder {path}, test split {held_out.name}{note}",
         train=_from_files(path / "train", train, resolution),
         test=_from_files(held_out, test, resolution),
     )

@@ -54,11 +54,24 @@ class SyncBatchNorm(nn.BatchNorm2d):
         self.running_var.lerp_(unbiased_variance, rate)
 
 
+_PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
+
+
 def synchronise_norms(module: nn.Module, device: torch.device) -> None:
-    """Makes every batch norm of ``module`` a synchronised one; weights and names stay."""
+    """Makes every batch norm of ``module`` a synchronised one; weights and names stay.
+
+    A norm of a class of the user's own stays of that class, whose forward then finds the
+    synchronised one where it calls that of its base. One that does not call it, but PyTorch's
+    function, normalises over the part of each worker.
+    """
     kind = nn.SyncBatchNorm if device.type == "cuda" else SyncBatchNorm
     for name, norm in list(module.named_modules()):
-        if not isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d | nn.SyncBatchNorm):
+        if not isinstance(norm, _PLAIN):
+            continue
+        if type(norm) not in _PLAIN:
+            own: type[nn.Module] = type(norm)
+            both: Any = type(own.__name__, (own, kind), {"process_group": None})
+            norm.__class__ = both
             continue
         synchronised = kind(
             norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats

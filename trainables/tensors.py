@@ -51,7 +51,8 @@ class TensorData:
         images, labels = split
         if isinstance(rows, Tensor):
             rows = rows.to(images.device)
-        return images[rows].to(self.device), labels[rows].to(self.device)
+        # A copy: a loss or metric of the user may write to it.
+        return images[rows].to(self.device), labels[rows].to(self.device, copy=True)
 
 
 def _room(device: torch.device) -> float:

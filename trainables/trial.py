@@ -63,10 +63,7 @@ class TrainingTrial(tune.Trainable):
         except UserError as error:
             return {"done": True, "status": "refused", "epoch": 0, "user_error": str(error)}
         # Not before the error is gone, whose traceback holds all that the training had.
-        self._training = None
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        self._leave_training()
         return {"done": True, "status": NO_MEMORY, "epoch": 0, "said": said}
 
     def _step(self) -> dict[str, Any]:
@@ -112,11 +109,19 @@ class TrainingTrial(tune.Trainable):
             **asdict(history[-1]),
         }
 
+    def _leave_training(self) -> None:
+        """Frees the memory of a training: its network refers to itself (`torch.fx`)."""
+        self._training = None
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
     def device(self) -> torch.device:
         """Where it trains; see `trainables.device.device_for`."""
         return device_for(self._gpus)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Takes up another trial's training on the same worker, whose data stays."""
+        self._leave_training()
         self.setup(new_config)  # pyright: ignore[reportCallIssue]
         return True

@@ -22,4 +22,4 @@ def budgets_left(search: Search, known: Groundwork, choice: ChooseResult) -> Bud
     budgets = budgets_of(search, known, answer.spec.resolution)
     key = budgets_key(search.recipe)
     left = replace(budgets, method=answer.method, surface=surface, key=key)
-    return left.corrected(answer.spec, answer.latency.ms)
+    return left.corrected(answer.spec, answer.latency)

@@ -66,8 +66,10 @@ def frontier(budgets: Budgets, limits: Limits, method: str, points: int = FRONTI
     """
     free = replace(limits, latency="1x").resolve(budgets.baseline)
     widest = _allocation(budgets, replace(free, latency_ms=float("inf")), method)
-    low = max(budgets.baseline.latency_ms, widest.start.latency_ms)
-    high = max(low, widest.usage.latency_ms)
+    low = budgets.baseline.latency_ms
+    if budgets.base_factor is None:
+        low = max(low, widest.start.latency_ms)
+    high = max(low, widest.usage.latency_ms * (budgets.room or 1.0))
     found: dict[tuple[tuple[str, int], ...], Answer] = {}
     for index in range(points):
         ms = high if index == points - 1 else low * (high / low) ** (index / (points - 1))
@@ -88,7 +90,7 @@ def importance_added(
 
 
 def _answer(budgets: Budgets, limit: Usage, method: str) -> Answer:
-    allocation, formula = _allocation(budgets, limit, method), budgets.formula
+    allocation, formula = _with_room(budgets, limit, method), budgets.formula
     spec = formula.base.with_widths(allocation.widths)
     return Answer(
         spec=spec,
@@ -97,6 +99,14 @@ def _answer(budgets: Budgets, limit: Usage, method: str) -> Answer:
         memory_bytes=memory_bytes(formula, spec, budgets.batch),
         importance=importance_added(budgets.predictors, formula.base.width_of, spec.width_of),
     )
+
+
+def _with_room(budgets: Budgets, limit: Usage, method: str) -> Allocation:
+    """Leaves of the latency limit what the run left for noise, but never less than the base has."""
+    budgets, formula = budgets.near(limit.latency_ms), budgets.formula
+    base_ms = budgets.latency_model.predict(formula.cost(budgets.base.width_of))
+    within = max(limit.latency_ms / (budgets.room or 1.0), min(limit.latency_ms, base_ms))
+    return _allocation(budgets, replace(limit, latency_ms=within), method)
 
 
 def _allocation(budgets: Budgets, limit: Usage, method: str) -> Allocation:

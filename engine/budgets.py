@@ -4,12 +4,14 @@ The file, ``budgets.json`` in the run's directory, is arithmetic: with it a budg
 (`engine.answers`) without PyTorch, without tracing and without training.
 """
 
+import math
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 from engine.allocation import allocate
+from engine.closed_loop import room_for
 from engine.codec import STRICT, decode, digest
 from engine.errors import UserError
 from engine.folder import Folder
@@ -19,7 +21,7 @@ from engine.hardware.models import load_latency
 from engine.limits import Limits, Usage
 from engine.recipe import Allocate, Cluster, Recipe
 from engine.response import ResponseSurface
-from engine.results import Allocation, ImportancePredictor
+from engine.results import Allocation, ImportancePredictor, Latency
 from engine.spec import NetworkSpec
 from engine.widening import LayerCosts, NetworkWidening, plateaus
 
@@ -36,13 +38,18 @@ class Budgets:
         base: the base network, at its own resolution.
         formula: that network at the resolution that the search found.
         predictors: Eq. 6 of every group.
-        model: JSON of the latency model, as the closed loop corrected it.
+        model: JSON of the latency model, as the answer of the run corrected it.
         settings: of the allocation.
         baseline: what the base network uses, measured.
         batch: images in a forward.
         method: what made the answer of the run, as `engine.results.Candidate` names it.
         surface: of the validation loss; None where too few networks were trained.
         key: of the recipe that it was found by (`budgets_key`); None in files that did not note it.
+        answer_ms: measured latency of the run's answer.
+        base_factor: on ``model``, by which it is right for the base network as well; None where the
+            answer is of another resolution.
+        room: one and the share of the latency limit that is left for noise
+            (`engine.closed_loop.room_for`). These three are None in files that did not note them.
     """
 
     __pydantic_config__ = STRICT
@@ -57,6 +64,9 @@ class Budgets:
     method: str = ALGORITHM_1
     surface: ResponseSurface | None = None
     key: str | None = None
+    answer_ms: float | None = None
+    base_factor: float | None = None
+    room: float | None = None
 
     @cached_property
     def latency_model(self) -> LatencyModel:
@@ -102,10 +112,35 @@ class Budgets:
             plateaus=plateaus(self.formula, costs.model),
         )
 
-    def corrected(self, spec: NetworkSpec, ms: float) -> "Budgets":
-        """Returns these with the latency model corrected by a network that took so long."""
-        expected_ms = self.latency_model.predict(self.formula.cost(spec.width_of))
-        return replace(self, model=self.latency_model.rescaled(ms / expected_ms).to_json())
+    def corrected(self, spec: NetworkSpec, latency: Latency) -> "Budgets":
+        """Returns these with the latency model corrected by a network that was measured."""
+        model, ms = self.latency_model, latency.ms
+        model = model.rescaled(ms / model.predict(self.formula.cost(spec.width_of)))
+        base_factor = None
+        if spec.resolution == self.base.resolution and ms > self.baseline.latency_ms:
+            expected_ms = model.predict(self.formula.cost(self.base.width_of))
+            base_factor = self.baseline.latency_ms / expected_ms
+        return replace(
+            self,
+            model=model.to_json(),
+            answer_ms=ms,
+            base_factor=base_factor,
+            room=room_for(latency),
+        )
+
+    def near(self, limit_ms: float) -> "Budgets":
+        """Returns these with the latency model as it is right for networks that take so long.
+
+        It is known for the answer and for the base network; between them the correction is on the
+        straight line, in logarithms of factor and latency, as between two rounds of the loop.
+        """
+        if self.base_factor is None or self.answer_ms is None or limit_ms >= self.answer_ms:
+            return self
+        base_ms = self.baseline.latency_ms
+        share = max(0.0, math.log(limit_ms / base_ms) / math.log(self.answer_ms / base_ms))
+        # A hair below it, so that rounding never puts the base network over its own latency.
+        factor = self.base_factor ** (1.0 - share) * (1.0 - 1e-9)
+        return replace(self, model=self.latency_model.rescaled(factor).to_json(), base_factor=None)
 
 
 def budgets_key(recipe: Recipe) -> str:

@@ -123,13 +123,13 @@ def _following(
         tried = [(share_used(done.latency, limit_ms), done.factor) for done in rounds]
         factor = between(tried) or corrected(latest)
         try:
-            return allocate(factor), factor, _room(latest.latency)
+            return allocate(factor), factor, room_for(latest.latency)
         except UserError:
             if not over:
                 return None
     factor = corrected(nearest)
     taken_back = shortened(nearest.allocation, base, factor / nearest.factor)
-    return taken_back, factor, _room(nearest.latency)
+    return taken_back, factor, room_for(nearest.latency)
 
 
 def between(tried: Sequence[tuple[float, float]]) -> float | None:
@@ -156,19 +156,19 @@ def between(tried: Sequence[tuple[float, float]]) -> float | None:
 
 def share_used(latency: Latency, limit_ms: float) -> float:
     """Returns the share of a limit that a measurement takes, with room for the noise of another."""
-    return latency.ms * _room(latency) / limit_ms
+    return latency.ms * room_for(latency) / limit_ms
 
 
 def is_full(latency: Latency, limit_ms: float) -> bool:
     """Returns whether that share is all of the limit, as far as the noise lets it be told."""
     used = share_used(latency, limit_ms)
-    return used <= 1.0 <= used * max(_room(latency), 1.0 + TOLD)
+    return used <= 1.0 <= used * max(room_for(latency), 1.0 + TOLD)
 
 
 def corrected(done: Round) -> float:
     """Returns the factor that makes the latency model expect what a round measured, with room."""
     expected = done.allocation.usage.latency_ms
-    return done.factor * done.latency.ms * _room(done.latency) / expected
+    return done.factor * done.latency.ms * room_for(done.latency) / expected
 
 
 def corrected_limit(expected_ms: float, latency: Latency, limit_ms: float) -> float:
@@ -197,7 +197,10 @@ def miss(latency: Latency, limit_ms: float) -> tuple[bool, bool, float]:
     return latency.ms > limit_ms, with_room, abs(latency.ms - limit_ms)
 
 
-def _room(latency: Latency) -> float:
-    # One standard error: a floor is two. All of it would leave one and a half floors of the limit
-    # unused on average, as the loop ends where between one and two times this room is left.
+def room_for(latency: Latency) -> float:
+    """Returns one and the share that is left free for the noise of one more measurement.
+
+    One standard error: a floor is two. All of it would leave one and a half floors of the limit
+    unused on average, as the loop ends where between one and two times this room is left.
+    """
     return 1.0 + min(latency.noise_floor / 2.0, MARGIN)

@@ -1,8 +1,10 @@
 """Any budget from the file that a run leaves, without PyTorch and without Ray."""
 
 import csv
+import math
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +25,7 @@ from engine.memory import memory_bytes
 from engine.provenance import run_info
 from engine.recipe import Allocate, Cluster, Device, Profile, Recipe
 from engine.response import ResponseSurface
-from engine.results import ImportancePredictor
+from engine.results import ImportancePredictor, Latency
 from engine.spec import ModelRef
 from engine.store import RunStore
 
@@ -150,8 +152,56 @@ def test_more_latency_than_the_last_of_a_frontier_changes_nothing(budgets: Budge
 
 def test_budgets_are_corrected_by_what_was_measured(budgets: Budgets) -> None:
     spec = answer(budgets, Limits(latency="3x", params="2x"), ALGORITHM_1).spec
-    model = load_latency(budgets.corrected(spec, 10.0).model)
+    model = load_latency(budgets.corrected(spec, Latency.constant(10.0)).model)
     assert model.predict(GRAPH.cost(spec)) == pytest.approx(10.0)
+
+
+def at_the_resolution_of_the_base(budgets: Budgets) -> Budgets:
+    """With a model that is right for the base network, as a run's is before it has an answer."""
+    formula = GRAPH.formula(BASE)
+    expected = budgets.latency_model.predict(formula.cost(BASE.width_of))
+    baseline = replace(budgets.baseline, latency_ms=expected)
+    return replace(budgets, formula=formula, baseline=baseline)
+
+
+def test_between_the_base_network_and_the_answer_both_count(budgets: Budgets) -> None:
+    """The answer takes 12 % more than expected; the base network does not."""
+    exact = at_the_resolution_of_the_base(budgets)
+    base_ms = exact.baseline.latency_ms
+    found = answer(exact, Limits(latency="1.5x", params="9x"), ALGORITHM_1)
+    slower_ms = 1.12 * found.allocation.usage.latency_ms
+    left = exact.corrected(found.spec, Latency.constant(slower_ms))
+
+    def ms(limit_ms: float, widths: Mapping[str, int]) -> float:
+        return left.near(limit_ms).latency_model.predict(exact.formula.cost(widths))
+
+    assert ms(base_ms, BASE.width_of) == pytest.approx(base_ms)
+    for limit_ms in (slower_ms, 2 * slower_ms):
+        assert ms(limit_ms, found.spec.width_of) == pytest.approx(slower_ms)
+    middle = math.sqrt(base_ms * slower_ms)
+    assert ms(middle, BASE.width_of) == pytest.approx(base_ms * math.sqrt(1.12), rel=1e-6)
+    # What the base network keeps as measured is answered, and larger limits by larger networks.
+    limits = [f"{1 + 0.1 * i:.1f}x" for i in range(8)]
+    answers = [answer(left, Limits(latency=limit, params="9x"), ALGORITHM_1) for limit in limits]
+    assert answers[0].spec.width_of == BASE.width_of
+    macs = [one.macs for one in answers]
+    assert macs == sorted(macs) and macs[-1] > macs[0]
+    for limit, one in zip(limits, answers, strict=True):
+        assert one.allocation.usage.latency_ms <= float(limit[:-1]) * base_ms
+    curve = frontier(left, Limits(latency="1x", params="9x"), ALGORITHM_1)
+    assert curve[0].spec.width_of == BASE.width_of
+
+
+def test_answers_leave_the_room_for_noise_that_the_run_left(budgets: Budgets) -> None:
+    exact = at_the_resolution_of_the_base(budgets)
+    limits = Limits(latency="2x", params="99x")
+    bare = answer(exact, limits, ALGORITHM_1)
+    noisy = Latency.constant(bare.allocation.usage.latency_ms, noise_floor=0.06)
+    left = exact.corrected(bare.spec, noisy)
+    limit_ms = 2 * exact.baseline.latency_ms
+    roomy = answer(left, limits, ALGORITHM_1)
+    assert 0.9 * limit_ms < roomy.allocation.usage.latency_ms <= limit_ms / 1.03
+    assert answer(left, replace(limits, latency="1x"), ALGORITHM_1).spec.width_of == BASE.width_of
 
 
 def test_limits_that_contradict_are_one_line(budgets: Budgets) -> None:

@@ -1,6 +1,7 @@
 """What others disturbed is measured again; the sessions of the device are made up."""
 
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -47,16 +48,18 @@ def measured(
 def test_only_what_was_disturbed_is_measured_again_and_the_quieter_figure_stands(
     monkeypatch: pytest.MonkeyPatch,
 ):
-    # The machine is half as fast by then: four of its milliseconds are two of the first session.
+    # The machine is a twentieth slower by then: 2.1 of its ms are 2 of the first session.
     asked, found = measured(
         monkeypatch,
         [timing(CALM, 1.0, 0.02), timing(LOUD, 9.0, 0.5)],
-        [timing(LOUD, 4.0, 0.03, reference_ms=2.0)],
+        [timing(LOUD, 2.1, 0.03, reference_ms=1.05)],
     )
     assert asked == [[CALM, LOUD], [LOUD]]
     assert [t.latency.ms for t in found.timings] == [1.0, 2.0]
     assert [t.layer_ms for t in found.timings] == [{"op": 1.0}, {"op": 2.0}]
     assert {t.reference_ms for t in found.timings} == {1.0}
+    floors = [t.latency.noise_floor for t in found.timings]
+    assert floors == pytest.approx([0.02, math.hypot(0.03, math.log(1.05))])
     assert not found.disturbed
 
 

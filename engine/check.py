@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from engine.errors import UserError, first_line
 from engine.graph import NetworkGraph, trace_graph
 from engine.groups import WidthGroup
+from engine.model_source import why_not_plain
 from engine.names import parse_name
 from engine.networks import make_network
 from engine.shapes import BATCH, MetaRun, NodeFailed, Shape
@@ -53,6 +54,7 @@ class NetworkCheck:
         outputs: shape of what it returns for one image.
         training_only: functions that are called in training mode only, and left out, too.
         larger: why it cannot take images with sides twice as long, "" if it can.
+        not_plain: why it cannot be exported, nor measured offline, "" if it can.
         failure: what went wrong in the network as written, or with all groups widened together,
             "" if nothing did.
     """
@@ -68,6 +70,7 @@ class NetworkCheck:
     unused: tuple[str, ...]
     training_only: tuple[str, ...]
     larger: str
+    not_plain: str
     failure: str
 
     @property
@@ -188,6 +191,7 @@ def check_network(ref: ModelRef, resolution: int, seed: int = 0) -> NetworkCheck
         unused=graph.unused,
         training_only=training_only(make_network(ref, without_values=True)),
         larger="" if failure else _larger(graph, base.with_widths(wider).at(2 * resolution)),
+        not_plain=why_not_plain(graph.skeleton(base), ref.classes, ref.channels),
         failure=failure or _together(graph, base.with_widths(wider), seed),
     )
 

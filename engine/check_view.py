@@ -64,6 +64,8 @@ def _notes(check: NetworkCheck) -> list[str]:
         lines.append(
             f"left out, because called in training mode only: {_some(check.training_only)}"
         )
+    if check.not_plain:
+        lines.append(f"cannot be exported, nor measured on a device offline: {check.not_plain}")
     return [*lines, check.larger] if check.larger else lines
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from engine.assertions import AssertingTracer
 from engine.errors import UserError
 
 _INDENT = " " * 4
@@ -146,7 +147,7 @@ def _resized(pixels: torch.Tensor, side: int) -> torch.Tensor:
 ''')
 
 
-class _PlainTracer(fx.Tracer):
+class _PlainTracer(AssertingTracer):
     """Looks into every layer that is not one of torch.nn."""
 
     proxy_buffer_attributes = True
@@ -194,6 +195,24 @@ def _drop_assertions(graph: fx.Graph) -> None:
         if not node.users and (asserts or node in unused or node.op == "placeholder"):
             unused.update(node.all_input_nodes)
             graph.erase_node(node)
+
+
+def why_not_plain(network: fx.GraphModule, classes: int, channels: int) -> str:
+    """Returns why a network, also one without values, cannot be written as plain PyTorch; or ""."""
+    nothing = (0.0,) * channels
+    try:
+        model_source(
+            plain_network(network),
+            classes=classes,
+            channels=channels,
+            resolution=1,
+            stored=1,
+            mean=nothing,
+            std=nothing,
+        )
+    except UserError as error:
+        return str(error)
+    return ""
 
 
 def all_weights(network: nn.Module) -> dict[str, Tensor]:

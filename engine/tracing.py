@@ -1,11 +1,9 @@
 """From an ``nn.Module`` to ops with symbolic channel axes, by torch.fx."""
 
 import copy
-import dis
 import inspect
 import keyword
 import operator
-import sys
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +17,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.nn.parameter import is_lazy
 
+from engine.assertions import AssertingTracer
 from engine.channels import Channels, ChannelVariables, Refusal
 from engine.errors import UserError, first_line
 from engine.following import Following
@@ -61,7 +60,7 @@ class Traced:
     unused: tuple[str, ...]
 
 
-class _Tracer(fx.Tracer):
+class _Tracer(AssertingTracer):
     """Takes layers of torch.nn as they are, also subclasses and what only acts in training."""
 
     proxy_buffer_attributes = True
@@ -75,17 +74,6 @@ class _Tracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return id(m) in self._leaves or super().is_leaf_module(m, module_qualified_name)
-
-    def to_bool(self, obj: fx.Proxy) -> bool:
-        """Returns that an assertion holds; any other question is control flow."""
-        frame = sys._getframe(2)  # pyright: ignore[reportPrivateUsage]
-        ahead = [i for i in dis.get_instructions(frame.f_code) if i.offset >= frame.f_lasti][:4]
-        jump = next((n for n, i in enumerate(ahead) if "JUMP" in i.opname), None)
-        if jump is not None and ahead[jump].opname.endswith("IF_TRUE"):
-            behind = " ".join(f"{i.opname} {i.argval}" for i in ahead[jump + 1 :])
-            if "ASSERTION_ERROR" in behind or "AssertionError" in behind:
-                return True
-        return super().to_bool(obj)
 
 
 def trace(

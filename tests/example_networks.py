@@ -356,6 +356,23 @@ class Regularised(Net):
         return torch.cat([x, x], 1) + torch.cat([x + x, self.drop(x)], 1)
 
 
+class Asserting(nn.Conv2d):
+    def forward(self, x):
+        assert x.shape[1] == self.in_channels
+        return super().forward(x)
+
+
+class Asserted(Net):
+    """An assertion in a layer that an export writes out."""
+
+    def __init__(self, classes):
+        super().__init__(classes)
+        self.sure = Asserting(8, 8, 3)
+
+    def body(self, x):
+        return self.sure(x)
+
+
 class Auxiliary(Net):
     """A second classifier in training only."""
 

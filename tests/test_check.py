@@ -45,29 +45,12 @@ def test_check_passes_example_networks(factory):
     assert check_network(ref(factory), 32, seed=1).passed
 
 
-class Asserting(nn.Conv2d):
-    def forward(self, x):
-        assert x.shape[1] == self.in_channels
-        return super().forward(x)
-
-
-class Asserted(Net):
-    """An assertion in a layer that is written out."""
-
-    def __init__(self, classes):
-        super().__init__(classes)
-        self.sure = Asserting(8, 8, 3)
-
-    def body(self, x):
-        return self.sure(x)
-
-
 @pytest.mark.parametrize(
     ("factory", "words"),
     [
         (examples.Regularised, "cannot be taken apart for model.py"),
         (examples.SharedConv, ""),
-        (Asserted, ""),
+        (examples.Asserted, ""),
     ],
 )
 def test_check_says_before_any_training_what_cannot_be_exported(factory, words):

@@ -12,6 +12,9 @@ from engine.errors import UserError
 from engine.tracing import Traced
 from engine.weights import resize
 
+NORM_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+"""Buffers of norms that every training begins anew."""
+
 
 def skeleton(traced: Traced, cost: NetworkCost, lengths: Mapping[str, int]) -> fx.GraphModule:
     """Returns the network at the widths of ``cost`` on the meta device, in training mode.

@@ -13,11 +13,17 @@ _STAGE = "network"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Made:
-    """Identity of the layers, their options and the forward."""
+    """A network.
+
+    Attributes:
+        digest: identity of the layers, their options and the forward.
+        values: of what is kept of the parameters and buffers; None in runs that did not note it.
+    """
 
     __pydantic_config__ = STRICT
 
     digest: str
+    values: str | None = None
 
 
 def check_factory(store: RunStore, base: NetworkSpec) -> None:
@@ -36,8 +42,10 @@ def check_factory(store: RunStore, base: NetworkSpec) -> None:
         return
     if store.read_only and not store.is_committed(_STAGE, base):
         return
-    found = _Made(digest=load_graph(base.model, base.resolution).identity(base))
-    if found != store.stage(_STAGE, _Made, base, lambda: found):
+    graph = load_graph(base.model, base.resolution)
+    found = _Made(digest=graph.identity(base), values=graph.values_identity())
+    known = store.stage(_STAGE, _Made, base, lambda: found)
+    if known.digest != found.digest or known.values not in (None, found.values):
         raise UserError(
             f"{base.model.name} makes another network than when the run {store.location} began; "
             "give another --name to start a new one, or take the change back"

@@ -1,5 +1,6 @@
 """A network whose widths and resolution can change: groups, costs, and modules of any size."""
 
+import hashlib
 import math
 from collections.abc import Mapping
 from copy import copy
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from engine.building import initial_values, initialise, replacements, skeleton
+from engine.building import NORM_STATISTICS, initial_values, initialise, replacements, skeleton
 from engine.channels import Channels, Segment
 from engine.codec import digest
 from engine.costs import NetworkCost
@@ -336,6 +337,22 @@ class NetworkGraph:
     def identity(self, spec: NetworkSpec) -> str:
         """Returns a digest of the layers, their options and the forward, at the widths given."""
         return digest(str(self.skeleton(spec)))
+
+    def values_identity(self) -> str:
+        """Returns a digest of the values that all networks keep of the original.
+
+        Not of the statistics of norms, which they do not keep, and of those that the factory draws
+        at random, so that another call of it gives others.
+        """
+        again = initial_values(make_network(self.ref))
+        same = {
+            name: hashlib.sha256(value.double().numpy().tobytes()).hexdigest()
+            for name, value in self._initial.items()
+            if name.rpartition(".")[2] not in NORM_STATISTICS
+            and name in again
+            and torch.equal(value, again[name])
+        }
+        return digest(same)
 
     def replacements(self, spec: NetworkSpec, group: str) -> dict[str, nn.Module | Tensor]:
         """Returns the layers and parameters that ``group`` changes, with the widths of ``spec``.

@@ -244,7 +244,9 @@ class Alpha:
         batch: trials asked together. A recipe field and not the number of workers, so that
             every machine asks the same questions.
         repeats: seeds per network.
-        sampler: Optuna's ``tpe``, ``gp``, ``cmaes`` or ``random``.
+        sampler: ``tpe``, ``gp`` or ``random`` of Optuna, or ``cmaes`` of the package of that name;
+            asked for all α after the first max(4, ``batch``), which but with ``random`` are spaced
+            evenly.
         scheduler: ``none``, or ``asha`` to stop bad trainings early.
         round_to: resolutions are multiples of this many pixels.
         training: the short training of each candidate.

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from engine.errors import UserError
-from engine.factory import check_factory
+from engine.factory import _Made, check_factory
 from engine.graph import load_graph
 from engine.spec import ModelRef, NetworkSpec
 from engine.store import RunStore
@@ -14,9 +14,25 @@ from engine.store import RunStore
 SOURCE = """
 from torch import nn
 
+import torch
+
+SCALE = 1.0
+SHIFTS = 0.0
+
+class Shifted(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("shifts", SHIFTS + torch.arange(3.0).view(1, 3, 1, 1))
+        self.register_buffer("drawn", torch.rand(1))
+
+    def forward(self, x):
+        return x + self.shifts * self.drawn
+
 def make(classes):  # a comment
+    norm = nn.BatchNorm2d(8)
+    nn.init.constant_(norm.weight, SCALE)
     return nn.Sequential(
-        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.1),
+        Shifted(), nn.Conv2d(3, 8, 3), norm, nn.ReLU(), nn.Dropout(0.1),
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, classes),
     )
 """
@@ -38,7 +54,14 @@ def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.parametrize(
-    "change", [("nn.ReLU", "nn.SiLU"), ("0.1", "0.2"), ("nn.Conv2d(3, 8, 3)", "nn.Conv2d(3, 8, 5)")]
+    "change",
+    [
+        ("nn.ReLU", "nn.SiLU"),
+        ("0.1", "0.2"),
+        ("nn.Conv2d(3, 8, 3)", "nn.Conv2d(3, 8, 5)"),
+        ("SCALE = 1.0", "SCALE = 0.0"),
+        ("SHIFTS = 0.0", "SHIFTS = 3.0"),
+    ],
 )
 def test_another_network_under_the_same_name_is_refused(base, change, tmp_path: Path):
     run = RunStore(tmp_path / "run")
@@ -48,6 +71,15 @@ def test_another_network_under_the_same_name_is_refused(base, change, tmp_path: 
     with pytest.raises(UserError, match="makes another network"):
         check_factory(RunStore(tmp_path / "run", read_only=True), base(SOURCE.replace(*change)))
     check_factory(run, base(SOURCE.replace("a comment", "another comment")))
+
+
+def test_a_run_that_did_not_note_values_goes_on(base, tmp_path: Path):
+    run, network = RunStore(tmp_path / "run"), base(SOURCE)
+    identity = load_graph(network.model, network.resolution).identity(network)
+    run.stage("network", _Made, network, lambda: _Made(digest=identity))
+    check_factory(run, network)
+    with pytest.raises(UserError, match="makes another network"):
+        check_factory(run, base(SOURCE.replace("nn.ReLU", "nn.SiLU")))
 
 
 def test_a_run_that_is_only_read_and_does_not_know_is_not_refused(base, tmp_path: Path):

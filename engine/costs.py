@@ -18,6 +18,8 @@ class LayerCost:
         cin, cout: channels in and out (features, for a linear layer).
         hin, win, hout, wout: spatial sizes; 1 after flattening.
         kernel: height and width of the window, (1, 1) where there is none.
+        stride: of the window, downwards.
+        across: the same along a row, where that is another.
         macs: multiply-accumulates for one image, convolutions and linear layers only, as
             ``torch.utils.flop_counter`` counts them, halved.
         params: trainable parameters that belong to this op; a module called twice counts once.
@@ -34,6 +36,7 @@ class LayerCost:
     wout: int
     kernel: tuple[int, int] = (1, 1)
     stride: int = 1
+    across: int | None = None
     groups: int = 1
     macs: int = 0
     params: int = 0

@@ -37,6 +37,7 @@ class LayerFormula:
         inputs: indexes of the ops whose outputs it takes; −1 is the network's input.
         storage: index of the op in whose memory its output lies: its own, or that of an input for
             a view and for an op in place.
+        across: stride along a row, where that is another than ``stride``.
     """
 
     __pydantic_config__ = STRICT
@@ -56,6 +57,7 @@ class LayerFormula:
     repeated: bool
     inputs: tuple[int, ...]
     storage: int
+    across: int | None = None
 
     @property
     def touching(self) -> frozenset[str]:
@@ -87,6 +89,7 @@ class LayerFormula:
             wout=self.wout,
             kernel=self.kernel,
             stride=self.stride,
+            across=self.across,
             groups=groups,
             macs=macs,
             params=0 if self.repeated else weights + self.learnt.at(widths),

@@ -251,6 +251,7 @@ class NetworkGraph:
                         wout=wout,
                         kernel=op.kernel,
                         stride=op.stride[0],
+                        across=op.stride[1] if op.stride[1] != op.stride[0] else None,
                         groups=op.groups,
                         repeated=op.repeated,
                         inputs=op.inputs,

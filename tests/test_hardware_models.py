@@ -245,6 +245,20 @@ def test_a_table_tells_kernels_and_groups_apart_and_goes_by_the_size_of_the_inpu
         assert table.layer_ms(cost) == pytest.approx(one.ms)
 
 
+def test_a_table_has_no_layer_with_other_strides_along_a_row():
+    rows = [
+        TableRow(op="conv", cin=8, cout=8, h=8, w=8, kernel=3, stride=s, groups=1, ms=1.0)
+        for s in (1, 2)
+    ]
+    layer = LayerCost(
+        name="c", kind="conv", cin=8, cout=8, hin=8, win=8, hout=8, wout=4, kernel=(3, 3),
+        stride=1, across=2, macs=1,
+    )  # fmt: skip
+    with pytest.raises(UserError, match="no op like 'c'"):
+        from_rows(rows, BOX).layer_ms(layer)
+    assert from_rows(rows, BOX).layer_ms(replace(layer, across=None)) == pytest.approx(1.0)
+
+
 def test_a_table_does_not_answer_where_nothing_near_was_timed():
     """Wide layers of few pixels and narrow ones of many, as a network has them."""
 

@@ -274,7 +274,7 @@ def _key(cost: LayerCost) -> str:
                 kind = f"{cost.kind} {height}x{width} depthwise" + (
                     f" ×{times}" if times > 1 else ""
                 )
-    return f"{kind} /{cost.stride}"
+    return f"{kind} /{cost.stride}" + (f"x{cost.across}" if cost.across else "")
 
 
 def _point(cost: LayerCost, lanes: int, listed: bool) -> _Point:

@@ -19,7 +19,7 @@ from engine.names import parse_name
 from engine.networks import make_network
 from engine.shapes import BATCH, MetaRun, NodeFailed, Shape
 from engine.spec import ModelRef, NetworkSpec
-from engine.tracing import training_only
+from engine.tracing import called_by_mode
 
 REAL_MACS = 500_000_000
 """Networks up to this size are also trained for one step on two images."""
@@ -53,6 +53,8 @@ class NetworkCheck:
         unused: layers that are left out, because they are called in training only.
         outputs: shape of what it returns for one image.
         training_only: functions that are called in training mode only, and left out, too.
+        evaluation_only: functions that are called in evaluation mode only, by trainings as well.
+            This and ``training_only`` are None where the network cannot be traced in training mode.
         larger: why it cannot take images with sides twice as long, "" if it can.
         not_plain: why it cannot be exported, nor measured offline, "" if it can.
         failure: what went wrong in the network as written, or with all groups widened together,
@@ -68,7 +70,8 @@ class NetworkCheck:
     fixed: Mapping[str, str]
     positions: Mapping[str, int]
     unused: tuple[str, ...]
-    training_only: tuple[str, ...]
+    training_only: tuple[str, ...] | None
+    evaluation_only: tuple[str, ...] | None
     larger: str
     not_plain: str
     failure: str
@@ -179,6 +182,7 @@ def check_network(ref: ModelRef, resolution: int, seed: int = 0) -> NetworkCheck
         )
         for group in graph.groups
     )
+    by_mode = called_by_mode(make_network(ref, without_values=True))
     return NetworkCheck(
         ref=ref,
         resolution=resolution,
@@ -189,7 +193,8 @@ def check_network(ref: ModelRef, resolution: int, seed: int = 0) -> NetworkCheck
         fixed=graph.fixed,
         positions=graph.positions,
         unused=graph.unused,
-        training_only=training_only(make_network(ref, without_values=True)),
+        training_only=by_mode and by_mode[0],
+        evaluation_only=by_mode and by_mode[1],
         larger="" if failure else _larger(graph, base.with_widths(wider).at(2 * resolution)),
         not_plain=why_not_plain(graph.skeleton(base), ref.classes, ref.channels),
         failure=failure or _together(graph, base.with_widths(wider), seed),

@@ -60,9 +60,19 @@ def _notes(check: NetworkCheck) -> list[str]:
         for layer, count in check.positions.items()
     ]
     lines += [f"{layer} is left out: it is not called in evaluation mode" for layer in check.unused]
+    if check.training_only is None:
+        lines.append(
+            "what it does in training mode only is left out, and not known: it cannot be traced in "
+            "that mode"
+        )
     if check.training_only:
         lines.append(
             f"left out, because called in training mode only: {_some(check.training_only)}"
+        )
+    if check.evaluation_only:
+        lines.append(
+            "done in training as well, though called in evaluation mode only: "
+            f"{_some(check.evaluation_only)}"
         )
     if check.not_plain:
         lines.append(f"cannot be exported, nor measured on a device offline: {check.not_plain}")

@@ -160,10 +160,11 @@ def _defaults(module: nn.Module) -> dict[str, Any]:
     return {p.name: p.default for p in options if isinstance(p.default, _PLAIN)}
 
 
-def training_only(module: nn.Module) -> tuple[str, ...]:
-    """Returns the functions that a network calls in training mode only, and their layers.
+def called_by_mode(module: nn.Module) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
+    """Returns the functions, and their layers, that a network calls in one mode only.
 
-    Nothing if it cannot be traced in that mode.
+    Those of training, which are left out, and those of evaluation, which trainings call too. None
+    if it cannot be traced in training mode.
     """
     calls: list[Counter[str]] = []
     for training in (False, True):
@@ -171,9 +172,10 @@ def training_only(module: nn.Module) -> tuple[str, ...]:
         try:
             graph = tracer.trace(module.train(training), _defaults(module))
         except Exception:  # control flow on tensors, for one
-            return ()
+            return None
         calls.append(Counter(_calls(graph)))
-    return tuple(calls[1] - calls[0])
+    evaluation, training_mode = calls
+    return tuple(training_mode - evaluation), tuple(evaluation - training_mode)
 
 
 def _calls(graph: fx.Graph) -> Iterator[str]:
@@ -229,10 +231,11 @@ def _where(tracer: fx.Tracer, error: Exception) -> str:
     """The layer and the line of the user's code at which tracing ended."""
     layer = next(reversed(tracer.module_stack), "").partition("@")[0]
     torch_files = str(Path(torch.__file__).parent)
+    ours = (__file__, inspect.getfile(AssertingTracer))
     lines = [
         f"{Path(frame.filename).name}, line {frame.lineno}"
         for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.startswith(torch_files) and frame.filename != __file__
+        if not frame.filename.startswith(torch_files) and frame.filename not in ours
     ]
     return "".join(
         f", {where}" for where in (f"layer {layer}" if layer else "", *lines[-1:]) if where

@@ -199,9 +199,26 @@ def test_what_is_called_in_training_only_is_said():
     check = check_network(ref(NoisyNet), 16)
     assert check.training_only == ("randn_like in noisy", "add in noisy")
     assert "left out, because called in training mode only: randn_like in noisy" in shown(check)
-    assert check_network(ref(Undecided), 16).training_only == ()
+    assert check.evaluation_only == ()
+    undecided = check_network(ref(Undecided), 16)
+    assert undecided.training_only is None
+    assert "left out, and not known: it cannot be traced in that mode" in shown(undecided)
     for name in ("densenet121", "efficientnet_b0"):
-        assert check_network(ref(name), 64).training_only == ()
+        found = check_network(ref(name), 64)
+        assert found.training_only == found.evaluation_only == ()
+
+
+class ScaledInEvaluation(Net):
+    """A branch that is dropped at random in training, and scaled by its probability otherwise."""
+
+    def body(self, x):
+        return x + x if self.training else 0.5 * x + x
+
+
+def test_what_is_called_in_evaluation_only_is_said():
+    check = check_network(ref(ScaledInEvaluation), 16)
+    assert check.evaluation_only == ("mul",)
+    assert "though called in evaluation mode only: mul" in shown(check)
 
 
 def shown(check):

@@ -436,6 +436,9 @@ def test_more_pictures_than_the_memory_holds_are_refused_before_they_are_read(
     assert pictures.allocate(10, 3, 8).shape == (10, 3, 8, 8)
     with pytest.raises(UserError, match=r"more than the memory; lower data\.stored_resolution"):
         pictures.allocate(11, 3, 8)
+    assert pictures.allocate(5, 3, 8, split=True).shape == (5, 3, 8, 8)
+    with pytest.raises(UserError, match="and as much again while they are split: more than"):
+        pictures.allocate(6, 3, 8, split=True)
 
 
 def test_the_orientation_of_the_camera_is_applied(tmp_path: Path) -> None:

@@ -63,22 +63,27 @@ def resize(images: np.ndarray, resolution: int) -> np.ndarray:
     return out
 
 
-def allocate(count: int, channels: int, resolution: int) -> np.ndarray:
+def allocate(count: int, channels: int, resolution: int, *, split: bool = False) -> np.ndarray:
     """Returns an empty uint8 array N×C×r×r.
+
+    Args:
+        split: whether all of it will be copied once, when validation images are drawn from it.
 
     Raises:
         UserError: it does not fit into memory.
     """
+    size, times = count * channels * resolution**2, 2 if split else 1
     try:
         # Linux promises any amount, and kills who uses it.
-        if count * channels * resolution**2 > host_memory():
+        if times * size > host_memory():
             raise MemoryError
         return np.empty((count, channels, resolution, resolution), np.uint8)
     except (MemoryError, ValueError):
+        again = ", and as much again while they are split" if split else ""
         raise UserError(
-            f"{count} images of {resolution} pixels a side take "
-            f"{count * channels * resolution**2 / 1e9:.0f} GB, more than the memory; "
-            "lower data.stored_resolution (or data.resolution) or give fewer images"
+            f"{count} images of {resolution} pixels a side take {size / 1e9:.0f} GB{again}: more "
+            "than the memory; lower data.stored_resolution (or data.resolution) or give fewer "
+            "images"
         ) from None
 
 

@@ -159,13 +159,15 @@ def _image_folder(path: Path, resolution: int) -> Source:
     note = ", val not used" if held_out.name == "test" and len(there) == 2 else ""
     return Source(
         name=f"image folder {path}, test split {held_out.name}{note}",
-        train=_from_files(path / "train", train, resolution),
-        test=_from_files(held_out, test, resolution),
+        train=_from_files(path / "train", train, resolution, train=True),
+        test=_from_files(held_out, test, resolution, train=False),
     )
 
 
-def _from_files(split: str | Path, samples: Sequence[tuple[str, int]], resolution: int) -> ImageSet:
-    images = allocate(len(samples), 3, resolution)
+def _from_files(
+    split: str | Path, samples: Sequence[tuple[str, int]], resolution: int, *, train: bool
+) -> ImageSet:
+    images = allocate(len(samples), 3, resolution, split=train)
     sides = decode([(file, Path(file)) for file, _ in samples], images)
     labels = np.array([label for _, label in samples], np.int64)
     return _image_set(str(split), images, labels, sides)
@@ -194,8 +196,8 @@ def _parquet(path: Path, resolution: int) -> Source:
         raise UserError(f"{test[0]} has no labels but −1; put validation*.parquet beside it")
     return Source(
         name=f"Parquet files of {path}{note}",
-        train=_read_shards(train, resolution),
-        test=_read_shards(held_out, resolution),
+        train=_read_shards(train, resolution, train=True),
+        test=_read_shards(held_out, resolution, train=False),
     )
 
 
@@ -210,12 +212,12 @@ def _is_labelled(files: Sequence[Path]) -> bool:
     return False
 
 
-def _read_shards(files: Sequence[Path], resolution: int) -> ImageSet:
+def _read_shards(files: Sequence[Path], resolution: int, *, train: bool) -> ImageSet:
     counts: list[int] = []
     for file in files:
         with _reading(file):
             counts.append(pq.read_metadata(file).num_rows)
-    images = allocate(sum(counts), 3, resolution)
+    images = allocate(sum(counts), 3, resolution, split=train)
     labels = np.empty(len(images), np.int64)
     sides: list[int] = []
     end = 0

@@ -11,7 +11,7 @@ from ray.train.torch import TorchTrainer
 
 from cluster.interface import NodeInterface
 from cluster.progress import Progress
-from cluster.session import lacking_workers
+from cluster.session import lacking_node, lacking_workers
 from cluster.tasks import said_by
 from engine.errors import UserError
 from engine.recipe import Cluster
@@ -125,7 +125,8 @@ def _train(
         done = store.epochs.numbers(task.id)
         progress.training(done[-1] if done else 0, task.training.epochs)
         # Train waits for a cluster that has shrunk, without a word.
-        lack = lacking_workers(resources)
+        worker = {"CPU": float(resources.cpus_per_trial), "GPU": float(gpu)}
+        lack = lacking_workers(resources) or lacking_node("worker", worker)
         if lack and lack != lacked:
             progress.say(f"! {lack}: the training waits for nodes", style="yellow")
         lacked = lack

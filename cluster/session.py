@@ -145,7 +145,10 @@ def _lack(recipe: Recipe) -> str:
 
 
 def lacking_workers(resources: Cluster) -> str:
-    """Returns what Ray has too little of for the final training, "" if it has enough."""
+    """Returns what Ray has too little of for the final training, "" if it has enough.
+
+    Where no node has all of one worker's, `lacking_node` says so.
+    """
     total = ray.cluster_resources()
     workers = resources.final_workers_min or resources.final_workers
     of_all = {

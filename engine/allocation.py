@@ -176,6 +176,21 @@ def shortened(allocation: Allocation, base: Mapping[str, int], slower: float) ->
     )
 
 
+def retold(allocation: Allocation, slower: float, limit: Usage) -> Allocation:
+    """Returns an allocation told of a device that is ``slower`` times as slow, and of its limit."""
+    usage = _slower(allocation.usage, slower)
+    used = what_is_used(usage, limit)
+    reached, colon, _ = allocation.stop_reason.rpartition("reached: ")
+    return replace(
+        allocation,
+        start=_slower(allocation.start, slower),
+        usage=usage,
+        limit=limit,
+        steps=tuple(replace(s, usage=_slower(s.usage, slower)) for s in allocation.steps),
+        stop_reason=f"{reached}{colon}{used}",
+    )
+
+
 def _slower(usage: Usage, factor: float) -> Usage:
     return replace(usage, latency_ms=usage.latency_ms * factor)
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from engine.allocation import retold
 from engine.budgets import ALGORITHM_1, Budgets
 from engine.errors import UserError
 from engine.limits import Limits, Usage
@@ -69,7 +70,8 @@ def frontier(budgets: Budgets, limits: Limits, method: str, points: int = FRONTI
     low = budgets.baseline.latency_ms
     if budgets.base_factor is None:
         low = max(low, widest.start.latency_ms)
-    high = max(low, widest.usage.latency_ms * (budgets.room or 1.0))
+    slower = max(1.0, budgets.base_factor or 1.0) * (budgets.room or 1.0)
+    high = max(low, widest.usage.latency_ms * slower)
     found: dict[tuple[tuple[str, int], ...], Answer] = {}
     for index in range(points):
         ms = high if index == points - 1 else low * (high / low) ** (index / (points - 1))
@@ -102,11 +104,15 @@ def _answer(budgets: Budgets, limit: Usage, method: str) -> Answer:
 
 
 def _with_room(budgets: Budgets, limit: Usage, method: str) -> Allocation:
-    """Leaves of the latency limit what the run left for noise, but never less than the base has."""
-    budgets, formula = budgets.near(limit.latency_ms), budgets.formula
-    base_ms = budgets.latency_model.predict(formula.cost(budgets.base.width_of))
+    """Leaves of the latency limit what the run left for noise, but never less than the base has.
+
+    A model that is slower by some factor is the same as a limit that is lower by it.
+    """
+    slower = budgets.factor_near(limit.latency_ms)
+    base_ms = slower * budgets.latency_model.predict(budgets.formula.cost(budgets.base.width_of))
     within = max(limit.latency_ms / (budgets.room or 1.0), min(limit.latency_ms, base_ms))
-    return _allocation(budgets, replace(limit, latency_ms=within), method)
+    found = _allocation(budgets, replace(limit, latency_ms=within / slower), method)
+    return retold(found, slower, limit)
 
 
 def _allocation(budgets: Budgets, limit: Usage, method: str) -> Allocation:

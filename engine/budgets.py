@@ -128,19 +128,18 @@ class Budgets:
             room=room_for(latency),
         )
 
-    def near(self, limit_ms: float) -> "Budgets":
-        """Returns these with the latency model as it is right for networks that take so long.
+    def factor_near(self, limit_ms: float) -> float:
+        """Returns the factor by which ``model`` is right for networks that take so long.
 
-        It is known for the answer and for the base network; between them the correction is on the
-        straight line, in logarithms of factor and latency, as between two rounds of the loop.
+        It is known for the answer, 1, and for the base network; between them it is on the straight
+        line, in logarithms of factor and latency, as between two rounds of the closed loop.
         """
         if self.base_factor is None or self.answer_ms is None or limit_ms >= self.answer_ms:
-            return self
+            return 1.0
         base_ms = self.baseline.latency_ms
         share = max(0.0, math.log(limit_ms / base_ms) / math.log(self.answer_ms / base_ms))
         # A hair below it, so that rounding never puts the base network over its own latency.
-        factor = self.base_factor ** (1.0 - share) * (1.0 - 1e-9)
-        return replace(self, model=self.latency_model.rescaled(factor).to_json(), base_factor=None)
+        return self.base_factor ** (1.0 - share) * (1.0 - 1e-9)
 
 
 def budgets_key(recipe: Recipe) -> str:

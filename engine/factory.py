@@ -45,6 +45,11 @@ def check_factory(store: RunStore, base: NetworkSpec) -> None:
     graph = load_graph(base.model, base.resolution)
     found = _Made(digest=graph.identity(base), values=graph.values_identity())
     known = store.stage(_STAGE, _Made, base, lambda: found)
+    if known.values is None and graph.is_frozen:
+        raise UserError(
+            f"{base.model.name} has frozen parameters, whose values the version of this program "
+            f"that began the run {store.location} did not keep; give another --name to start anew"
+        )
     if known.digest != found.digest or known.values not in (None, found.values):
         raise UserError(
             f"{base.model.name} makes another network than when the run {store.location} began; "

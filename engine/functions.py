@@ -244,12 +244,6 @@ def _flatten(f: Following, node: fx.Node, x: Value) -> Value:
     return view(f, node, x, ())
 
 
-def _squeeze(f: Following, node: fx.Node, x: Value) -> Value:
-    if f.argument(node, 1, "dim") is None:
-        raise Refusal("it drops the batch when that is one image; write flatten(1), or give axes")
-    return view(f, node, x, ())
-
-
 def _unsqueeze(f: Following, node: fx.Node, x: Value) -> Value:
     at = f.argument(node, 1, "dim") % (len(x.shape) + 1)
     to = {i: i + (i >= at) for i in range(len(x.shape))}
@@ -431,7 +425,7 @@ _HANDLERS: dict[str, _Handler] = {
     "pixel_unshuffle": _pixel_unshuffle,
     "reshape": _reshape,
     "split": _split,
-    "squeeze": _squeeze,
+    "squeeze": _flatten,
     "swapaxes": _transpose,
     "swapdims": _transpose,
     "transpose": _transpose,

@@ -339,6 +339,11 @@ class NetworkGraph:
         """Returns a digest of the layers, their options and the forward, at the widths given."""
         return digest(str(self.skeleton(spec)))
 
+    @property
+    def is_frozen(self) -> bool:
+        """Whether it has parameters that no training changes."""
+        return not all(parameter.requires_grad for parameter in self.traced.root.parameters())
+
     def values_identity(self) -> str:
         """Returns a digest of the values that all networks keep of the original.
 

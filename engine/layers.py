@@ -155,8 +155,9 @@ def _channel_layer(f: Following, node: fx.Node, layer: nn.Module, x: Value) -> V
         case nn.Linear():
             after = _linear(f, node, layer, x, before)
         case _:
-            return _norm(f, node, layer, x, before)
-    if not layer.weight.requires_grad:  # there are no weights for further channels
+            after = _norm(f, node, layer, x, before)
+    # There are no values for further channels.
+    if not one_for_all and not all(p.requires_grad for p in layer.parameters()):
         for channels in (x.channels, after.channels):
             f.variables.fix(channels, f"{path}: frozen")
     return after

@@ -94,6 +94,7 @@ def trace(
             the message names the node.
     """
     root = _symbolic(module.eval(), name)
+    _keep_single_images(root, channels, resolution)
     followed = _follow(root, channels, resolution, name)
     if pool is not None:
         for node in followed.flattens:
@@ -152,6 +153,28 @@ def _symbolic(module: nn.Module, name: str) -> fx.GraphModule:
         _normalise(root, node)
     root.recompile()
     return root
+
+
+def _keep_single_images(root: fx.GraphModule, channels: int, resolution: int) -> None:
+    """Names the axes of every squeeze of all that are 1 long, which takes that of the batch too."""
+    bare = [
+        node
+        for node in root.graph.nodes
+        if node.op in ("call_function", "call_method")
+        and function_name(node) == "squeeze"
+        and (len(node.args), len(node.kwargs)) == (1, 0)
+    ]
+    if not bare:
+        return
+    run = BaseRun(root)
+    with suppress(NodeFailed), torch.no_grad():  # which is told where the network is followed
+        run.values(channels, resolution)
+    for node in bare:
+        tensor = run.env.get(node.args[0])
+        if isinstance(tensor, Tensor):
+            axes = tuple(i for i, size in enumerate(tensor.shape) if i and size == 1)
+            node.args = (node.args[0], axes)
+    root.recompile()
 
 
 def _defaults(module: nn.Module) -> dict[str, Any]:

@@ -164,22 +164,23 @@ def at_the_resolution_of_the_base(budgets: Budgets) -> Budgets:
     return replace(budgets, formula=formula, baseline=baseline)
 
 
-def test_between_the_base_network_and_the_answer_both_count(budgets: Budgets) -> None:
-    """The answer takes 12 % more than expected; the base network does not."""
+@pytest.mark.parametrize("off", [1.12, 0.88])
+def test_between_the_base_network_and_the_answer_both_count(budgets: Budgets, off: float) -> None:
+    """The answer takes 12 % more or less than expected; the base network does not."""
     exact = at_the_resolution_of_the_base(budgets)
     base_ms = exact.baseline.latency_ms
     found = answer(exact, Limits(latency="1.5x", params="9x"), ALGORITHM_1)
-    slower_ms = 1.12 * found.allocation.usage.latency_ms
+    slower_ms = off * found.allocation.usage.latency_ms
     left = exact.corrected(found.spec, Latency.constant(slower_ms))
 
     def ms(limit_ms: float, widths: Mapping[str, int]) -> float:
-        return left.near(limit_ms).latency_model.predict(exact.formula.cost(widths))
+        return left.factor_near(limit_ms) * left.latency_model.predict(exact.formula.cost(widths))
 
     assert ms(base_ms, BASE.width_of) == pytest.approx(base_ms)
     for limit_ms in (slower_ms, 2 * slower_ms):
         assert ms(limit_ms, found.spec.width_of) == pytest.approx(slower_ms)
     middle = math.sqrt(base_ms * slower_ms)
-    assert ms(middle, BASE.width_of) == pytest.approx(base_ms * math.sqrt(1.12), rel=1e-6)
+    assert ms(middle, BASE.width_of) == pytest.approx(base_ms * math.sqrt(off), rel=1e-6)
     # What the base network keeps as measured is answered, and larger limits by larger networks.
     limits = [f"{1 + 0.1 * i:.1f}x" for i in range(8)]
     answers = [answer(left, Limits(latency=limit, params="9x"), ALGORITHM_1) for limit in limits]
@@ -188,8 +189,13 @@ def test_between_the_base_network_and_the_answer_both_count(budgets: Budgets) ->
     assert macs == sorted(macs) and macs[-1] > macs[0]
     for limit, one in zip(limits, answers, strict=True):
         assert one.allocation.usage.latency_ms <= float(limit[:-1]) * base_ms
-    curve = frontier(left, Limits(latency="1x", params="9x"), ALGORITHM_1)
+        assert one.allocation.limit.latency_ms == pytest.approx(float(limit[:-1]) * base_ms)
+        assert f"of {one.allocation.limit.latency_ms:.4g} ms" in one.allocation.stop_reason
+    few = Limits(latency="1x", params="1.02x")  # the widest is faster than the answer
+    curve = frontier(left, few, ALGORITHM_1)
     assert curve[0].spec.width_of == BASE.width_of
+    widest = answer(left, replace(few, latency="99x"), ALGORITHM_1)
+    assert curve[-1].spec == widest.spec
 
 
 def test_answers_leave_the_room_for_noise_that_the_run_left(budgets: Budgets) -> None:
@@ -201,6 +207,9 @@ def test_answers_leave_the_room_for_noise_that_the_run_left(budgets: Budgets) ->
     limit_ms = 2 * exact.baseline.latency_ms
     roomy = answer(left, limits, ALGORITHM_1)
     assert 0.9 * limit_ms < roomy.allocation.usage.latency_ms <= limit_ms / 1.03
+    assert roomy.allocation.limit.latency_ms == pytest.approx(limit_ms)
+    assert roomy.allocation.stop_reason.startswith("latency limit")
+    assert f"of {limit_ms:.4g} ms" in roomy.allocation.stop_reason
     assert answer(left, replace(limits, latency="1x"), ALGORITHM_1).spec.width_of == BASE.width_of
 
 

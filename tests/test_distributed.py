@@ -431,6 +431,17 @@ def test_a_norm_of_a_class_of_its_own_keeps_its_forward_and_is_synchronised(
     assert copy.deepcopy(net)[0].get_buffer("gain") == 2.0
 
 
+class OwnSync(nn.SyncBatchNorm):
+    """PyTorch's forward of this one asks for a GPU."""
+
+
+def test_a_class_of_pytorchs_sync_norm_trains_on_cpus(alone: None) -> None:
+    x = norm_input(None).float()
+    net = nn.Sequential(OwnSync(3))
+    synchronise_norms(net, CPU)
+    torch.testing.assert_close(net(x), nn.BatchNorm2d(3)(x))
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 def test_norms_on_a_gpu_are_pytorchs_own() -> None:

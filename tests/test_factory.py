@@ -82,6 +82,18 @@ def test_a_run_that_did_not_note_values_goes_on(base, tmp_path: Path):
         check_factory(run, base(SOURCE.replace("nn.ReLU", "nn.SiLU")))
 
 
+def test_a_run_whose_frozen_parameters_were_drawn_is_refused(base, tmp_path: Path):
+    drawn = 'self.register_buffer("drawn", torch.rand(1))'
+    assert drawn in SOURCE
+    frozen = SOURCE.replace(drawn, "self.drawn = nn.Parameter(torch.rand(1), requires_grad=False)")
+    run, network = RunStore(tmp_path / "run"), base(frozen)
+    identity = load_graph(network.model, network.resolution).identity(network)
+    run.stage("network", _Made, network, lambda: _Made(digest=identity))
+    with pytest.raises(UserError, match=r"has frozen parameters .* another --name"):
+        check_factory(run, network)
+    check_factory(RunStore(tmp_path / "new"), network)
+
+
 def test_a_run_that_is_only_read_and_does_not_know_is_not_refused(base, tmp_path: Path):
     store = RunStore(tmp_path / "run", read_only=True)
     check_factory(store, base(SOURCE))

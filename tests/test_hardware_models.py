@@ -14,7 +14,7 @@ from engine.costs import LayerCost, NetworkCost
 from engine.errors import UserError
 from engine.graph import load_graph
 from engine.hardware.contract import Box, LatencyModel
-from engine.hardware.lut import Table, from_rows
+from engine.hardware.lut import Lut, Table, from_rows
 from engine.hardware.models import KINDS, fit_latency, load_latency
 from engine.hardware.neuralpower import NeuralPower, Polynomial, PowerRow, fit_power
 from engine.hardware.paleo import Paleo
@@ -327,6 +327,30 @@ def test_layers_of_as_many_channels_in_as_out_lie_between_their_rows(op, groups,
         assert ms(channels) == pytest.approx(0.01 * channels)
     with pytest.raises(UserError, match="does not reach 'c' with 136 to 136 channels"):
         ms(136)
+
+
+def test_a_mean_over_channels_depends_on_how_many_there_are():
+    rows = [
+        TableRow(op="pool", cin=c, cout=1, h=8, w=8, kernel=1, stride=1, groups=1, ms=0.01 * c)
+        for c in (16, 32, 64)
+    ]
+    mean = LayerCost(name="m", kind="pool", cin=48, cout=1, hin=8, win=8, hout=8, wout=8)
+    assert from_rows(rows, BOX).layer_ms(mean) == pytest.approx(0.48)
+
+
+def test_a_table_with_the_axes_of_an_earlier_version_is_refused_in_one_line():
+    knots = {"cout": (16,), "pixels": (64,), "ms": (0.1,)}
+    tables = {"activation /1": Table(cin=(1,), **knots), "conv 3x3 /1": Table(cin=(16,), **knots)}
+    model = Lut(box=BOX, tables=tables)
+    written = model.to_json()
+    assert load_latency(written) == model
+    for old in (
+        written.replace('"cin":[1]', '"cin":[16]'),
+        written.replace("conv 3x3 /1", "conv 3x3 grouped /1"),
+    ):
+        assert old != written
+        with pytest.raises(UserError, match=r"axes of its op.* another version .* profile the dev"):
+            load_latency(old)
 
 
 @pytest.mark.parametrize("ms", [-1.0, float("nan"), float("inf")])

@@ -68,7 +68,10 @@ def synchronise_norms(module: nn.Module, device: torch.device) -> None:
     for name, norm in list(module.named_modules()):
         if not isinstance(norm, _PLAIN):
             continue
-        if type(norm) not in _PLAIN:
+        # PyTorch's own forward, which a subclass of its sync norm calls, runs on GPUs only.
+        if type(norm) not in _PLAIN and issubclass(kind, SyncBatchNorm) != isinstance(
+            norm, nn.SyncBatchNorm
+        ):
             own: type[nn.Module] = type(norm)
             both: Any = type(own.__name__, (own, kind), {"process_group": None})
             norm.__class__ = both

@@ -73,14 +73,17 @@ def latency_model(search: Search, profile: ProfileResult, baseline: BaselineResu
 def stepped_graph(search: Search, model: LatencyModel) -> NetworkGraph:
     """The graph of the base network with widths rounded to what the device computes fast.
 
-    At all resolutions that the search may find: what is fast can depend on the pixels. Where no
-    base width is a multiple for all of them, that of the base network's own counts.
+    At all resolutions that the search may find: what is fast can depend on the pixels. Where the
+    base width is no multiple for all of them, that of the base network's own resolution counts.
     """
     graph, base = search.base.graph, search.base.spec
-    steps = fast_steps(graph.formula(base), model)
-    for resolution in search.profiling.resolutions:
-        for group, step in fast_steps(graph.formula(base.at(resolution)), model).items():
-            both = math.lcm(steps[group], step)
-            if base.width_of[group] % both == 0:
-                steps[group] = both
+    own, *others = (
+        fast_steps(graph.formula(base.at(resolution)), model)
+        for resolution in (base.resolution, *search.profiling.resolutions)
+    )
+    steps = dict(own)
+    for group, step in own.items():
+        common = math.lcm(step, *(other[group] for other in others))
+        if base.width_of[group] % common == 0:
+            steps[group] = common
     return graph.in_steps(steps)

@@ -24,7 +24,8 @@ if TYPE_CHECKING:  # a model is read and asked without PyTorch
 
 _WINDOWED = ("conv", "conv_transpose", "pool")
 _ALIKE = ("norm", "activation", "pool", "global_pool", "add", "mul", "resize")
-"""Kinds that give out as many channels as they take in."""
+"""Kinds that give out as many channels as they take in, if they are not over the channels."""
+_APART = " over channels"
 KNOTS = 4
 """At most so many values of a width have a knot of their own; more are thinned out."""
 GRANULARITY = 8
@@ -100,6 +101,10 @@ class Lut(LatencyModel):
     def __post_init__(self) -> None:
         LatencyModel.__post_init__(self)
         require(self.lanes >= 1, "lanes must be at least 1", self.lanes)
+        for key, table in self.tables.items():  # of an earlier version, which had other axes
+            alike = (key.split()[0] in _ALIKE and _APART not in key) or "depthwise" in key
+            known = " grouped" not in key and (not alike or table.cin == (1,))
+            require(known, "a table must have the axes of its op", key)
 
     def op_ms(self, cost: LayerCost) -> float:
         """Returns the time in the table.
@@ -274,10 +279,16 @@ def _key(cost: LayerCost) -> str:
                 kind = f"{cost.kind} {height}x{width} depthwise" + (
                     f" ×{times}" if times > 1 else ""
                 )
+    if cost.kind in _ALIKE and not _is_alike(cost):
+        kind += _APART
     return f"{kind} /{cost.stride}" + (f"x{cost.across}" if cost.across else "")
+
+
+def _is_alike(cost: LayerCost) -> bool:
+    return is_depthwise(cost) or (cost.kind in _ALIKE and cost.cin == cost.cout)
 
 
 def _point(cost: LayerCost, lanes: int, listed: bool) -> _Point:
     cout = -(-cost.cout // lanes) * lanes if cost.macs else cost.cout
-    cin = 1 if cost.kind in _ALIKE or is_depthwise(cost) else cost.cin
+    cin = 1 if _is_alike(cost) else cost.cin
     return cin, cout, cost.hin * cost.win if listed else cost.hout * cost.wout

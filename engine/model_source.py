@@ -5,10 +5,12 @@ import inspect
 import keyword
 import math
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from string import Template
 from types import EllipsisType
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, fx, nn
@@ -174,7 +176,8 @@ def plain_network(network: fx.GraphModule) -> fx.GraphModule:
     """
     network = network.eval()
     try:
-        graph = _PlainTracer().trace(network)
+        with _any_shape():
+            graph = _PlainTracer().trace(network)
     except Exception as error:
         raise UserError(
             f"a layer of the network cannot be taken apart for model.py: "
@@ -186,6 +189,20 @@ def plain_network(network: fx.GraphModule) -> fx.GraphModule:
         if _drops_paths(layer):
             plain.set_submodule(path, nn.Identity())
     return plain.eval()
+
+
+@contextmanager
+def _any_shape() -> Generator[None]:
+    """Batch norms ask for the shape of what a class of the user's own passes on to them."""
+
+    def passes(norm: nn.Module, input: Tensor) -> None:
+        """Any shape will do."""
+
+    with (
+        patch.object(nn.BatchNorm1d, "_check_input_dim", passes),
+        patch.object(nn.BatchNorm2d, "_check_input_dim", passes),
+    ):
+        yield
 
 
 def _drop_assertions(graph: fx.Graph) -> None:

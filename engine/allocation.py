@@ -154,8 +154,8 @@ def shortened(allocation: Allocation, base: Mapping[str, int], slower: float) ->
         base: widths that it started from, which are left where they take too long themselves.
     """
     limit = allocation.limit
-    start = _slower(allocation.start, slower)
-    steps = [replace(s, usage=_slower(s.usage, slower)) for s in allocation.steps]
+    told = retold(allocation, slower, limit)
+    start, steps = told.start, list(told.steps)
     while steps and steps[-1].usage.latency_ms > limit.latency_ms:
         steps.pop()
     usage = steps[-1].usage if steps else start
@@ -179,15 +179,13 @@ def shortened(allocation: Allocation, base: Mapping[str, int], slower: float) ->
 def retold(allocation: Allocation, slower: float, limit: Usage) -> Allocation:
     """Returns an allocation told of a device that is ``slower`` times as slow, and of its limit."""
     usage = _slower(allocation.usage, slower)
-    used = what_is_used(usage, limit)
-    reached, colon, _ = allocation.stop_reason.rpartition("reached: ")
     return replace(
         allocation,
         start=_slower(allocation.start, slower),
         usage=usage,
         limit=limit,
         steps=tuple(replace(s, usage=_slower(s.usage, slower)) for s in allocation.steps),
-        stop_reason=f"{reached}{colon}{used}",
+        stop_reason=_stop_reason(allocation.closed.values(), usage, limit),
     )
 
 
@@ -305,8 +303,9 @@ def _no_room(start: Usage, limit: Usage) -> str:
 
 def _stop_reason(reasons: Iterable[Reason], usage: Usage, limit: Usage) -> str:
     found = set(reasons)
-    reached = [name for reason, name in _REACHED.items() if reason in found]
-    return f"{' and '.join(reached)} reached: {what_is_used(usage, limit)}"
+    reached = " and ".join(name for reason, name in _REACHED.items() if reason in found)
+    used = what_is_used(usage, limit)
+    return f"{reached} reached: {used}" if reached else used
 
 
 def what_is_used(usage: Usage, limit: Usage) -> str:

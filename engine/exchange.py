@@ -23,7 +23,7 @@ from engine.errors import UserError
 from engine.graph import NetworkGraph, graph_of
 from engine.local_folder import write_atomic
 from engine.measure import Measurement, summarise
-from engine.model_source import model_source, plain_network
+from engine.model_source import bare_source
 from engine.profile_key import ProfileKey
 from engine.recipe import Device
 from engine.spec import NetworkSpec
@@ -188,14 +188,11 @@ def plan_of(data: bytes, what: str) -> str:
 
 def _planned(graph: NetworkGraph, spec: NetworkSpec, batch: int) -> PlannedNetwork:
     module = graph_of(graph, spec).build(spec, seed=0).eval()
-    source = model_source(
-        plain_network(module),
+    source = bare_source(
+        module,
         classes=spec.model.classes,
         channels=spec.model.channels,
         resolution=spec.resolution,
-        stored=spec.resolution,
-        mean=(0.0,) * spec.model.channels,
-        std=(1.0,) * spec.model.channels,
     )
     names: dict[str, Any] = {}
     exec(source, names)

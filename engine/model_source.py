@@ -216,20 +216,28 @@ def _drop_assertions(graph: fx.Graph) -> None:
 
 def why_not_plain(network: fx.GraphModule, classes: int, channels: int) -> str:
     """Returns why a network, also one without values, cannot be written as plain PyTorch; or ""."""
-    nothing = (0.0,) * channels
     try:
-        model_source(
-            plain_network(network),
-            classes=classes,
-            channels=channels,
-            resolution=1,
-            stored=1,
-            mean=nothing,
-            std=nothing,
-        )
+        bare_source(network, classes=classes, channels=channels, resolution=1)
     except UserError as error:
         return str(error)
     return ""
+
+
+def bare_source(network: fx.GraphModule, *, classes: int, channels: int, resolution: int) -> str:
+    """Writes ``network`` for images that are prepared already; see `model_source`.
+
+    Raises:
+        UserError: as in `plain_network` and `model_source`.
+    """
+    return model_source(
+        plain_network(network),
+        classes=classes,
+        channels=channels,
+        resolution=resolution,
+        stored=resolution,
+        mean=(0.0,) * channels,
+        std=(1.0,) * channels,
+    )
 
 
 def all_weights(network: nn.Module) -> dict[str, Tensor]:

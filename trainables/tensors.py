@@ -51,8 +51,9 @@ class TensorData:
         images, labels = split
         if isinstance(rows, Tensor):
             rows = rows.to(images.device)
-        # A copy: a loss or metric of the user may write to it.
-        return images[rows].to(self.device), labels[rows].to(self.device, copy=True)
+        # Never a view of the labels: a loss or metric of the user may write to them.
+        copy = isinstance(rows, slice)
+        return images[rows].to(self.device), labels[rows].to(self.device, copy=copy)
 
 
 def _room(device: torch.device) -> float:

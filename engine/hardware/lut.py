@@ -271,17 +271,19 @@ def _key(cost: LayerCost) -> str:
     kind = op_class(cost)
     if cost.kind in _WINDOWED:
         height, width = cost.kernel
-        kind = f"{cost.kind} {height}x{width}"
-        if cost.kind != "pool" and cost.groups > 1:
-            kind += f" of {cost.groups} groups"
-            if cost.groups == cost.cin:
-                times = cost.cout // cost.cin
-                kind = f"{cost.kind} {height}x{width} depthwise" + (
-                    f" ×{times}" if times > 1 else ""
-                )
+        kind = f"{cost.kind} {height}x{width}{_grouping(cost)}"
     if cost.kind in _ALIKE and not _is_alike(cost):
         kind += _APART
     return f"{kind} /{cost.stride}" + (f"x{cost.across}" if cost.across else "")
+
+
+def _grouping(cost: LayerCost) -> str:
+    if cost.kind == "pool" or cost.groups == 1:
+        return ""
+    if cost.groups != cost.cin:
+        return f" of {cost.groups} groups"
+    times = cost.cout // cost.cin
+    return f" depthwise ×{times}" if times > 1 else " depthwise"
 
 
 def _is_alike(cost: LayerCost) -> bool:

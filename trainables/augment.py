@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from trainables.device import moved
+
 _PAD_SHARE = 8
 
 
@@ -106,11 +108,11 @@ def _crop(batch: torch.Tensor, mirror: bool, draws: torch.Tensor) -> torch.Tenso
     """
     n, channels, height, width = batch.shape
     # Places of rows and columns travel to the device, and not those of all pixels.
-    rows = _reflected(height, draws[:, 0]).to(batch.device)
+    rows = moved(_reflected(height, draws[:, 0]), batch.device)
     columns = _reflected(width, draws[:, 1])
     if mirror:
         columns = torch.where(draws[:, 2, None] < 0.5, columns.flip(1), columns)
-    columns = columns.to(batch.device)
+    columns = moved(columns, batch.device)
     pixels = (rows[:, :, None] * width + columns[:, None, :]).view(n, 1, -1)
     return batch.flatten(2).gather(2, pixels.expand(n, channels, -1)).view_as(batch)
 
@@ -141,4 +143,4 @@ def _draw_seed(generator: torch.Generator) -> int:
 
 
 def _by_channel(values: Sequence[float], like: torch.Tensor) -> torch.Tensor:
-    return torch.tensor(values, device=like.device).view(1, -1, 1, 1)
+    return moved(torch.tensor(values), like.device).view(1, -1, 1, 1)

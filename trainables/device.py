@@ -47,6 +47,20 @@ def device_for(gpus: float) -> torch.device:
     return torch.device("cuda" if gpus else "cpu")
 
 
+def moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Returns a tensor of the CPU on ``device``, without waiting for what that has yet to compute.
+
+    A GPU works off what it is given in order, and ``tensor.to(device)`` comes back when all of that
+    is done. Copies from page-locked memory queue up with the rest, so that the next batch is
+    gathered while this one is trained on.
+    """
+    if tensor.device == device:
+        return tensor
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
 def check_precision(precision: str, device: torch.device) -> None:
     """Checks that a device trains in a precision.
 

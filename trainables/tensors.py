@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from trainables.data import ImageData, ImageSet
+from trainables.device import moved
 
 Split = tuple[Tensor, Tensor]
 """Images, uint8 N×C×H×W, and labels, int64 N."""
@@ -50,10 +51,12 @@ class TensorData:
         """
         images, labels = split
         if isinstance(rows, Tensor):
-            rows = rows.to(images.device)
-        # Never a view of the labels: a loss or metric of the user may write to them.
-        copy = isinstance(rows, slice)
-        return images[rows].to(self.device), labels[rows].to(self.device, copy=copy)
+            rows = moved(rows, images.device)
+        some, theirs = images[rows], labels[rows]
+        if isinstance(rows, slice):
+            # Never a view of the labels: a loss or metric of the user may write to them.
+            theirs = theirs.clone()
+        return moved(some, self.device), moved(theirs, self.device)
 
 
 def _room(device: torch.device) -> float:

@@ -8,8 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
+from torchvision.transforms import v2
 
 from trainables.augment import augment, mixup, to_batch
+from trainables.autoaugment import AutoAugment
 
 KINDS = ["none", "shift", "crop-flip", "autoaugment"]
 
@@ -89,6 +91,32 @@ def test_autoaugment_changes_more_than_the_crop() -> None:
     changed = augment(batch, "autoaugment", generator(3))
     differ = sum(not torch.equal(a, b) for a, b in zip(plain, changed, strict=True))
     assert 10 < differ <= 32
+
+
+def draws_of(policy: v2.AutoAugment, which: float, *turns: float):
+    """What torchvision's forward draws in turn: whether, and a sign where it then needs one."""
+    told = []
+    for turn, (name, share, _) in enumerate(policy._policies[int(which * 25)]):
+        applied, sign = turns[2 * turn : 2 * turn + 2]
+        told += [applied, *[sign] * (applied <= share and policy._AUGMENTATION_SPACE[name][1])]
+    return lambda *_: torch.tensor(told.pop(0), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_autoaugment_of_a_batch_is_that_of_every_image(channels: int, monkeypatch) -> None:
+    """torchvision's own forward, image by image, which is given the same numbers to draw."""
+    images = random_batch(200, 16, channels)
+    numbers = torch.rand(200, 5, dtype=torch.float64, generator=generator(2))
+    policy, expected = v2.AutoAugment(), list[torch.Tensor]()
+    for image, told in zip(images, numbers.tolist(), strict=True):
+        with monkeypatch.context() as patch:
+            patch.setattr(torch, "randint", lambda *_, told=told: torch.tensor(int(told[0] * 25)))
+            patch.setattr(torch, "rand", draws_of(policy, *told))
+            expected.append(policy(image))
+    changed = images.clone()
+    AutoAugment().change(changed, numbers[:, 0], numbers[:, 1:])
+    assert torch.equal(changed, torch.stack(expected))
+    assert sum(not torch.equal(a, b) for a, b in zip(changed, images, strict=True)) > 100
 
 
 def test_to_batch_normalises_by_channel() -> None:

@@ -50,7 +50,7 @@ def augment(
         batch: N×C×H×W; uint8 for ``autoaugment``, any type for the others.
         kind: ``shift`` is a reflect pad of an eighth of the side and a crop at random;
             ``crop-flip`` mirrors half of the images as well; ``autoaugment`` applies torchvision's
-            ImageNet policy after that, image by image.
+            ImageNet policy after that.
         generator: on the CPU; the only source of randomness, so that a batch on any device
             changes alike.
         rows: of the larger batch, int64, N; None if this is the whole batch.
@@ -64,12 +64,14 @@ def augment(
     if rows is None:
         rows = torch.arange(len(batch))
         whole = len(batch)
-    draws = torch.rand(whole, 4, dtype=torch.float64, generator=generator)[rows]
+    draws = _draw(whole, generator)[rows]
     shifted = _crop(batch, kind != "shift", draws[:, :3])
     if kind != "autoaugment":
         return shifted
-    seeds = (draws[:, 3] * 2**53).long().tolist()
-    return _autoaugment(shifted, seeds)
+    from trainables.autoaugment import AutoAugment  # loads torchvision, seconds
+
+    AutoAugment().change(shifted, draws[:, 3], _draw(whole, generator)[rows])
+    return shifted
 
 
 def mixup(
@@ -125,17 +127,9 @@ def _reflected(side: int, draws: torch.Tensor) -> torch.Tensor:
     return side - 1 - (side - 1 - position).abs()
 
 
-def _autoaugment(images: torch.Tensor, seeds: Sequence[int]) -> torch.Tensor:
-    from torchvision.transforms import v2  # seconds that other trainings need not wait for
-
-    policy = v2.AutoAugment()
-    changed: list[torch.Tensor] = []
-    # torchvision draws from the global CPU generator: lend it states, then put its own back.
-    with torch.random.fork_rng(devices=[]):
-        for image, seed in zip(images, seeds, strict=True):
-            torch.default_generator.manual_seed(seed)
-            changed.append(policy(image))
-    return torch.stack(changed)
+def _draw(images: int, generator: torch.Generator) -> torch.Tensor:
+    """Four uniform numbers for every image."""
+    return torch.rand(images, 4, dtype=torch.float64, generator=generator)
 
 
 def _draw_seed(generator: torch.Generator) -> int:

@@ -122,7 +122,7 @@ def way_of(recipe: Recipe) -> str:
     )
     # With "and" before the last, if there are several.
     rivals = " and ".join(", ".join(f"`{name}`" for name in recipe.choose.rivals).rsplit(", ", 1))
-    answer = f"Algorithm 1 widens by {recipe.allocate.rule}" + (
+    answer = f"Algorithm 1 widens by `allocate.choice={recipe.allocate.rule}`" + (
         f", and short trainings choose between its network and those of {rivals}" if rivals else ""
     )
     return f"The α search compares {compared}; {answer}."

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from engine.codec import STRICT
 from engine.comparison import BASE, OURS, Comparison, Line, lines
 from engine.comparison_table import ComparisonTable, table_of
-from engine.comparison_words import notes, verdict
-from engine.display import percent, plural, points
+from engine.comparison_words import notes, twins, verdict
+from engine.display import count, milliseconds, percent, plural, points
 from engine.fidelity import sentences
 from engine.results import AlphaResult, ChooseResult, FidelityLadder, Judged, ModelQuality
 
@@ -90,9 +90,17 @@ def essence(recipe: str, form: str, comparison: Comparison, setting: str) -> str
             markdown(few),
             f"*`{recipe}`: {form} {comparison.data}; mean ± standard deviation over "
             f"{len(comparison.seeds)} seeds. Latency on {setting}. Search: trainings that the "
-            f"answer rests on, and their time over all workers.* {brief(comparison)}",
+            "answer rests on, and their time over all workers.*",
+            " ".join((_limits(comparison), *twins(comparison), brief(comparison))),
             f"![{FIGURES['accuracy-latency']}](docs/figures/{recipe}-accuracy-latency.svg)",
         ]
+    )
+
+
+def _limits(comparison: Comparison) -> str:
+    return (
+        f"The limits are {milliseconds(comparison.latency_limit_ms)} as measured and "
+        f"{count(comparison.params_limit)} parameters."
     )
 
 
@@ -155,8 +163,8 @@ def decided(decisions: Decisions, limit_ms: float) -> list[str]:
     return paragraphs
 
 
-def _tied(count: int | None) -> str:
-    return "" if count is None else f"; {count} of the others cannot be told from it"
+def _tied(others: int | None) -> str:
+    return "" if others is None else f"; {others} of the others cannot be distinguished from it"
 
 
 def _judged(one: Judged) -> str:
@@ -169,12 +177,12 @@ def brief(comparison: Comparison) -> str:
     # Several methods may have found one network; the one that counts is the first of the table.
     verdicts = {comparison.spec(line.method): line.verdict for line in reversed(table)}
     del verdicts[comparison.spec(OURS)]
-    count = Counter(verdicts.values())
+    counted = Counter(verdicts.values())
     worse = verdicts.get(comparison.spec(BASE)) == "worse"
     base = ", the base network among them" if worse else ""
     counts = (
-        f"{OURS} is better than {count['worse']} of the other networks{base}, tied "
-        f"with {count['tie']} and behind {count['better']}."
+        f"{OURS} is better than {counted['worse']} of the other networks{base}, tied "
+        f"with {counted['tie']} and behind {counted['better'] or 'none'}."
     )
     return " ".join((_winner(comparison, table), counts, _resolution(table)))
 
@@ -203,16 +211,15 @@ def _resolution(table: Sequence[Line]) -> str:
     by_name = {line.method: line for line in table}
     base, ours, alone = by_name[BASE], by_name[OURS], by_name.get(RESOLUTION)
     if base.top1_mean is None or ours.top1_mean is None:
-        return "How much of it is resolution cannot be told: a training failed."
+        return "How much resolution alone gains is not known: a training failed."
     gain = ours.top1_mean - base.top1_mean
     if not alone or alone.top1_mean is None:
         return f"{OURS} is {points(gain)} from the base network; resolution alone was not compared."
     part = alone.top1_mean - base.top1_mean
     if alone.resolution != ours.resolution:
         return (
-            f"How much of it is resolution: {OURS} is {points(gain)} from the base network at "
-            f"{ours.resolution} px, resolution alone {points(part)} at the {alone.resolution} px "
-            "that it has room for."
+            f"{OURS}, at {ours.resolution} px, is {points(gain)} from the base network; resolution "
+            f"alone, at the {alone.resolution} px that the limits leave it, {points(part)}."
         )
     share = f", {100 * part / gain:.0f} % of that" if gain > 0 and part > 0 else ""
     beside = {
@@ -221,6 +228,6 @@ def _resolution(table: Sequence[Line]) -> str:
         "worse": "the rest is what widths add",
     }[alone.verdict or "tie"]
     return (
-        f"How much of it is resolution: {OURS} is {points(gain)} from the base network, resolution "
-        f"alone {points(part)}{share}; {beside}."
+        f"{OURS} is {points(gain)} from the base network; resolution alone {points(part)}{share}; "
+        f"{beside}."
     )

@@ -70,7 +70,7 @@ def noise(comparison: Comparison) -> str:
     loud = [f"{method} ({percent(f)})" for method, f in floors.items() if f > MOST_NOISE]
     if not loud:
         return f"{said}, {percent(max(floors.values()))} at most."
-    return f"{said}; a disturbed machine told those of {', '.join(loud)} no better."
+    return f"{said}; those of {', '.join(loud)} are as good as a disturbed machine allows."
 
 
 def visible(comparison: Comparison) -> str:

@@ -152,7 +152,9 @@ def test_table_1_is_written_from_result_files(tmp_path: Path, monkeypatch: pytes
     plain = page.replace("\N{NO-BREAK SPACE}", " ")
     assert "Widths: `algorithm-1` 73.4 % (73.1, 73.7) at " in plain
     assert "`uniform-alpha` 71.6 % (71.2, 72.0) at " in plain
-    answer = "The answer is that of `algorithm-1`; 0 of the others cannot be told from it. "
+    answer = (
+        "The answer is that of `algorithm-1`; 0 of the others cannot be distinguished from it. "
+    )
     assert f"{answer}The response surface tells" in plain
     assert "left out of its fit with R² = 0.43." in plain
     assert "3 epochs order the networks as 6 do with Kendall's τ = 0.33" in plain

@@ -109,9 +109,11 @@ def _with_room(budgets: Budgets, limit: Usage, method: str) -> Allocation:
     A model that is slower by some factor is the same as a limit that is lower by it.
     """
     slower = budgets.factor_near(limit.latency_ms)
-    base_ms = slower * budgets.latency_model.predict(budgets.formula.cost(budgets.base.width_of))
-    within = max(limit.latency_ms / (budgets.room or 1.0), min(limit.latency_ms, base_ms))
-    found = _allocation(budgets, replace(limit, latency_ms=within / slower), method)
+    # In the time of the model: multiplied and divided again, the base's could miss itself by a bit.
+    base_ms = budgets.latency_model.predict(budgets.formula.cost(budgets.base.width_of))
+    most_ms = limit.latency_ms / slower
+    within = max(most_ms / (budgets.room or 1.0), min(most_ms, base_ms))
+    found = _allocation(budgets, replace(limit, latency_ms=within), method)
     return retold(found, slower, limit)
 
 

@@ -11,12 +11,16 @@ _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 def percent(share: float, digits: int = 1) -> str:
     """A share as a percentage: ``93.4 %``."""
-    return f"{100 * share:.{digits}f}\u00a0%".replace("-", "−")
+    return f"{_rounded(100 * share, digits):.{digits}f}\u00a0%".replace("-", "−")
 
 
 def points(share: float) -> str:
     """A difference of two shares: ``+1.2 points``."""
-    return f"{100 * share:+.1f}\u00a0points".replace("-", "−")
+    return f"{_rounded(100 * share, 1):+.1f}\u00a0points".replace("-", "−")
+
+
+def _rounded(number: float, digits: int) -> float:
+    return round(number, digits) + 0.0  # no minus before a zero
 
 
 def milliseconds(ms: float) -> str:

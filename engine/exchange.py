@@ -108,8 +108,11 @@ def write_plan(path: Path, plan: Plan) -> Path:
     """Writes a plan, and the script beside it, whose path is returned.
 
     Raises:
-        UserError: they cannot be written, or another script of that name is there.
+        UserError: they cannot be written, the plan would have the name of the script, or another
+            script of that name is there.
     """
+    if path.name == SCRIPT:
+        raise UserError(f"{SCRIPT} is the name of the script beside the plan; give --plan another")
     script, source = path.parent / SCRIPT, script_source()
     try:
         there = script.read_bytes() if script.exists() else source

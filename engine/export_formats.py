@@ -93,7 +93,8 @@ def to_onnx(program: ExportedProgram, images: Tensor, metadata: Mapping[str, str
 
 def _refused(what: str, error: Exception) -> UserError:
     why = first_line(error)
-    return UserError(f"the network cannot be written for {what}: {why}; change that layer")
+    remedy = "upgrade onnxscript" if isinstance(error, ImportError) else "change that layer"
+    return UserError(f"the network cannot be written for {what}: {why}; {remedy}")
 
 
 def from_onnx(data: bytes) -> Logits:

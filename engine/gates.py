@@ -155,7 +155,8 @@ class ChannelGates:
 
     def widths(self, opened: Tensor) -> dict[str, int]:
         """Returns the channels of every group whose gates are open in the mask."""
-        left = [int(part.sum()) for part in opened.split(self.counts)]
+        # Read at once: a GPU is waited for each time.
+        left = torch.stack([part.sum() for part in opened.split(self.counts)]).tolist()
         return {g: n * m for g, n, m in zip(self._groups, left, self.sizes, strict=True)}
 
 

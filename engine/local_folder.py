@@ -90,14 +90,14 @@ class LocalFolder(Folder):
         for name in names:
             path = self.directory / checked(name)
             try:
-                path.unlink(missing_ok=True)
+                patiently(lambda path=path: path.unlink(missing_ok=True), _is_passing)
             except OSError as error:
                 raise storage_error(error, path) from error
 
     def rename(self, old: str, new: str) -> bool:
-        path = self.directory / checked(old)
+        path, target = self.directory / checked(old), self.directory / checked(new)
         try:
-            path.replace(self.directory / checked(new))
+            patiently(lambda: path.replace(target), _is_passing)
         except FileNotFoundError:
             return False
         except OSError as error:

@@ -30,7 +30,7 @@ from engine.bench import (
 )
 from engine.codec import STRICT
 from engine.environment import check_present, environment
-from engine.errors import UserError
+from engine.errors import UserError, first_line
 from engine.graph import NetworkGraph, graph_of
 from engine.power import SensorFailed, measure_energy, power_meter
 from engine.profile_key import ProfileKey
@@ -276,7 +276,7 @@ def _timed(
             if not is_out_of_memory(error):
                 raise
             raise UserError(
-                f"out of GPU memory ({str(error).splitlines()[0]}); lower profile.max_width (and "
+                f"out of GPU memory ({first_line(error)}); lower profile.max_width (and "
                 "allocate.max_width), data.resolution or device.batch"
             ) from None
 

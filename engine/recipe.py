@@ -556,8 +556,9 @@ def load_recipe(path: Path, limits: Mapping[str, str] | None = None) -> Recipe:
     if not isinstance(tree, dict):
         found = "nothing" if tree is None else f"a {type(tree).__name__}"
         raise UserError(f"{path} must hold the keys of a recipe, not {found}; see docs/recipe.md")
-    if limits and isinstance(tree.setdefault("limits", {}), dict):
-        tree["limits"].update(limits)
+    given = tree.get("limits") or {}
+    if limits and isinstance(given, dict):
+        tree["limits"] = {**given, **limits}
     return _from_tree(tree, str(path))
 
 

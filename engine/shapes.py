@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from engine.errors import first_line
+
 BATCH = 2
 """Images in a run: more than one, so that an op that mixes images shows in the shapes."""
 
@@ -18,8 +20,7 @@ class NodeFailed(Exception):
     """A node that could not be run."""
 
     def __init__(self, node: fx.Node, cause: Exception) -> None:
-        lines = str(cause).strip().splitlines()
-        super().__init__(f"{place(node)}: {lines[0] if lines else type(cause).__name__}")
+        super().__init__(f"{place(node)}: {first_line(cause)}")
 
 
 class MetaRun(fx.Interpreter):

@@ -11,6 +11,7 @@ a URI is shown in messages and travels to workers.
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from engine.errors import UserError
 from engine.folder import Folder
 from engine.local_folder import LocalFolder
 from engine.remote_folder import RemoteFolder
@@ -20,13 +21,17 @@ def open_folder(location: Path | str) -> Folder:
     """Returns a folder of a local path or a URI. Nothing is made or looked for yet.
 
     Raises:
-        UserError: the URI has credentials in it, or is of a kind that pyarrow does not know.
+        UserError: the URI is none, has credentials in it, or is of a kind that pyarrow does not
+            know.
     """
     text = str(location)
     if "://" not in text:
         # Absolute, because workers have working directories of their own.
         return LocalFolder(Path(text).absolute())
-    parts = urlsplit(text)
+    try:
+        parts = urlsplit(text)
+    except ValueError as error:
+        raise UserError(f"{text} is no URI: {error}") from None
     if parts.scheme == "file":
         return LocalFolder(Path(unquote(parts.path)))
     return RemoteFolder(text)

@@ -97,9 +97,8 @@ class RunStore:
         self.ledger = Ledger(folder / "ledger", read_only)
         self.checkpoints = folder / "checkpoints"
         self.weights = folder / "weights"
-        self.scratch = _scratch(folder.location)
-        if isinstance(folder, LocalFolder):
-            self.scratch = folder.directory
+        local = isinstance(folder, LocalFolder)
+        self.scratch = folder.directory if local else _scratch(folder.location)
         self.logs = self.scratch / "logs"
         self.epochs = EpochLog(self.logs / "epochs.log")
 

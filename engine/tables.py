@@ -9,7 +9,7 @@ import pyarrow as pa
 from pyarrow import csv, parquet
 
 from engine.codec import STRICT
-from engine.errors import UserError, nearest
+from engine.errors import UserError, first_line, nearest
 from engine.ops import KINDS
 
 COLUMNS = ("op", "cin", "cout", "h", "w", "kernel", "stride", "groups", "ms")
@@ -58,9 +58,9 @@ def read_table(path: Path) -> tuple[TableRow, ...]:
         table: Any = _parsed(path)
         names: list[str] = table.column_names
     except OSError as error:
-        raise UserError(f"cannot read {path}: {str(error).splitlines()[0]}") from None
-    except (pa.ArrowInvalid, UnicodeDecodeError) as error:
-        why = str(error).splitlines()[0]
+        raise UserError(f"cannot read {path}: {first_line(error)}") from None
+    except (pa.ArrowException, UnicodeDecodeError) as error:
+        why = first_line(error)
         raise UserError(f"{path} is no table of layers ({why}); see docs/profile.md") from None
     _check_columns(path, names)
     if not table.num_rows:

@@ -322,6 +322,8 @@ def _inserted(
 ) -> fx.Node:
     """Adds a layer that takes ``features``, and a call of it in front of a node."""
     path = f"{before.name}_{what}"
+    while hasattr(root, path):  # the user's own
+        path += "_"
     root.add_submodule(path, layer.eval())
     with root.graph.inserting_before(before):
         return root.graph.call_module(path, (features,))

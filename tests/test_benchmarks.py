@@ -182,8 +182,8 @@ def test_table_1_is_written_from_result_files(tmp_path: Path, monkeypatch: pytes
     mean = {e.proposal.method: fmean(e.accuracies) for e in made.entries}
     gain, part = (100 * (mean[m] - mean["base"]) for m in ("hacscale", "resolution"))
     plain = page.replace("\u00a0", " ")
-    told = f"{gain:+.1f} points from the base network at 40 px, resolution alone {part:+.1f} points"
-    assert f"{told} at the 32 px that it has room for." in plain
+    told = f"hacscale, at 40 px, is {gain:+.1f} points from the base network; resolution alone, "
+    assert f"{told}at the 32 px that the limits leave it, {part:+.1f} points." in plain
     # Of one resolution, a share can be told.
     words = import_module("table1_words")
     spec = made.entry("resolution").proposal.spec
@@ -192,7 +192,7 @@ def test_table_1_is_written_from_result_files(tmp_path: Path, monkeypatch: pytes
         for e in made.entries
     ]
     plain = words.outcome(replace(made, entries=tuple(entries))).replace("\u00a0", " ")
-    told = f"{gain:+.1f} points from the base network, resolution alone {part:+.1f} points, "
+    told = f"{gain:+.1f} points from the base network; resolution alone {part:+.1f} points, "
     assert f"{told}{100 * part / gain:.0f} % of that; the two are a tie." in plain
 
     monkeypatch.setattr(sys, "argv", ["table1.py", "--recipes", "--out", str(out)])

@@ -598,7 +598,7 @@ def test_an_interrupted_run_says_how_to_go_on(shell: Shell, runs: Path, driver) 
     driver.run_search = lambda *_: signal.raise_signal(signal.SIGINT)
     code, out, _ = shell("run", "digits-vgg11", "--runs-dir", runs)
     assert code == 130
-    assert out == "stopping before the run began; repeat the command to begin it\nstopped\n"
+    assert out == "stopping\nthe run has not begun; repeat the command to begin it\nstopped\n"
     write_atomic(runs / "digits-vgg11" / "run.json", b"{}")
     code, out, _ = shell("run", "digits-vgg11", "--runs-dir", runs)
     assert code == 130

@@ -17,7 +17,7 @@ from engine.rows import TrainingTask
 from engine.store import RunStore
 from trainables.augment import augment
 from trainables.loop import NetworkTraining
-from trainables.sync_norm import SyncBatchNorm, synchronise_norms
+from trainables.sync_norm import SyncBatchNorm, are_buffers_equal, synchronise_norms
 
 WORLD = 2
 CPU = torch.device("cpu")
@@ -429,6 +429,36 @@ def test_a_norm_of_a_class_of_its_own_keeps_its_forward_and_is_synchronised(
     for name, tensor in net[0].state_dict().items():
         torch.testing.assert_close(tensor, state[name])
     assert copy.deepcopy(net)[0].get_buffer("gain") == 2.0
+
+
+def test_norms_of_a_gpu_keep_their_class_and_their_frozen_tensors() -> None:
+    """What becomes of them is decided by the device that they are for."""
+    net = nn.Sequential(nn.BatchNorm2d(4), NormThenReLU(4), nn.SyncBatchNorm(4), OwnSync(4))
+    net[0].weight.requires_grad_(False)
+    before = {name: tensor.data_ptr() for name, tensor in net.state_dict().items()}
+    frozen = [name for name, p in net.named_parameters() if not p.requires_grad]
+    synchronise_norms(net, torch.device("cuda"))
+    assert [type(norm) for norm in (net[0], net[2], net[3])] == [
+        nn.SyncBatchNorm,
+        nn.SyncBatchNorm,
+        OwnSync,
+    ]
+    assert isinstance(net[1], NormThenReLU) and isinstance(net[1], nn.SyncBatchNorm)
+    x = torch.randn(2, 4, 3, 3)
+    # Without a process group PyTorch's forward is that of a plain norm.
+    torch.testing.assert_close(net[1].eval()(x), NormThenReLU(4).eval()(x))
+    assert {name: tensor.data_ptr() for name, tensor in net.state_dict().items()} == before
+    assert [name for name, p in net.named_parameters() if not p.requires_grad] == frozen != []
+
+
+def test_buffers_are_sent_around_only_where_they_can_differ() -> None:
+    plain = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.BatchNorm2d(4, affine=False))
+    assert not are_buffers_equal(plain)
+    synchronise_norms(plain, CPU)
+    assert are_buffers_equal(plain)
+    own = nn.Sequential(NormThenReLU(4))
+    synchronise_norms(own, CPU)
+    assert not are_buffers_equal(own)
 
 
 class OwnSync(nn.SyncBatchNorm):

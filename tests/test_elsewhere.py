@@ -106,22 +106,52 @@ def _facts(row: Row) -> Row:
     return dataclasses.replace(row, history=history)
 
 
-@pytest.mark.parametrize("place", [THERE, torch.device("cpu")], ids=["there", "here"])
-def test_no_step_waits_for_the_device(
-    place: torch.device, there: Accelerator, tmp_path: Path
+QUICK = tiny_task(
+    model="tiny_training:plain",
+    augment="crop-flip",
+    mixup=0.3,
+    label_smoothing=0.1,
+    importance=True,
+)
+STEPS = [
+    ("everything", QUICK, THERE, 0),
+    # Steps are given to the device while it does those before, also where each moves its images.
+    ("images here", QUICK, torch.device("cpu"), 0),
+    (
+        "pruning",
+        dataclasses.replace(tiny_task(model="tiny_training:plain", epochs=99), shrink=Pruning()),
+        THERE,
+        0,
+    ),
+    # The widths that are left, once.
+    (
+        "macs",
+        dataclasses.replace(
+            tiny_task(model="tiny_training:plain"), shrink=Sparsifying(resource="macs", strength=6)
+        ),
+        THERE,
+        1,
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("task", "place", "each"), [s[1:] for s in STEPS], ids=[s[0] for s in STEPS]
+)
+def test_steps_do_not_wait_for_the_device(
+    task: TrainingTask, place: torch.device, each: int, there: Accelerator, tmp_path: Path
 ) -> None:
-    """Wherever the images lie: steps are given to the device while it does those before."""
-    options = {"augment": "crop-flip", "mixup": 0.3, "label_smoothing": 0.1, "importance": True}
-    task = tiny_task(model="tiny_training:plain", **options)
     data = dataclasses.replace(TensorData.on(tiny_data(), place), device=THERE)
-    training = NetworkTraining(task, data, RunStore(tmp_path))
+    training = NetworkTraining(task, data, RunStore(tmp_path), checkpoint_seconds=600)
 
     def waits_of(steps: int) -> int:
         before = len(there.waits)
         training.rehearse(steps)
         return len(there.waits) - before
 
-    assert waits_of(4) == waits_of(1) > 0  # the loss of an epoch is read at its end
+    few, more = waits_of(1), waits_of(2)
+    assert more == few + each
+    assert few > 0  # the loss of an epoch is read at its end
 
 
 @pytest.mark.parametrize("factory", examples.FOLLOWED, ids=lambda f: f.__name__)

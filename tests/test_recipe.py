@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.codec import decode, digest, jsonable
-from engine.commands.options import find_recipe
+from engine.commands.options import find_recipe, stated_limits
 from engine.errors import UserError
 from engine.limits import Limits
 from engine.plain_yaml import load_yaml
@@ -62,8 +62,9 @@ def refused_set(*assignments: str) -> str:
 
 def test_limits_of_the_command_line_stand_in_for_those_of_a_file(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
-    asked = Namespace(latency=None, latency_ms="8", params="2x", memory=None)
-    for text, memory in (("width: 0.5", None), ("limits: {latency: 3x, memory: 2x}", "2x")):
+    arguments = Namespace(latency=None, latency_ms="8", params="2x", memory=None)
+    asked = stated_limits(arguments)
+    for text, memory in (("width: 0.5", None), ("limits:", None), ("limits: {memory: 2x}", "2x")):
         file.write_text(text)
         recipe, name = find_recipe(str(file), asked)
         assert recipe.limits == Limits(latency="8ms", params="2x", memory=memory)

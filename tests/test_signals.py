@@ -64,9 +64,9 @@ def test_the_command_to_go_on_is_said_before_the_driver_ends(
         os.killpg(driver.pid, number)
         said = driver.stdout.read().splitlines()
     assert driver.returncode == code
-    assert said[0] == "stopping; nothing is lost. Go on with:"
+    assert said[:2] == ["stopping", "nothing is lost; go on with:"]
     address = called_by or "auto"
-    assert said[1] == f"  hacscale resume '{run}' --address {address} --max-cpu-hours 1.5"
+    assert said[2] == f"  hacscale resume '{run}' --address {address} --max-cpu-hours 1.5"
     assert said[-1].strip().startswith(last)
 
 

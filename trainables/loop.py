@@ -31,7 +31,7 @@ from trainables.schedule import learning_rate
 from trainables.shrinking import make_shrinking
 from trainables.slimmable import SharedNetworks
 from trainables.start import initial_network
-from trainables.sync_norm import synchronise_norms
+from trainables.sync_norm import are_buffers_equal, synchronise_norms
 from trainables.tensors import TensorData
 
 _SAVING_SHARE = 0.05
@@ -111,7 +111,9 @@ class NetworkTraining:
         self._forward = self.network
         if world > 1:
             synchronise_norms(self.network, self._device)
-            self._forward = DistributedDataParallel(self.network)
+            self._forward = DistributedDataParallel(
+                self.network, broadcast_buffers=not are_buffers_equal(self.network)
+            )
         training = task.training
         self._objective = make_objective(task)
         self._optimizer = torch.optim.SGD(
@@ -366,6 +368,8 @@ class NetworkTraining:
             for module in network.modules()
             if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.SyncBatchNorm)
         ]
+        if not norms:
+            return
         momenta = [norm.momentum for norm in norms]
         network.eval()
         for norm in norms:
@@ -385,6 +389,8 @@ class NetworkTraining:
         if math.isinf(self._checkpoint_seconds) or (step + 1) % _STEPS_PER_LOOK:
             return False
         late = time.monotonic() - self._saved_at >= self._checkpoint_seconds
+        if self._world == 1:
+            return late
         first_says = torch.tensor(float(late and self._rank == 0), device=self._device)
         return bool(self._summed(first_says))
 

@@ -44,6 +44,7 @@ class Pruner:
         self._goals = goals(pruning, sum(width for _, width in spec.widths), steps, epochs)
         self._first = round(pruning.warmup * steps * epochs)
         self._opened = gates.opened()
+        self._pruned = False
         self._sums = torch.zeros_like(self._opened, dtype=torch.float64)
         self._updates = self._steps = 0
         self._ended = False
@@ -60,7 +61,7 @@ class Pruner:
         self._steps += 1
         if self._steps in self._goals and not self._ended:
             self._prune(self._goals[self._steps])
-        if not self._opened.all():
+        if self._pruned:
             self._gates.close(self._opened)
 
     def _prune(self, goal: int) -> None:
@@ -73,7 +74,7 @@ class Pruner:
         if opened is None:
             self._ended = True
             return
-        self._opened = opened
+        self._opened, self._pruned = opened, True
         widths = gates.widths(opened)
         if all(widths[group] < width for group, width in self._spec.widths):
             params = self._graph.cost(self._spec.with_widths(widths)).params
@@ -93,6 +94,7 @@ class Pruner:
     def load_state(self, state: dict[str, Any]) -> None:
         """Continues from ``state``."""
         self._opened.copy_(state["opened"])
+        self._pruned = not bool(self._opened.all())
         self._sums.copy_(state["sums"])
         self._updates, self._steps = state["updates"], state["steps"]
         self._ended = state["ended"]

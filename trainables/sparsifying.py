@@ -1,5 +1,6 @@
 """Sparsifying during a training: scales of batch norm are pushed to zero by what they cost."""
 
+import itertools
 from dataclasses import asdict
 from typing import Any
 
@@ -52,6 +53,8 @@ class Sparsifier:
         rates = sum(
             learning_rate(training, (k + 0.5) / steps) for k in range(steps * training.epochs)
         )
+        firsts = [0, *itertools.accumulate(gates.counts)][:-1]
+        self._firsts = torch.tensor(firsts, device=gates.opened().device)
         self._known: dict[tuple[int, ...], Tensor] = {}
         mean_cost = float(self._costs(spec.width_of).mean())
         reach = rates / (1 - training.momentum)
@@ -72,7 +75,7 @@ class Sparsifier:
         scales = self._gates.scales()
         pushed = scales.isfinite()
         costs = self._costs(self._left(scales.detach()))
-        return self._factor * (costs * scales)[pushed].sum()
+        return self._factor * torch.where(pushed, costs * scales, 0.0).sum()
 
     def after_step(self) -> None:
         """Records what is left at the end of an epoch."""
@@ -85,10 +88,8 @@ class Sparsifier:
     def _left(self, scales: Tensor) -> dict[str, int]:
         """The channels that are left, by group; always the one of the largest scale."""
         opened = scales > self._threshold
-        first = 0
-        for part in scales.split(self._gates.counts):
-            opened[first + part.argmax()] = True
-            first += len(part)
+        largest = torch.stack([part.argmax() for part in scales.split(self._gates.counts)])
+        opened[largest + self._firsts] = True
         return self._gates.widths(opened)
 
     def _costs(self, widths: dict[str, int]) -> Tensor:

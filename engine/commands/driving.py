@@ -6,10 +6,11 @@ import shlex
 import signal
 import sys
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from rich.console import Console
 
+from engine.errors import StorageError
 from engine.store import RunStore
 
 _KEPT = ("address", "max_gpu_hours", "max_cpu_hours")
@@ -31,9 +32,11 @@ def orderly_stop(
     from cluster.signals import announced
 
     def say() -> None:
-        if RunStore(location, read_only=True).folder.read("run.json") is None:
-            console.print("stopping before the run began; repeat the command to begin it")
-            return
+        console.print("stopping")  # at once: storage that is away is waited for below
+        with suppress(StorageError):
+            if RunStore(location, read_only=True).folder.read("run.json") is None:
+                console.print("the run has not begun; repeat the command to begin it")
+                return
         given = {option: getattr(arguments, option, None) for option in _KEPT}
         given["address"] = os.environ.get(CALLED_BY, given["address"])  # of who reads this
         kept = [
@@ -42,7 +45,7 @@ def orderly_stop(
             if value is not None
         ]
         again = " ".join(("hacscale", command, shlex.quote(location), *kept))
-        console.print(f"stopping; nothing is lost. Go on with:\n  {again}", soft_wrap=True)
+        console.print(f"nothing is lost; go on with:\n  {again}", soft_wrap=True)
 
     # A job of Ray begins with SIGINT blocked, what a script starts with & with SIGINT ignored.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})

@@ -1,6 +1,7 @@
 """Options that several commands share, and what they stand for."""
 
 import argparse
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -73,24 +74,25 @@ def names_recipe(reference: str) -> bool:
     return reference in RECIPES or Path(reference).suffix in (".yaml", ".yml")
 
 
-def find_recipe(reference: str, arguments: argparse.Namespace | None = None) -> tuple[Recipe, str]:
+def find_recipe(reference: str, limits: Mapping[str, str] | None = None) -> tuple[Recipe, str]:
     """Returns a recipe and the name that a run of it gets.
 
     Args:
         reference: its name or its file.
-        arguments: of `add_limits`, which may give what a file leaves out.
+        limits: that stand in for those of a file, which may leave them out.
     """
     if reference in RECIPES:
         return RECIPES[reference](), reference
     path = Path(reference)
     if path.suffix in (".yaml", ".yml"):
-        return load_recipe(path, _stated(arguments) if arguments else {}), path.stem
+        return load_recipe(path, limits), path.stem
     if path.is_file():
         raise UserError(f"a recipe file ends in .yaml, {reference!r} does not; rename it")
     raise UserError(f"unknown recipe {reference!r}{nearest(reference, RECIPES)}")
 
 
-def _stated(arguments: argparse.Namespace) -> dict[str, str]:
+def stated_limits(arguments: argparse.Namespace) -> dict[str, str]:
+    """Returns the limits that the options of `add_limits` give."""
     latency = next(iter(_latencies(arguments)), None)
     stated = {"latency": latency, "params": arguments.params, "memory": arguments.memory}
     return {name: limit for name, limit in stated.items() if limit is not None}

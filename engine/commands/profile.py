@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from engine.profiling import Profiling
 
 _PURPOSE = "profile"
+_NO_LIMITS = {"latency": "1x", "params": "1x"}
+"""A profile needs none, and a recipe some."""
 
 
 def add(commands: Commands) -> None:
@@ -208,7 +210,7 @@ def _wanted(arguments: argparse.Namespace) -> "tuple[Recipe, Profiling]":
 
     name, size, classes = arguments.run, arguments.input, arguments.classes
     if names_recipe(name):
-        recipe = override(find_recipe(name)[0], arguments.set)
+        recipe = override(find_recipe(name, _NO_LIMITS)[0], arguments.set)
         if size is None or classes is None:
             from cluster.dataset import facts_of, read_data
             from cluster.network import BaseNetwork
@@ -218,9 +220,7 @@ def _wanted(arguments: argparse.Namespace) -> "tuple[Recipe, Profiling]":
             size = size or f"{made.channels}x{side}x{side}"
             classes = made.classes if classes is None else classes
     else:
-        recipe = override(
-            Recipe(model=name, limits=Limits(latency="1x", params="1x")), arguments.set
-        )
+        recipe = override(Recipe(model=name, limits=Limits(**_NO_LIMITS)), arguments.set)
     ref, resolution = model_ref(
         recipe.model, size or "3x224x224", 1000 if classes is None else classes
     )

@@ -35,11 +35,12 @@ def _runs(arguments: argparse.Namespace, console: Console) -> None:
         store = RunStore(run.location, read_only=True)
         try:
             state = _state(store)
+            statuses = [row.status for row in store.ledger.rows()]
+            last = datetime.fromtimestamp(store.last_activity()).strftime("%Y-%m-%d %H:%M")
         except UserError as error:
-            state = "cannot be read"
             unreadable[run.name] = str(error)
-        statuses = [row.status for row in store.ledger.rows()]
-        last = datetime.fromtimestamp(store.last_activity()).strftime("%Y-%m-%d %H:%M")
+            table.add_row(run.name, "cannot be read", "", "", "")
+            continue
         counts = str(statuses.count("done")), str(statuses.count("failed"))
         table.add_row(run.name, state, *counts, last)
         if state.startswith("interrupted"):

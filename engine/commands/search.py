@@ -7,7 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.codec import pretty
-from engine.commands.options import add_limits, add_runs_dir, find_recipe, with_limits
+from engine.commands.options import (
+    add_limits,
+    add_runs_dir,
+    find_recipe,
+    stated_limits,
+    with_limits,
+)
 from engine.errors import UserError
 from engine.recipe import Recipe, override
 
@@ -121,7 +127,7 @@ def asked_search(arguments: argparse.Namespace) -> AskedSearch:
     Raises:
         UserError: there is no such recipe, it does not fit together, or the name is none.
     """
-    recipe, recipe_name = find_recipe(arguments.recipe, arguments)
+    recipe, recipe_name = find_recipe(arguments.recipe, stated_limits(arguments))
     recipe = with_limits(override(recipe, arguments.set), arguments)
     name = recipe_name if arguments.name is None else arguments.name
     if not _NAME.fullmatch(name):

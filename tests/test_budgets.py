@@ -198,6 +198,20 @@ def test_between_the_base_network_and_the_answer_both_count(budgets: Budgets, of
     assert curve[-1].spec == widest.spec
 
 
+@pytest.mark.parametrize("room", [None, 1.05])
+def test_the_base_network_is_an_answer_to_its_own_latency(
+    budgets: Budgets, room: float | None
+) -> None:
+    """However factors are rounded that are multiplied by and divided by again."""
+    exact = at_the_resolution_of_the_base(budgets)
+    found = answer(exact, Limits(latency="1.5x", params="9x"), ALGORITHM_1)
+    for k in range(60):
+        ms = (0.8 + k / 97) * found.allocation.usage.latency_ms
+        left = replace(exact.corrected(found.spec, Latency.constant(ms)), room=room)
+        one = answer(left, Limits(latency="1x", params="9x"), ALGORITHM_1)
+        assert one.spec.width_of == BASE.width_of
+
+
 def test_answers_leave_the_room_for_noise_that_the_run_left(budgets: Budgets) -> None:
     exact = at_the_resolution_of_the_base(budgets)
     limits = Limits(latency="2x", params="99x")

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import shutil
 import signal
 import socket
@@ -366,6 +367,18 @@ def test_a_run_that_cannot_be_read_is_one_line(shell: Shell, runs: Path, monkeyp
         with monkeypatch.context() as patch:
             patch.setattr(Path, step, fail)
             assert fragment in shell.refused("resume", "mine", "--runs-dir", runs)
+
+
+def test_a_run_that_cannot_be_read_hides_no_other(shell: Shell, runs: Path) -> None:
+    for name in ("one", "two"):
+        begin(shell, name)
+    shutil.rmtree(runs / "one" / "ledger", ignore_errors=True)
+    (runs / "one" / "ledger").symlink_to("ledger")
+    code, out, error = shell("runs", "--runs-dir", runs)
+    assert code == 2
+    assert "cannot read" in error and str(runs / "one") in error
+    assert re.search(r"^one +cannot be read *$", out, re.MULTILINE)
+    assert re.search(r"^two +interrupted", out, re.MULTILINE)
 
 
 @pytest.mark.parametrize("name", ["engine", "cluster", "searchers.py"])

@@ -85,6 +85,8 @@ def test_a_script_that_is_not_ours_stays(graph: NetworkGraph, tmp_path: Path):
     with pytest.raises(UserError, match=r"measure\.py is there already and not ours"):
         write_plan(tmp_path / "plan.json", plan)
     assert {path.name for path in tmp_path.iterdir()} == {"measure.py"}
+    with pytest.raises(UserError, match=r"measure\.py is the name of the script"):
+        write_plan(tmp_path / "other" / "measure.py", plan)
     first, _ = script_source().split(b"\n", 1)
     (tmp_path / "measure.py").write_bytes(first + b"\nof an earlier version")
     assert write_plan(tmp_path / "plan.json", plan).read_bytes() == script_source()

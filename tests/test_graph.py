@@ -527,6 +527,15 @@ def test_what_acts_only_in_training_still_does():
     assert isinstance(dropped.get_submodule("drop"), examples.DropPath)
 
 
+def test_an_inserted_layer_takes_no_place_of_the_users_own():
+    """torch.fx calls the function's node dropout, so that its layer would be the user's."""
+    graph = load_graph(ref(examples.DroppedTwice), 32)
+    module = graph.build(graph.spec(32), 0)
+    drops = [layer.p for layer in module.modules() if isinstance(layer, nn.Dropout)]
+    assert sorted(drops) == [0.1, 0.7]
+    assert module.get_submodule("dropout_layer").p == 0.1
+
+
 def test_unused_layers_are_said_and_left_out():
     graph = load_graph(ref(examples.Auxiliary), 32)
     assert graph.unused == ("auxiliary",)

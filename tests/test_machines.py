@@ -19,6 +19,7 @@ from cluster.doctor import Check, judge_cluster, judge_here, judge_machine
 from cluster.interface import interface_of
 from cluster.machine import Machine, this_machine
 from cluster.nodes import Node, check_shared, inspect_nodes
+from engine import host_memory
 from engine.cli import main
 from engine.errors import UserError
 from engine.recipe import Cluster
@@ -93,6 +94,45 @@ def test_this_machine_is_what_the_system_says(tmp_path: Path) -> None:
     assert abs(machine.clock - time.time()) < 60
     assert machine.runs_error == ""
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("memberships", "limits", "expected"),
+    [
+        ("0::/", {"memory.max": "max"}, None),
+        ("0::/", {"memory.max": "5000"}, 5000),
+        # A job of SLURM: its step may have what is left of what the job has.
+        (
+            "0::/slurm/job_7/step_0",
+            {"slurm/job_7/memory.max": "3000", "slurm/job_7/step_0/memory.max": "max"},
+            3000,
+        ),
+        (
+            "9:cpu:/else\n4:memory,hugetlb:/job_7\n0::/",
+            {"memory/job_7/memory.limit_in_bytes": "2000", "memory/memory.limit_in_bytes": "8000"},
+            2000,
+        ),
+        # A container that does not see where it is: its own limit lies at the root.
+        ("4:memory:/docker/a1b2", {"memory/memory.limit_in_bytes": "7000"}, 7000),
+        ("0::/../..", {"memory.max": "6000"}, 6000),
+    ],
+)
+def test_memory_is_what_the_control_groups_leave(
+    memberships: str,
+    limits: dict[str, str],
+    expected: int | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "cgroup").write_text(f"{memberships}\n")
+    for name, limit in limits.items():
+        path = tmp_path / "fs" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{limit}\n")
+    monkeypatch.setattr(host_memory, "_MEMBERSHIPS", tmp_path / "cgroup")
+    monkeypatch.setattr(host_memory, "_GROUPS", tmp_path / "fs")
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert host_memory.host_memory() == (expected or whole)
 
 
 def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:

@@ -614,6 +614,8 @@ def test_the_verdict_names_a_limit_that_is_broken(record: RunRecord) -> None:
         (display.percent(0.934), "93.4 %"),
         (display.points(-0.014), "−1.4 points"),
         (display.points(0.0), "+0.0 points"),
+        (display.points(-0.0004), "+0.0 points"),
+        (display.percent(-0.0004), "0.0 %"),
         (display.scientific(1.234e-5), "1.23·10⁻⁵"),
         (display.scientific(-4e12), "−4.00·10¹²"),
         (display.scientific(0.0), "0.00·10⁰"),

@@ -109,6 +109,7 @@ def test_a_file_uri_is_a_local_path(tmp_path: Path) -> None:
         ("s3://key:secret@bucket/runs", "credentials do not belong into s3://bucket/runs; leave"),
         ("ftp://host/runs", "cannot use ftp://host"),
         ("s3://bucket/runs?nonsense=1", "Unexpected query parameter"),
+        ("s3://[bucket]/runs", "s3://[bucket]/runs is no URI"),
     ],
 )
 def test_a_uri_that_cannot_be_used_is_one_line(uri: str, message: str) -> None:
@@ -147,21 +148,30 @@ def test_patience_ends_with_one_line(server: ObjectStore, monkeypatch) -> None:
         server.start()
 
 
+@pytest.mark.parametrize(
+    ("step", "call", "expected"),
+    [
+        ("read_bytes", lambda folder: folder.read("x"), b"1"),
+        ("unlink", lambda folder: folder.delete("x"), None),
+        ("replace", lambda folder: folder.rename("x", "y"), True),
+    ],
+)
 def test_a_network_file_system_that_comes_back_is_waited_for(
-    tmp_path: Path, monkeypatch, caplog
+    step: str, call, expected: object, tmp_path: Path, monkeypatch, caplog
 ) -> None:
-    read, left = Path.read_bytes, [116, 110]  # ESTALE, ETIMEDOUT
+    real, left = getattr(Path, step), [116, 110]  # ESTALE, ETIMEDOUT
 
-    def fail(path: Path) -> bytes:
+    def fail(path: Path, *arguments, **options):
         if left:
             raise OSError(left.pop(), "as NFS says it")
-        return read(path)
+        return real(path, *arguments, **options)
 
     folder = open_folder(tmp_path)
     folder.write("x", b"1")
-    monkeypatch.setattr(Path, "read_bytes", fail)
+    monkeypatch.setattr(Path, step, fail)
     with caplog.at_level(logging.WARNING, "hacscale"):
-        assert folder.read("x") == b"1"
+        assert call(folder) == expected
+    assert folder.exists("x") == (step == "read_bytes")
     assert caplog.text.count("the storage does not answer, trying on") == 1
 
 

@@ -38,10 +38,11 @@ from engine.graph import NetworkGraph
 from engine.limits import Usage
 from engine.recipe import Recipe
 from engine.rows import TrainingTask
-from engine.scaling import scale_for_alpha, widest_within
+from engine.scaling import scale_for_alpha
 from engine.spec import NetworkSpec
 from engine.store import RunStore
 from engine.training import Training
+from engine.uniform import widest_within
 from trainables.data import ImageData
 from trainables.device import device_for, use_cpus
 from trainables.loop import NetworkTraining
@@ -285,8 +286,8 @@ class Planned:
         most = self.network.affordable(self._fits)
         budget = self.network.budget(most)
         spec = scale_for_alpha(self.graph, self.base, alpha, budget, settings.round_to, most)
-        start = self.base.at(spec.resolution)
-        return widest_within(self.graph, start, self.recipe.allocate.max_width, self._fits)
+        formula = self.graph.formula(self.base.at(spec.resolution))
+        return widest_within(formula, self.recipe.allocate.max_width, self._fits)
 
     def _fits(self, spec: NetworkSpec) -> bool:
         """Whether a network is expected to keep the limits.

@@ -21,7 +21,8 @@ field is changed with `--set`:
 hacscale run digits-vgg11 --set alpha.trials=8 train.epochs=20
 ```
 
-A YAML file holds the same keys. Only `limits` is required, unknown keys are errors, and a field
+A YAML file holds the same keys. Only `limits` is required, if not given by `--latency` and
+`--params`; unknown keys are errors, and a field
 that is left out has the default below:
 
 ```yaml
@@ -38,7 +39,8 @@ errors. After `--set`, `data=SOURCE` is short for `data.source=SOURCE`, whose va
 it is, and other `epochs` of a training take its `warmup_epochs` and `milestones` along, unless
 these are set too.
 
-This page is made of the docstrings in `engine/recipe.py` by `python docs/reference.py`.
+This page is made of the docstrings in `engine/recipe.py` and `engine/training.py` by
+`python docs/reference.py`.
 """
 
 _TRAININGS = """\
@@ -116,7 +118,7 @@ def _default(field: "Field[Any]") -> Any:
 
 def _type(declared: Any) -> str:
     if get_origin(declared) is Literal:
-        return ", ".join(f"`{choice}`" for choice in get_args(declared))
+        return ", ".join(_value(choice) for choice in get_args(declared))
     if get_origin(declared) is tuple:
         return f"list of {_type(get_args(declared)[0])}s"
     if get_args(declared):

@@ -59,7 +59,7 @@ CALM = 0.1
 MOST_CALM = 0.2
 """That share grows up to this for a reference that differs by itself from reading to reading."""
 NOISE = 5
-"""Times that difference, in the median, to the share: the lowest of hundreds of readings is luck.
+"""The share is so many times the median difference: the lowest of hundreds of readings is luck.
 
 Those of MobileNet-V2 differ by some 4 % on an idle machine, and most would pass for disturbed."""
 MOST_VISITS = 3

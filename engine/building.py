@@ -79,12 +79,13 @@ def initialise(
 ) -> fx.GraphModule:
     """Gives a network on the meta device its first weights, on the CPU.
 
-    Weights of convolutions are drawn from He's normal distribution (fan-out), those of linear
-    layers uniformly within ±1/√fan-in, others with a standard deviation of 0.02 (scales outside
-    of layers), from a generator with ``seed``. A parameter whose elements were all equal in the
-    original (ones and zeros of norms, zero biases) keeps that value, and so do frozen parameters,
-    and buffers other than the statistics of norms. All networks of a run start in this way, so that
-    they can be compared; a custom initialisation of the original is not repeated.
+    Weights of convolutions are drawn from He's normal distribution (fan-out; of transposed ones
+    fan-in over the product of the strides), those of linear layers uniformly within ±1/√fan-in,
+    others with a standard deviation of 0.02 (scales outside of layers), from a generator with
+    ``seed``. A parameter whose elements were all equal in the original (ones and zeros of norms,
+    zero biases) keeps that value, and so do frozen parameters, and buffers other than the
+    statistics of norms. All networks of a run start in this way, so that they can be compared; a
+    custom initialisation of the original is not repeated.
 
     Args:
         module: made by `skeleton`.

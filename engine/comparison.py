@@ -18,7 +18,7 @@ BASE = "base"
 """The base network, which every method begins with."""
 OURS = "hacscale"
 """The result of the run, which others are compared with."""
-LEVEL = 0.05
+SIGNIFICANCE = 0.05
 """Two methods are told apart at this significance, paired by seed."""
 
 
@@ -181,7 +181,7 @@ def difference(first: Entry, second: Entry) -> Difference | None:
     if len(gains) < 2 or max(gains) - min(gains) < _EQUAL:
         return Difference(mean=mean, low=-math.inf, high=math.inf, verdict="tie")
     tested = ttest_rel([b for _, b in pairs], [a for a, _ in pairs])
-    interval = tested.confidence_interval(1 - LEVEL)  # pyright: ignore[reportAttributeAccessIssue]
+    interval = tested.confidence_interval(1 - SIGNIFICANCE)  # pyright: ignore[reportAttributeAccessIssue]
     low, high = float(interval.low), float(interval.high)
     return Difference(mean=mean, low=low, high=high, verdict=_verdict(low, high))
 

@@ -17,24 +17,25 @@ from engine.drawing import raster, vector
 from engine.folder import Folder
 from engine.report import render_page
 
-FIGURES = "comparison"
-"""Folder of a run for the figures of its comparison."""
+WRITTEN = ("comparison.json", "comparison.csv", "comparison.html", "comparison")
+"""Files of a run that hold its comparison; the last is the folder of the figures."""
 
 
 def write_comparison(comparison: Comparison, folder: Folder) -> None:
-    """Writes ``comparison.json``, ``.csv``, ``.html`` and the figures as SVG and PNG.
+    """Writes `WRITTEN`: all of it as JSON, the table as CSV, a page, the figures as SVG and PNG.
 
     Raises:
         StorageError: they cannot be written.
     """
     file = ComparisonFile(comparison=comparison, table=lines(comparison))
-    folder.write("comparison.json", pretty(file))
-    folder.write("comparison.csv", render_csv(comparison).encode())
+    as_json, as_csv, as_html, figures = WRITTEN
+    folder.write(as_json, pretty(file))
+    folder.write(as_csv, render_csv(comparison).encode())
     drawn = draw_comparison(comparison)
-    folder.write("comparison.html", render_page_of(comparison, drawn).encode())
+    folder.write(as_html, render_page_of(comparison, drawn).encode())
     for panel in drawn.panels:
-        (folder / FIGURES).write(f"{panel.name}.svg", vector(panel))
-        (folder / FIGURES).write(f"{panel.name}.png", raster(panel))
+        (folder / figures).write(f"{panel.name}.svg", vector(panel))
+        (folder / figures).write(f"{panel.name}.png", raster(panel))
 
 
 def render_page_of(comparison: Comparison, figures: ComparisonFigures) -> str:

@@ -94,15 +94,6 @@ class NetworkCost:
         """Trainable parameters."""
         return sum(layer.params for layer in self.layers)
 
-    @cached_property
-    def activations(self) -> int:
-        """Elements that convolutions and linear layers write for one image.
-
-        Source: Radosavovic et al. 2020 count the outputs of convolutions; their tables differ by
-        the classifier's outputs.
-        """
-        return sum(layer.out_size for layer in self.layers if layer.macs)
-
 
 class Widening(Protocol):
     """A network being widened, as an allocator sees it."""

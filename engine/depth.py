@@ -64,7 +64,7 @@ def repeats(blocks: Sequence[int], depth: float) -> list[int]:
     return found
 
 
-def deepened(name: str, depth: float, classes: int) -> nn.Module:
+def deeper_module(name: str, depth: float, classes: int) -> nn.Module:
     """Builds a network of torchvision with ``depth`` times the blocks in every stage.
 
     Raises:

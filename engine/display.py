@@ -136,7 +136,7 @@ def _rests_on(record: RunRecord) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
+class Quantity:
     """One quantity of the base network and of the result, as text; empty where there is none."""
 
     quantity: str
@@ -146,61 +146,61 @@ class Comparison:
     change: str = ""
 
 
-def comparisons(record: RunRecord) -> tuple[Comparison, ...]:
+def comparisons(record: RunRecord) -> tuple[Quantity, ...]:
     """Base network against result, quantity by quantity."""
     base, result = record.baseline, record.result
     latency, memory, accuracy = result.latency_ms, result.memory, result.accuracy
     return (
-        Comparison(
+        Quantity(
             quantity="Test accuracy",
             baseline=percent(accuracy.baseline_test, 2),
             result=percent(accuracy.test, 2),
             change=points(accuracy.test - accuracy.baseline_test),
         ),
-        Comparison(
+        Quantity(
             quantity="Validation accuracy",
             baseline=percent(base.trained.val_accuracy, 2),
             result=percent(accuracy.val, 2),
             change=points(accuracy.val - base.trained.val_accuracy),
         ),
-        Comparison(
+        Quantity(
             quantity="Latency, measured",
             baseline=milliseconds(base.latency.ms),
             result=milliseconds(latency.measured),
             limit=milliseconds(latency.limit),
             change=ratio(latency.measured, base.latency.ms),
         ),
-        Comparison(
+        Quantity(
             quantity="Latency, predicted",
             baseline="",
             result=milliseconds(latency.predicted),
             limit=milliseconds(latency.limit),
         ),
-        Comparison(
+        Quantity(
             quantity="Parameters",
             baseline=f"{base.params:,}",
             result=f"{memory.used:,}",
             limit=f"{memory.limit:,}",
             change=ratio(memory.used, base.params),
         ),
-        Comparison(
+        Quantity(
             quantity="Weights and peak activations",
             baseline=f"{base.memory_bytes:,}\u00a0B",
             result=f"{memory.bytes_used:,}\u00a0B",
             limit="" if memory.bytes_limit is None else f"{memory.bytes_limit:,}\u00a0B",
             change=ratio(memory.bytes_used, base.memory_bytes),
         ),
-        Comparison(
+        Quantity(
             quantity="MACs per image",
             baseline=f"{base.macs:,}",
             result=f"{result.macs:,}",
             change=ratio(result.macs, base.macs),
         ),
-        Comparison(
+        Quantity(
             quantity="Input resolution",
             baseline=f"{base.spec.resolution}\u00a0px",
             result=f"{result.resolution}\u00a0px",
             change=ratio(result.resolution, base.spec.resolution),
         ),
-        Comparison(quantity="α", baseline="", result=f"{result.alpha:.3f}"),
+        Quantity(quantity="α", baseline="", result=f"{result.alpha:.3f}"),
     )

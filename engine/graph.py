@@ -72,6 +72,7 @@ class NetworkGraph:
         # By group, what widths are rounded to a multiple of.
         self.steps = {group.name: group.multiple for group in self.groups}
         self.sized_ops = cache(self._sized_ops)
+        self.touched = cache(self._touched)
 
     def in_steps(self, steps: Mapping[str, int]) -> "NetworkGraph":
         """Returns the graph with its widths rounded to coarser steps; other widths stay valid.
@@ -144,8 +145,7 @@ class NetworkGraph:
         """Returns the valid width of ``group`` nearest to ``width``."""
         return rounded_width(width, self.steps[group])
 
-    @cache  # noqa: B019 - graphs are few and live as long as the program
-    def touched(self, group: str) -> tuple[int, ...]:
+    def _touched(self, group: str) -> tuple[int, ...]:
         """Returns the indexes of the layers whose cost depends on the width of ``group``."""
         variables = self.traced.variables
         return tuple(

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from engine.depth import FAMILIES, deepened, repeats
+from engine.depth import FAMILIES, deeper_module, repeats
 from engine.errors import UserError, nearest
 from engine.names import parse_name
 from engine.spec import ModelRef
@@ -109,7 +109,7 @@ def _made(ref: ModelRef, without_values: bool) -> nn.Module:
             known = {*_VGG, *models.list_models(module=models)}
             raise UserError(f"unknown model {name.base!r}{nearest(name.base, known)}")
         if name.depth != 1:
-            module = deepened(name.base, name.depth, ref.classes)
+            module = deeper_module(name.base, name.depth, ref.classes)
         else:
             plain = {"aux_logits": False, "init_weights": False}
             options = plain if name.base in _AUXILIARY else {}

@@ -20,7 +20,7 @@ Mode = Literal["greedy", "paper"]
 """How Algorithm 1 ends; see `Allocate`."""
 
 _MOST = 100
-"""No multiplier of widths or compute is larger; what is would fit in no memory."""
+"""No multiplier of widths or compute is larger: such a network would fit in no memory."""
 
 
 def _require_seed(seed: int) -> None:
@@ -293,7 +293,7 @@ class Sample:
             networks extend the same sequence.
         stop_at_b_ci: stop once the 95 % interval of every group's exponent b is no wider
             than ± this; looked at after every block, so that the answer depends on no timing.
-            None to train all.
+            null to train all.
         min_width, max_width: bounds of the multipliers of the base widths, which are log-uniform.
         training: the short training of each network.
     """
@@ -399,8 +399,8 @@ class Choose:
 class Cluster:
     """Resources. They change how fast a run is, and are in no row's identity.
 
-    What it finds they change by what is lost alone: trainings that fail more often than ``retries``
-    are left out, and floats are summed otherwise with other numbers of cores and workers.
+    What a run finds they change in two ways: trainings that fail more often than ``retries`` are
+    left out, and floats are summed in another order with other numbers of cores and workers.
 
     Attributes:
         cpus_per_trial: CPU cores, and intra-op threads, of one training.
@@ -409,7 +409,7 @@ class Cluster:
             memory runs out after all, fewer share a GPU from then on.
         final_workers: data-parallel workers of the final training.
         final_workers_min: with fewer free than ``final_workers``, it begins with so many and grows
-            or shrinks as machines come and go; None to wait for all.
+            or shrinks as machines come and go; null to wait for all.
         checkpoint_minutes: epochs longer than this are kept within as well.
         retries: how often a training whose worker died or raised is started again.
         max_failure_share: a stage with more failed rows than this ends the run.

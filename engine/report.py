@@ -10,22 +10,12 @@ from markupsafe import Markup
 from engine import display, fidelity
 from engine.drawing import ACCENT, FAINT, INK, MUTED, PAPER, Panel, svg
 from engine.figures import draw_figures, winning
-from engine.local_folder import write_atomic
 from engine.results import RunRecord
 
 _VARIABLES = {INK: "ink", MUTED: "muted", FAINT: "faint", PAPER: "paper", ACCENT: "accent"}
 _COLOUR = re.compile("|".join(_VARIABLES))
 _SVG = "{http://www.w3.org/2000/svg}"
 _HREF = "{http://www.w3.org/1999/xlink}href"
-
-
-def write_report(record: RunRecord, path: Path) -> None:
-    """Writes the report of a run; equal records give equal bytes.
-
-    Raises:
-        UserError: no space, or no permission.
-    """
-    write_atomic(path, render_report(record).encode())
 
 
 def render_report(record: RunRecord) -> str:

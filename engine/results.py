@@ -71,7 +71,8 @@ class Latency:
 
     Attributes:
         ms: the figure that counts: the shortest forward of all visits while the reference network
-            beside them was as fast as ever, see `engine.bench.counting`. By CPU time of the
+            beside them was as fast as ever, see `engine.bench.counting`; where there are fewer than
+            two of those, the median of all visits, each over the reference. By CPU time of the
             thread with one thread, by CUDA events on a GPU, else by the wall clock.
         wall_ms_min, wall_ms_median, wall_ms_p95: wall clock, uncorrected.
         wall_ms_mean50: the paper's statistic, mean of 50 calls (fewer where fewer were made).

@@ -2,14 +2,14 @@
 
 from collections.abc import Iterable
 
-from engine.allocation import capped, check_room, what_is_used
+from engine.allocation import check_room, what_is_used
 from engine.budgets import Budgets
-from engine.largest import largest
 from engine.limits import Usage
 from engine.recipe import CHOICES
 from engine.response import ResponseSurface
 from engine.results import Allocation, ImportancePredictor
 from engine.spec import NetworkSpec
+from engine.uniform import widest_within
 from engine.widening import NetworkWidening
 
 
@@ -52,16 +52,10 @@ def uniform(budgets: Budgets, limit: Usage) -> Allocation:
     def usage(spec: NetworkSpec) -> Usage:
         return NetworkWidening(costs, batch, start=spec).usage
 
-    most, base = budgets.settings.max_width, formula.base
-
-    def widened(multiplier: float) -> NetworkSpec:
-        widths = formula.multiplied(multiplier).width_of
-        return base.with_widths(capped(widths, base.width_of, most, formula.rounding))
-
-    start = usage(base)
+    start = usage(formula.base)
     check_room(start, limit)
-    widest = largest(1.0, most, lambda x: usage(widened(x)).within(limit))
-    spec = widened(widest or 1.0)
+    most = budgets.settings.max_width
+    spec = widest_within(formula, most, lambda spec: usage(spec).within(limit))
     used = usage(spec)
     return Allocation(
         widths=spec.width_of,

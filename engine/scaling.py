@@ -1,13 +1,10 @@
 """Uniform scaling: of width and depth, and how α splits a compute budget (Eq. 3)."""
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 
-from engine.allocation import capped
 from engine.graph import NetworkGraph, load_graph
 from engine.groups import WidthGroup
-from engine.largest import largest
 from engine.names import parse_name
 from engine.spec import NetworkSpec
 
@@ -24,7 +21,7 @@ def scale_for_alpha(
     alpha: float,
     budget: float,
     round_to: int,
-    largest: int | None = None,
+    highest: int | None = None,
 ) -> NetworkSpec:
     """Scales a network to ``budget`` times its MACs, split by α (Eq. 3 of HACScale, d = 1).
 
@@ -47,14 +44,14 @@ def scale_for_alpha(
         alpha: share of the budget spent on resolution, in [0, 1].
         budget: s, at least 1.
         round_to: resolutions are multiples of this many pixels.
-        largest: no resolution above this one, unless the base's own is.
+        highest: no resolution above this one, unless the base's own is.
 
     Raises:
         ValueError: an argument outside its range.
         UserError: the network cannot take the resolution.
     """
     _check(alpha, budget, round_to)
-    resolution = _resolution(graph, base, alpha, budget, round_to, largest)
+    resolution = _resolution(graph, base, alpha, budget, round_to, highest)
     return _match_macs(graph, base, resolution, budget)
 
 
@@ -71,15 +68,15 @@ def at_equal_compute(
     return _match_macs(graph, base, resolution, budget)
 
 
-def reaching(resolution: int, largest: int, high: float) -> float:
-    """Returns the s whose highest α comes to the resolution ``largest``: r = √s^α (Eq. 3).
+def reaching(resolution: int, target: int, high: float) -> float:
+    """Returns the s whose highest α comes to the resolution ``target``: r = √s^α (Eq. 3).
 
     Args:
         resolution: of the base network.
-        largest: not below it.
+        target: not below it.
         high: the highest α.
     """
-    return (largest / resolution) ** (2 / high)
+    return (target / resolution) ** (2 / high)
 
 
 def feasible_resolutions(
@@ -104,21 +101,6 @@ def feasible_resolutions(
     return resolutions
 
 
-def widest_within(
-    graph: NetworkGraph, base: NetworkSpec, most: float, keeps: Callable[[NetworkSpec], bool]
-) -> NetworkSpec:
-    """Returns the base's widths times the largest number in [1, ``most``] that keeps the limits.
-
-    The base itself where not even that keeps them.
-    """
-
-    def widened(multiplier: float) -> NetworkSpec:
-        widths = multiplied(graph, base, multiplier).width_of
-        return base.with_widths(capped(widths, base.width_of, most, graph.steps))
-
-    return widened(largest(1.0, most, lambda x: keeps(widened(x))) or 1.0)
-
-
 def _check(alpha: float, budget: float, round_to: int) -> None:
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha must lie in [0, 1], not {alpha!r}")
@@ -134,12 +116,12 @@ def _resolution(
     alpha: float,
     budget: float,
     round_to: int,
-    largest: int | None,
+    highest: int | None,
 ) -> int:
     exact = base.resolution * math.sqrt(budget**alpha)
     resolution = rounded_resolution(exact, round_to, base.resolution)
     while resolution > base.resolution and (
-        (largest is not None and resolution > largest)
+        (highest is not None and resolution > highest)
         or not _has_room(graph, base, resolution, budget)
     ):
         resolution = max(base.resolution, resolution - round_to)

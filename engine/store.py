@@ -6,7 +6,13 @@
     STAGE-KEY/manifest.json      written last: with it the stage is complete, and then immutable
     checkpoints/TASK.pt          the last epoch of a training that is not finished
     weights/TASK.safetensors     weights of the baseline, the result, and what others start from
-    result.json, report.html     what the run has found
+    result.json, report.html     what the run has found; export/ has its network
+    budgets.json                 what answers for other limits
+    comparison.*, comparison/, fidelity.json     what those commands have found
+    measured/NETWORK.json        what rivals measured
+    measure/                     plans for a device elsewhere, and what it measured
+    lock/, .lock                 of the driver
+    *.damaged                    see below
     logs/, studies/              scratch: what Ray and the workers have to say, Optuna's journal
 
 A run is kept in a folder on a file system or in an object store; see `engine.storage`. Every file
@@ -262,7 +268,7 @@ class RunStore:
             self.ledger.discard(failed)
 
     def _tree(self, name: str) -> Any:
-        """A file as JSON; None where it is lost or damaged, which who reads it next will mend."""
+        """A file as JSON; None where it is lost or damaged, which the stage's next reader mends."""
         with suppress(ValueError):
             return json.loads(self.folder.read(name) or b"")
         return None

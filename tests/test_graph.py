@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from engine.check import model_ref
-from engine.depth import deepened
+from engine.depth import deeper_module
 from engine.errors import UserError
 from engine.graph import NetworkGraph, load_graph
 from engine.names import NetworkName, parse_name
@@ -466,7 +466,7 @@ def test_depth_multiplies_the_blocks_and_every_stage_has_its_share(name, of, dep
 @pytest.mark.parametrize("name", ["mobilenet_v2", "efficientnet_b0", "efficientnet_b6"])
 def test_depth_of_families_with_tables_of_their_own_begins_where_torchvision_does(name):
     with torch.device("meta"):
-        mine = deepened(name, 1.0, 7)
+        mine = deeper_module(name, 1.0, 7)
     theirs = make_network(ref(name, 7), without_values=True)
     assert {k: v.shape for k, v in mine.state_dict().items()} == {
         k: v.shape for k, v in theirs.state_dict().items()

@@ -109,11 +109,13 @@ def test_transformers_are_refused_with_a_sentence(name):
 @pytest.mark.parametrize(
     ("name", "params", "activations"),
     # Radosavovic et al. 2020 count the elements that convolutions write: 11.1 M in ResNet-50,
-    # 16.2 M in ResNet-101; https://github.com/facebookresearch/pycls, MODEL_ZOO.md.
+    # 16.2 M in ResNet-101; https://github.com/facebookresearch/pycls, MODEL_ZOO.md. The sum below
+    # has those of the classifier as well.
     [("resnet50", 25.6e6, 11.1e6), ("resnet101", 44.6e6, 16.2e6)],
 )
 def test_published_sizes(name, params, activations):
     graph = load_graph(ModelRef(name=name, classes=CLASSES), RESOLUTION)
     cost = graph.cost(graph.spec(RESOLUTION))
     assert cost.params == pytest.approx(params, rel=0.003)
-    assert cost.activations == pytest.approx(activations, rel=0.006)
+    written = sum(layer.out_size for layer in cost.layers if layer.macs)
+    assert written == pytest.approx(activations, rel=0.006)

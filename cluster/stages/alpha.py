@@ -9,8 +9,9 @@ from engine.alpha import rank_candidates
 from engine.codec import digest
 from engine.limits import Usage
 from engine.results import AlphaResult, BaselineResult, ProfileResult
-from engine.scaling import scale_for_alpha, widest_within
+from engine.scaling import scale_for_alpha
 from engine.spec import NetworkSpec
+from engine.uniform import widest_within
 from searchers.alpha import AlphaSearcher
 
 
@@ -37,7 +38,8 @@ def alpha_stage(
 
     @cache
     def using_limits(resolution: int) -> NetworkSpec:
-        return widest_within(stepped, base.at(resolution), recipe.allocate.max_width, fits)
+        formula = stepped.formula(base.at(resolution))
+        return widest_within(formula, recipe.allocate.max_width, fits)
 
     def candidate(alpha: float) -> NetworkSpec:
         spec = scale_for_alpha(graph, base, alpha, budget, settings.round_to, most)

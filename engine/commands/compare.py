@@ -66,7 +66,7 @@ def _compare(arguments: argparse.Namespace, console: Console) -> None:
     location, missing = _run_or_recipe(arguments)
     from cluster.compare import compare_run
     from cluster.driver import run_search
-    from engine.comparison_view import FIGURES, render_comparison
+    from engine.comparison_view import WRITTEN, render_comparison
     from engine.peers.methods import chosen
 
     methods, hours, retry = chosen(arguments.methods), max_hours(arguments), arguments.retry_failed
@@ -79,5 +79,5 @@ def _compare(arguments: argparse.Namespace, console: Console) -> None:
         )
     console.print(render_comparison(done))
     folder = open_folder(location)
-    for name in ("comparison.json", "comparison.csv", "comparison.html", FIGURES):
+    for name in WRITTEN:
         console.print(folder.path(name), soft_wrap=True)

@@ -43,7 +43,7 @@ def _fidelity(arguments: argparse.Namespace, console: Console) -> None:
         )
     location = run_directory(arguments)
     from cluster.fidelity import climb
-    from engine.fidelity import accuracies_of, sentences
+    from engine.fidelity import FILE, accuracies_of, sentences
 
     again = f"fidelity --networks {arguments.networks}"
     again += f" --rungs {arguments.rungs}" if rungs else ""
@@ -66,4 +66,4 @@ def _fidelity(arguments: argparse.Namespace, console: Console) -> None:
     console.print(table)
     for sentence in sentences(ladder):
         console.print(sentence)
-    console.print(open_folder(location).path("fidelity.json"), soft_wrap=True)
+    console.print(open_folder(location).path(FILE), soft_wrap=True)

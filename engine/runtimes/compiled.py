@@ -22,7 +22,7 @@ def compiled(module: fx.GraphModule, images: Tensor, device: Device) -> Subject:
         whole(images)
     except Exception as error:
         if is_out_of_memory(error):
-            raise  # what to do about it, who measures knows
+            raise  # `engine.measure` says what to do about it
         why = first_line(error)
         raise UserError(
             f"torch.compile cannot compile the network: {why}; set device.runtime to eager"

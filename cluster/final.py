@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -25,6 +26,10 @@ from trainables.final import FinalTraining, train_final
 
 _SHOW_SECONDS = 5.0
 """From one look at the log of epochs to the next: the cores belong to the training."""
+
+
+_PAUSE_SECONDS = 5.0
+"""Before a training is begun anew: what was lost may be on its way back."""
 
 
 class _Follow(train.UserCallback):
@@ -92,38 +97,44 @@ def _train(
 ) -> Row:
     gpu, fewest = resources.uses_gpus, resources.final_workers_min
     most = resources.final_workers
-    trainer = TorchTrainer(
-        train_final,
-        train_loop_config={
-            "final": FinalTraining(
-                task=task,
-                data=data,
-                store=store,
-                cpus=resources.cpus_per_trial,
-                checkpoint_seconds=resources.checkpoint_minutes * 60,
-                directory=os.getcwd(),
-            )
-        },
-        torch_config=NodeInterface(),
-        scaling_config=train.ScalingConfig(
-            num_workers=most if fewest is None else (fewest, most),
-            use_gpu=gpu,
-            resources_per_worker={"CPU": resources.cpus_per_trial, "GPU": int(gpu)},
-        ),
-        run_config=train.RunConfig(
-            name=task.id,
-            storage_path=str(store.logs / "train"),
-            failure_config=train.FailureConfig(max_failures=resources.retries),
-            callbacks=[_Follow(store, task.id)],
-        ),
-    )
+
+    def trainer() -> TorchTrainer:
+        return TorchTrainer(
+            train_final,
+            train_loop_config={
+                "final": FinalTraining(
+                    task=task,
+                    data=data,
+                    store=store,
+                    cpus=resources.cpus_per_trial,
+                    checkpoint_seconds=resources.checkpoint_minutes * 60,
+                    directory=os.getcwd(),
+                )
+            },
+            torch_config=NodeInterface(),
+            scaling_config=train.ScalingConfig(
+                num_workers=most if fewest is None else (fewest, most),
+                use_gpu=gpu,
+                resources_per_worker={"CPU": resources.cpus_per_trial, "GPU": int(gpu)},
+            ),
+            run_config=train.RunConfig(
+                name=task.id,
+                storage_path=str(store.logs / "train"),
+                # It is begun anew here: Train takes a failed rendezvous for an end, and counts
+                # the machines that are lost over all of a training, however long.
+                failure_config=train.FailureConfig(max_failures=0),
+                callbacks=[_Follow(store, task.id)],
+            ),
+        )
+
+    def done() -> int:
+        return max(store.epochs.numbers(task.id), default=0)
 
     lacked = ""
 
     def show() -> None:
         nonlocal lacked
-        done = store.epochs.numbers(task.id)
-        progress.training(done[-1] if done else 0, task.training.epochs)
+        progress.training(done(), task.training.epochs)
         # Train waits for a cluster that has shrunk, without a word.
         worker = {"CPU": float(resources.cpus_per_trial), "GPU": float(gpu)}
         lack = lacking_workers(resources) or lacking_node("worker", worker)
@@ -131,7 +142,18 @@ def _train(
             progress.say(f"! {lack}: the training waits for nodes", style="yellow")
         lacked = lack
 
-    _fit(trainer, show)
+    left, before = resources.retries, done()
+    while (failure := _fit(trainer(), show)) is not None:
+        reached = done()
+        left = resources.retries if reached > before else left - 1
+        before = max(before, reached)
+        if left < 0:
+            raise UserError(
+                f"the training of the whole network failed: {_cause(failure)}; mend the cause and "
+                "repeat the command, which goes on from the last epoch"
+            ) from failure
+        progress.say(f"! the training goes on after: {_cause(failure)}", style="yellow")
+        time.sleep(_PAUSE_SECONDS)
     row = store.ledger.await_row(task.id)
     if row is None:
         raise UserError(
@@ -150,20 +172,20 @@ def _cause(error: BaseException) -> str:
     return said_by(worst)
 
 
-def _fit(trainer: TorchTrainer, follow: Callable[[], None]) -> None:
-    """Runs ``trainer`` and calls ``follow`` now and then.
+def _fit(trainer: TorchTrainer, follow: Callable[[], None]) -> Exception | None:
+    """Runs ``trainer`` and calls ``follow`` now and then; returns what ended it early, if anything.
 
     In a thread, because Train takes Ctrl-C for itself in the main one and ends the process.
 
     Raises:
-        UserError: the training failed.
+        UserError: only the user can mend what ended it.
     """
-    failures: list[BaseException] = []
+    failures: list[Exception] = []
 
     def fit() -> None:
         try:
             trainer.fit()
-        except BaseException as error:  # SystemExit too: whatever ends Train ends this training
+        except Exception as error:
             failures.append(error)
 
     thread = threading.Thread(target=fit, daemon=True)
@@ -172,13 +194,12 @@ def _fit(trainer: TorchTrainer, follow: Callable[[], None]) -> None:
         thread.join(_SHOW_SECONDS)  # which is over when the training is
         follow()
     if not failures:
-        return
+        return None
     failure = failures[0]
     if isinstance(failure, train.ControllerError):
         failure = failure.controller_failure
-    if isinstance(failure, UserError):
-        raise failure
-    raise UserError(
-        f"the training of the whole network failed: {_cause(failure)}; mend the cause and "
-        "repeat the command, which goes on from the last epoch"
-    ) from failure
+    # What a task of Ray has raised stands behind its own error.
+    cause = getattr(failure, "cause", failure)
+    if isinstance(cause, UserError):
+        raise cause
+    return failure

@@ -1,4 +1,4 @@
-"""The network interface over which workers of a final training find one another."""
+"""How workers of a final training find one another."""
 
 import os
 import socket
@@ -10,6 +10,8 @@ import ray
 from ray.train.torch import TorchConfig
 from ray.train.torch.config import _TorchBackend  # pyright: ignore[reportPrivateUsage]
 
+from trainables.device import device_for
+
 _VARIABLE = "GLOO_SOCKET_IFNAME"
 _SIOCGIFADDR = 0x8915
 """Linux: the IPv4 address of an interface."""
@@ -17,10 +19,11 @@ _SIOCGIFADDR = 0x8915
 
 @dataclass
 class NodeInterface(TorchConfig):
-    """Lets gloo use the interface that Ray uses.
+    """Lets gloo use the interface that Ray uses, and sees that GPUs that are booked can be used.
 
-    Left alone, it takes the address of the machine's own name, which many machines resolve to a
-    loopback address: workers of other hosts then knock at their own door.
+    Left alone, gloo takes the address of the machine's own name, which many machines resolve to a
+    loopback address: workers of other hosts then knock at their own door. NCCL, for GPUs, looks for
+    an interface itself; NCCL_SOCKET_IFNAME in the environment of the nodes names one.
     """
 
     @property
@@ -31,11 +34,13 @@ class NodeInterface(TorchConfig):
 
 class _OnNodeInterface(_TorchBackend):
     def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
-        worker_group.execute(_use_node_interface)
+        worker_group.execute(_prepare)
         super().on_start(worker_group, backend_config)
 
 
-def _use_node_interface() -> None:
+def _prepare() -> None:
+    """Runs in every worker."""
+    device_for(float(len(ray.get_gpu_ids())))
     found = interface_of(ray.util.get_node_ip_address())
     if found is not None:
         os.environ.setdefault(_VARIABLE, found)

@@ -6,6 +6,7 @@ import gc
 import json
 import logging
 import math
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -638,6 +639,26 @@ def test_a_trial_goes_on_where_another_was_killed(tmp_path: Path) -> None:
     assert row is not None
     whole = train(task, tmp_path / "whole").result()
     assert facts(row) == facts(dataclasses.replace(whole, cpus=1, gpus=0.0))
+
+
+def test_a_broken_gpu_does_not_take_the_next_training_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(time, "sleep", slept.append)
+    for error, seconds in (
+        (torch.AcceleratorError("CUDA error: uncorrectable ECC error encountered"), [60.0]),
+        (RuntimeError("a shape of the user's"), []),
+    ):
+        slept.clear()
+
+        def fail(_: NetworkTraining, error: Exception = error) -> None:
+            raise error
+
+        monkeypatch.setattr(NetworkTraining, "run_epoch", fail)
+        with pytest.raises(type(error)):
+            trial_on(tmp_path)(config_of(tiny_task())).step()
+        assert slept == seconds
 
 
 @pytest.mark.parametrize("lr", [1e30, 1e-12])

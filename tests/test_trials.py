@@ -183,6 +183,53 @@ def test_a_final_training_without_room_says_so_once_until_there_is(
     assert said.getvalue().count(f"{lack}: the training waits for nodes") == 2
 
 
+@pytest.mark.parametrize(
+    ("epochs", "expected"),
+    [
+        # What a try reaches; two retries from the furthest epoch on.
+        ([3, 3, 3], "goes on"),
+        ([0, 0, 0], "fails"),
+        ([1, 2, 3, 4, 5, 6], "goes on"),
+        ([3, 3, 4, 4, 4], "goes on"),
+        ([3, 3, 4, 4, 4, 4], "fails"),
+        ([3, 3, 2, 3], "fails"),
+    ],
+)
+def test_a_final_training_is_begun_anew_while_it_goes_on(
+    epochs: list[int],
+    expected: str,
+    runner: TrialRunner,
+    task: TrainingTask,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store, left, said = RunStore(tmp_path), list(epochs), io.StringIO()
+    broken = replace(task, seed=17, sync_workers=True, test=True)
+
+    class Breaking:
+        def __init__(self, *_: object, **__: object) -> None: ...
+
+        def fit(self) -> None:
+            if not left:
+                store.ledger.add(Row(task=broken, status="failed", history=(), error="enough"))
+                return
+            if epoch := left.pop(0):
+                store.epochs.note(broken.id, epoch)
+            raise RuntimeError("the rendezvous failed")
+
+    monkeypatch.setattr(final, "TorchTrainer", Breaking)
+    monkeypatch.setattr(final, "_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(final, "_SHOW_SECONDS", 0.01)
+    progress = Progress(Console(file=said, width=200))
+    resources = replace(runner.resources, retries=2)
+    words = "enough" if expected == "goes on" else "the rendezvous failed; mend the cause"
+    with pytest.raises(UserError, match=words):
+        run_final(broken, store, runner.data, resources, progress)
+    assert left == []
+    again = len(epochs) - (expected == "fails")
+    assert said.getvalue().count("! the training goes on after: the rendezvous failed") == again
+
+
 def test_a_module_of_the_users_finds_files_where_the_driver_does(
     runner: TrialRunner, task: TrainingTask
 ) -> None:

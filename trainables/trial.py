@@ -1,6 +1,7 @@
 """A training as a Ray Tune trial whose actor serves one trial after another."""
 
 import gc
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
@@ -18,6 +19,9 @@ from trainables.data import ImageData
 from trainables.device import device_for, use_cpus
 from trainables.loop import NetworkTraining
 from trainables.tensors import TensorData
+
+_FAULT_SECONDS = 60.0
+"""A broken GPU waits so long: it would be free at once, and take one training after another."""
 
 
 class TrainingTrial(tune.Trainable):
@@ -58,6 +62,8 @@ class TrainingTrial(tune.Trainable):
             return self._step()
         except RuntimeError as error:
             if not is_out_of_memory(error):
+                if isinstance(error, torch.AcceleratorError):
+                    time.sleep(_FAULT_SECONDS)
                 raise
             said = first_line(error)
         except UserError as error:

@@ -360,6 +360,15 @@ class NetworkGraph:
         }
         return digest(same)
 
+    def options_identity(self) -> str:
+        """Returns a digest of the plain attributes of layers of the user's own classes.
+
+        Those of PyTorch's stand in `identity`; a user's layer need not say its options. What is
+        drawn at random is left out.
+        """
+        here, again = (_own_options(net) for net in (self.traced.root, make_network(self.ref)))
+        return digest({name: option for name, option in here.items() if again.get(name) == option})
+
     def replacements(self, spec: NetworkSpec, group: str) -> dict[str, nn.Module | Tensor]:
         """Returns the layers and parameters that ``group`` changes, with the widths of ``spec``.
 
@@ -455,3 +464,20 @@ def load_graph(ref: ModelRef, resolution: int) -> NetworkGraph:
 def graph_of(graph: NetworkGraph, spec: NetworkSpec) -> NetworkGraph:
     """Returns the graph of a network: ``graph``, or its own where it has another depth."""
     return graph if spec.model == graph.ref else load_graph(spec.model, spec.resolution)
+
+
+def _own_options(network: nn.Module) -> dict[str, str]:
+    return {
+        f"{path}.{name}": repr(value)
+        for path, layer in network.named_modules()
+        if not type(layer).__module__.startswith("torch.")
+        for name, value in vars(layer).items()
+        if name != "training" and not name.startswith("_") and _is_plain(value)
+    }
+
+
+def _is_plain(value: object) -> bool:
+    """Whether a value is a number, a text, or a tuple or list of such."""
+    if isinstance(value, tuple | list):
+        return all(_is_plain(one) for one in value)
+    return value is None or isinstance(value, bool | int | float | str)

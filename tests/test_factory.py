@@ -28,11 +28,21 @@ class Shifted(nn.Module):
     def forward(self, x):
         return x + self.shifts * self.drawn
 
+class DropPath(nn.Module):
+    def __init__(self, share):
+        super().__init__()
+        self.share, self.seed = (share, None), float(torch.rand(()))
+
+    def forward(self, x):
+        if not self.training:
+            return x
+        return x * (torch.rand(len(x), 1, 1, 1) < self.share[0])
+
 def make(classes):  # a comment
     norm = nn.BatchNorm2d(8)
     nn.init.constant_(norm.weight, SCALE)
     return nn.Sequential(
-        Shifted(), nn.Conv2d(3, 8, 3), norm, nn.ReLU(), nn.Dropout(0.1),
+        Shifted(), nn.Conv2d(3, 8, 3), norm, nn.ReLU(), nn.Dropout(0.1), DropPath(0.4),
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, classes),
     )
 """
@@ -61,6 +71,7 @@ def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         ("nn.Conv2d(3, 8, 3)", "nn.Conv2d(3, 8, 5)"),
         ("SCALE = 1.0", "SCALE = 0.0"),
         ("SHIFTS = 0.0", "SHIFTS = 3.0"),
+        ("DropPath(0.4)", "DropPath(0.3)"),
     ],
 )
 def test_another_network_under_the_same_name_is_refused(base, change, tmp_path: Path):

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from engine.codec import STRICT
 from engine.comparison import BASE, OURS, Comparison, Line, lines
@@ -91,10 +91,15 @@ def essence(recipe: str, form: str, comparison: Comparison, setting: str) -> str
             f"*`{recipe}`: {form} {comparison.data}; mean ± standard deviation over "
             f"{len(comparison.seeds)} seeds. Latency on {setting}. Search: trainings that the "
             "answer rests on, and their time over all workers.*",
-            " ".join((_limits(comparison), *twins(comparison), brief(comparison))),
+            " ".join((_limits(comparison), *twins(_of(comparison, shown)), brief(comparison))),
             f"![{FIGURES['accuracy-latency']}](docs/figures/{recipe}-accuracy-latency.svg)",
         ]
     )
+
+
+def _of(comparison: Comparison, methods: Collection[str]) -> Comparison:
+    entries = tuple(e for e in comparison.entries if e.proposal.method in methods)
+    return replace(comparison, entries=entries)
 
 
 def _limits(comparison: Comparison) -> str:

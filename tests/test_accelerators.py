@@ -97,7 +97,7 @@ def test_a_depthwise_convolution_has_no_plateaus():
             assert array.granularity(conv(64, 64 * filters, 8, groups=64)) == 1
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(cin=st.integers(1, 40), cout=st.integers(1, 40), pixels=st.integers(1, 6), kernel=st.just(3))
 def test_cycles_are_the_sum_over_tiles(cin: int, cout: int, pixels: int, kernel: int):
     array = Systolic(box=BOX, rows=16, columns=8, weight_bytes_per_cycle=4.0, weight_bytes=2)
@@ -265,7 +265,7 @@ def test_ops_without_arithmetic_are_taken_to_be_fused():
     assert model.predict(network) == model.layer(first) + model.layer(network.layers[2])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 64), st.integers(1, 64), st.integers(1, 8))
 def test_data_is_linear_in_the_bit_width_and_zeros_are_free(cin: int, cout: int, pixels: int):
     cost = conv(cin, cout, pixels)

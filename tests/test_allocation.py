@@ -275,7 +275,7 @@ MODES = [("paper", "importance"), *(("greedy", choice) for choice in CHOICES)]
 
 
 @pytest.mark.parametrize(("mode", "choice"), MODES)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_every_step_is_that_of_the_naive_implementation(
     mode: Mode, choice: Choice, data: st.DataObject
@@ -298,7 +298,7 @@ def test_every_step_is_that_of_the_naive_implementation(
     assert found.limit == limit
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_greedy_leaves_no_step_that_fits_and_says_why_not(data: st.DataObject) -> None:
     problem = data.draw(problems())
@@ -318,7 +318,7 @@ def test_greedy_leaves_no_step_that_fits_and_says_why_not(data: st.DataObject) -
                 assert (after.memory_bytes or 0) > limit.memory_bytes
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(data=st.data())
 def test_paper_ends_where_the_best_step_does_not_fit(data: st.DataObject) -> None:
     problem = data.draw(problems())
@@ -330,7 +330,7 @@ def test_paper_ends_where_the_best_step_does_not_fit(data: st.DataObject) -> Non
 
 
 @pytest.mark.parametrize("mode", ["paper", "greedy"])
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(data=st.data())
 def test_no_limit_is_broken_even_by_costs_that_jump_up_and_down(
     mode: Mode, data: st.DataObject
@@ -353,7 +353,7 @@ def test_no_limit_is_broken_even_by_costs_that_jump_up_and_down(
 # Larger limits -------------------------------------------------------------------------------
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_paper_with_larger_limits_never_narrows_a_group(data: st.DataObject) -> None:
     """Limits do not enter the choice, only the end: the smaller run is a prefix of the larger."""
@@ -365,7 +365,7 @@ def test_paper_with_larger_limits_never_narrows_a_group(data: st.DataObject) -> 
     assert all(large.widths[g] >= w for g, w in small.widths.items())
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(data=st.data())
 def test_greedy_with_larger_limits_is_the_same_or_exceeds_the_smaller_limits(
     data: st.DataObject,
@@ -421,7 +421,7 @@ def test_greedy_with_a_larger_limit_can_narrow_a_group() -> None:
 
 
 @pytest.mark.parametrize("mode", ["paper", "greedy"])
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(data=st.data())
 def test_the_scale_of_importance_does_not_matter(mode: Mode, data: st.DataObject) -> None:
     """Powers of two, which are exact in floating point, so that ties stay ties."""
@@ -438,7 +438,7 @@ def test_the_scale_of_importance_does_not_matter(mode: Mode, data: st.DataObject
     assert [s.usage for s in other.steps] == [s.usage for s in one.steps]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(data=st.data())
 def test_equal_input_gives_an_equal_result(data: st.DataObject) -> None:
     problem = data.draw(problems())
@@ -446,7 +446,7 @@ def test_equal_input_gives_an_equal_result(data: st.DataObject) -> None:
     assert canonical(problem.solve(limit)) == canonical(problem.solve(limit))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(data=st.data(), slower=st.floats(1, 1.5))
 def test_a_shortened_allocation_takes_back_no_more_steps_than_a_slower_device_asks_for(
     data: st.DataObject, slower: float
@@ -472,7 +472,7 @@ def test_a_shortened_allocation_takes_back_no_more_steps_than_a_slower_device_as
 
 
 @pytest.mark.parametrize("mode", ["paper", "greedy"])
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(data=st.data())
 def test_a_single_group_gets_everything(mode: Mode, data: st.DataObject) -> None:
     problem = data.draw(problems(groups=1))
@@ -489,7 +489,7 @@ def test_a_single_group_gets_everything(mode: Mode, data: st.DataObject) -> None
     assert problem.solve(limit, mode).widths == {group: width}
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(data=st.data())
 def test_widths_are_valid_and_below_the_cap(data: st.DataObject) -> None:
     problem = data.draw(problems())
@@ -600,7 +600,7 @@ def test_an_unknown_latency_is_not_taken_for_a_small_one() -> None:
     assert found.closed["a"] == "latency"
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(data=st.data())
 def test_each_step_and_each_closing_asks_for_one_cost(data: st.DataObject) -> None:
     problem = data.draw(problems())

@@ -163,7 +163,7 @@ def test_killed_at_any_point_it_goes_on_with_the_same_questions(tmp_path, sample
         assert world.ledger == whole.ledger
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     options=st.builds(
         search,

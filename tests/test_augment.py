@@ -154,7 +154,7 @@ def test_to_batch_resizes_with_antialiasing(resolution: int) -> None:
     np.testing.assert_allclose(batch.numpy(), expected, atol=1e-5)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 2**31), st.floats(0.05, 5), st.integers(2, 12))
 def test_mixup_is_a_convex_combination_of_pairs(seed: int, alpha: float, n: int) -> None:
     batch = torch.randn(n, 3, 4, 4, generator=generator(seed))

@@ -138,7 +138,7 @@ def width_at(variables, axis, widths):
     return sum(widths[s.var] * s.times for s in variables.resolve(axis))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.data())
 def test_the_same_channels_are_coupled_as_one_by_one(data):
     program = Program(data.draw)
@@ -161,7 +161,7 @@ def test_the_same_channels_are_coupled_as_one_by_one(data):
             assert bool(program.variables.fixed(place[0])) == (owner in fixed)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.data())
 def test_any_widths_keep_all_that_was_promised(data):
     program = Program(data.draw)

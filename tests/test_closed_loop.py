@@ -172,7 +172,7 @@ def test_only_the_networks_that_are_slow_are_measured_again() -> None:
     assert asked == [[0, 1, 2], [1]]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.floats(0.5, 2), st.floats(0, 0.2))
 def test_a_model_that_is_off_by_a_factor_is_right_in_the_second_round(
     factor: float, noise: float
@@ -207,7 +207,7 @@ def test_between_two_rounds_is_asked_only_where_they_lie_on_both_sides() -> None
     assert between(tried) == pytest.approx(1.3 ** (2 / 3))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(data=st.data())
 def test_nothing_over_the_limit_is_chosen_where_something_below_was_seen(
     data: st.DataObject,

@@ -148,7 +148,7 @@ def test_mean_and_std_are_those_of_the_training_split() -> None:
     np.testing.assert_allclose(data.std, pixels.std((0, 2, 3)), rtol=1e-12)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.integers(0, 6), min_size=1, max_size=60), st.data(), st.integers(0, 99))
 def test_a_draw_is_stratified(labels: list[int], data: st.DataObject, seed: int) -> None:
     count = data.draw(st.integers(0, len(labels)))
@@ -716,7 +716,7 @@ def test_the_real_files_are_read(tmp_path: Path) -> None:
 # Batches --------------------------------------------------------------------------------------
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.integers(1, 9),
     st.integers(1, 4),

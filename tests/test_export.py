@@ -21,7 +21,7 @@ import onnxruntime
 import pytest
 import torch
 from example_run import example_run
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -655,7 +655,6 @@ values = st.recursive(
 
 
 @given(values)
-@settings(deadline=None)
 def test_a_literal_is_the_value(value: object):
     made = eval(model_source.literal(value, {}))
     assert made == value and repr(made) == repr(value)

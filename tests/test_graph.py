@@ -272,7 +272,7 @@ steps = st.tuples(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(steps, min_size=2, max_size=12), st.integers(0, 99))
 def test_drawn_networks_run_with_any_widths_or_are_refused(program, seed):
     module = Recipe([("conv", 0, 0, 4), *program])

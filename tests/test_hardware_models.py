@@ -78,7 +78,7 @@ def test_the_recipe_offers_every_kind():
 
 
 @every_model
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(data=st.data())
 def test_no_prediction_falls_when_a_width_or_the_resolution_grows(kind: str, data: st.DataObject):
     model, spec = fitted(kind), data.draw(specs())
@@ -94,7 +94,7 @@ def test_no_prediction_falls_when_a_width_or_the_resolution_grows(kind: str, dat
 
 
 @every_model
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 @given(spec=specs(), factor=st.floats(0.1, 10))
 def test_layers_and_offset_make_the_network(kind: str, spec: NetworkSpec, factor: float):
     model, cost = fitted(kind), GRAPH.cost(spec)

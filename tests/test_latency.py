@@ -90,7 +90,7 @@ forked_models = st.builds(
 # The fit ---------------------------------------------------------------------------------------
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(spec=specs_in(VGG, BOX))
 def test_a_known_device_is_recovered_everywhere_in_the_box(spec: NetworkSpec):
     truth = timed([spec])[0].latency.ms
@@ -324,7 +324,7 @@ def test_a_damaged_tree_is_refused():
 # Predictions -----------------------------------------------------------------------------------
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data(), model=models)
 def test_no_prediction_falls_when_a_group_gets_wider(data: st.DataObject, model: InSitu):
     spec = data.draw(specs_in(VGG, BOX))
@@ -334,7 +334,7 @@ def test_no_prediction_falls_when_a_group_gets_wider(data: st.DataObject, model:
     assert after >= before * (1 - 1e-12)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(spec=specs_in(VGG, BOX), model=models, factor=st.floats(0.1, 10))
 def test_layers_and_offset_make_the_network_and_rescaling_is_exact(
     spec: NetworkSpec, model: InSitu, factor: float
@@ -489,7 +489,7 @@ def test_quality_without_an_order_or_without_networks():
 # JSON ------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(model=forked_models)
 def test_json_round_trip(model: InSitu):
     assert load_latency(model.to_json()) == model
@@ -545,7 +545,7 @@ RESNET_MODEL = fit(
 @pytest.mark.parametrize(
     ("graph", "model", "base"), [(VGG, MODEL, BASE), (RESNET, RESNET_MODEL, RESNET_BASE)]
 )
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(data=st.data())
 def test_widening_agrees_with_predicting_the_whole_network(
     graph: NetworkGraph, model: InSitu, base: NetworkSpec, data: st.DataObject

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import fx
 
@@ -90,7 +90,6 @@ def test_the_minimum_of_the_calls_counts():
     assert found.layer_ms == {}
 
 
-@settings(deadline=None)
 @given(slow_from=st.floats(0, 3000))
 def test_drift_is_corrected_whenever_the_machine_becomes_half_as_fast(slow_from: float):
     machine = Machine(slow_from=slow_from)

@@ -144,7 +144,7 @@ class Flat:
 RESNET = load_graph(ModelRef(name="resnet18", classes=10), 64)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(data=st.data())
 def test_memory_after_a_step_is_that_of_the_whole_network(data: st.DataObject) -> None:
     base = RESNET.spec(64, 0.25)

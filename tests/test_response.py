@@ -82,7 +82,7 @@ NOISY = networks(10, noise=0.01)
 PLAIN = fit_response(NOISY, BASE, 32, prior(**TRUTH))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(scale=st.floats(1e-6, 1e6), shift=st.floats(-10, 10))
 def test_the_unit_of_the_loss_does_not_matter(scale: float, shift: float) -> None:
     seen, plain = NOISY, PLAIN

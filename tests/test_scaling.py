@@ -59,7 +59,7 @@ def test_alpha_0_is_width_only_and_alpha_1_resolution_only(vgg):
     assert channels(resolution_only) == list(BASE)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     alpha=st.floats(0, 1),
     budget=st.floats(1, 6),
@@ -85,7 +85,7 @@ def test_realised_macs_are_the_nearest_that_any_multiplier_gives(
     assert all(c >= 0.89 * b - 0.5 for c, b in zip(channels(spec), channels(base), strict=True))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     low=st.floats(0.01, 0.5),
     span=st.floats(0.01, 0.49),

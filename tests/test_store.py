@@ -265,7 +265,6 @@ def damaged(data: bytes, how: tuple[str, int, bytes]) -> bytes:
     return junk
 
 
-@settings(deadline=None)
 @given(damage)
 def test_a_damaged_row_counts_as_missing_and_is_kept_aside(how: tuple[str, int, bytes]) -> None:
     with TemporaryDirectory() as folder:
@@ -366,7 +365,6 @@ uses = st.recursive(
 )  # fmt: skip
 
 
-@settings(deadline=None)
 @given(uses, uses)
 def test_a_stage_runs_again_when_anything_it_uses_has_changed(a: object, b: object) -> None:
     with TemporaryDirectory() as folder:
@@ -397,7 +395,6 @@ def test_a_key_depends_on_each_used_field_and_on_no_other(tmp_path: Path) -> Non
     assert not is_known(recipe, replace(task, spec=task.spec.with_widths({"a": 9})))
 
 
-@settings(deadline=None)
 @given(st.sampled_from(["manifest.json", "output.json"]), damage)
 def test_a_damaged_stage_is_kept_aside_and_done_again(
     name: str, how: tuple[str, int, bytes]
@@ -505,7 +502,7 @@ def test_run_json_comes_back_as_it_was_written(tmp_path: Path) -> None:
     assert {"python", "hacscale", "torch", "ray"} <= info.versions.keys()
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(damage)
 def test_a_damaged_run_json_names_the_remedy_and_the_remedy_works(
     how: tuple[str, int, bytes],

@@ -37,7 +37,7 @@ def positions(settings, groups, seed, indexes):
     return np.array([[(math.log(w) - low) / (high - low) for _, w in r.widths] for r in rows])
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(
     block=st.integers(2, 12),
     groups=st.integers(1, 9),
@@ -63,7 +63,7 @@ def test_more_networks_extend_the_sequence_in_any_order():
     assert sampled_spec(graph, base, short, 8, 0) != forwards[0]
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(
     seed=st.integers(0, 1000),
     index=st.integers(0, 40),

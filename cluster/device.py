@@ -1,18 +1,24 @@
 """Measurements of the device, by a worker of Ray while no training runs."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from cluster.session import bundle_of, lacking_node
+from cluster.session import bundle_of, lacking_node, what_is_free
 from cluster.tasks import result_of
 from engine.errors import UserError
 from engine.graph import load_graph
 from engine.measure import Measurement, measure_here
 from engine.recipe import Device
 from engine.spec import NetworkSpec
+
+log = logging.getLogger("hacscale")
+
+_PATIENCE_SECONDS = 60.0
+"""Ray says nothing of a task that waits."""
 
 
 def measure(
@@ -41,7 +47,11 @@ def measure(
     if resource and (lack := lacking_node("measurement", bundle_of(device))):
         raise UserError(f"{lack}; start a node that has it, or change device")
     worker = _in_worker(device)
-    return result_of(worker.remote(list(specs), reference, device, calls, rounds, per_layer))
+    begun_and_measured = worker.remote(list(specs), reference, device, calls, rounds, per_layer)
+    if not ray.wait([begun_and_measured], timeout=_PATIENCE_SECONDS)[0]:
+        log.warning("a measurement waits for Ray, %s", what_is_free(bundle_of(device)))
+    result_of(next(begun_and_measured))
+    return result_of(next(begun_and_measured))
 
 
 def _in_worker(device: Device) -> Any:
@@ -54,6 +64,7 @@ def _in_worker(device: Device) -> Any:
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     return ray.remote(
         max_retries=2,
+        num_returns="streaming",
         num_cpus=device.threads,
         num_gpus=gpu,
         resources={resource: 1} if resource else {},
@@ -69,8 +80,9 @@ def _measure(
     calls: int,
     rounds: int,
     per_layer: bool,
-) -> Measurement:
+) -> Iterator[Measurement | None]:
+    yield None  # it has begun
     graph = load_graph(reference.model, reference.resolution)
-    return measure_here(
+    yield measure_here(
         graph, specs, reference, device, calls=calls, rounds=rounds, per_layer=per_layer
     )

@@ -7,7 +7,8 @@ images), as a backward pass costs two forward passes. Expected, not known:
 - α is drawn evenly, the resolution it comes to is that of the middle, and the result has the MACs
   of the α search's budget; only then do the limits and the device decide. With
   ``alpha.candidates: limits`` networks are as large as the limits allow, with latency taken to grow
-  as multiply-accumulates do where it is a ratio; one in ms may leave less.
+  as multiply-accumulates do where it is a ratio, which small networks undercut by far: what the
+  other limits alone allow is told beside it. A limit in ms may leave less.
 - The time per MAC is that of the base network, which larger ones usually beat.
 - With ``gpus_per_trial: auto`` as many trainings share a GPU as it takes for all of a stage to run
   at once, if the largest network allows so many, measured on one GPU as the search does it; and
@@ -92,6 +93,8 @@ class Plan:
         packing_measured: whether the number of trainings that share a GPU was.
         store_bytes: of weights that stay and of checkpoints that come and go.
         data_bytes: of the data set, in the object store of every node.
+        most: the same at the highest α and with uniform networks as large as all limits but that of
+            latency allow; None where latency is not taken to grow as multiply-accumulates do.
     """
 
     stages: tuple[StagePlan, ...]
@@ -99,6 +102,7 @@ class Plan:
     packing_measured: bool
     store_bytes: int
     data_bytes: int
+    most: "Plan | None" = None
 
     @property
     def elapsed_s(self) -> float:
@@ -151,7 +155,12 @@ def make_plan(recipe: Recipe) -> Plan:
         for stage in (name for name in TRIAL_STAGES if name in planned.trainings):
             largest = planned.largest(stage)
             shares[stage] = share_of(measure_packing(largest, data, resources.cpus_per_trial)[0])
-    return planned.plan(per_mac, ray.cluster_resources(), shares)
+    total = ray.cluster_resources()
+    plan = planned.plan(per_mac, total, shares)
+    if recipe.alpha.candidates == "compute" or not recipe.limits.latency_is_ratio:
+        return plan
+    larger = Planned(recipe, planned.data, free_latency=True)
+    return replace(plan, most=larger.plan(per_mac, total, shares))
 
 
 def work(graph: NetworkGraph, spec: NetworkSpec, training: Training, data: ImageData) -> float:
@@ -170,11 +179,19 @@ def makespan(seconds: Sequence[float], workers: int) -> float:
 
 
 class Planned:
-    """The networks and trainings of a recipe, as far as they are known or expected."""
+    """The networks and trainings of a recipe, as far as they are known or expected.
 
-    def __init__(self, recipe: Recipe) -> None:
-        self.recipe = recipe
-        self.data = read_data(recipe)
+    Args:
+        recipe: of the search.
+        data: of the recipe, if it has been read.
+        free_latency: whether the limit of latency is taken to limit nothing.
+    """
+
+    def __init__(
+        self, recipe: Recipe, data: ImageData | None = None, free_latency: bool = False
+    ) -> None:
+        self.recipe, self._free_latency = recipe, free_latency
+        self.data = data or read_data(recipe)
         facts = facts_of(self.data)
         base = BaseNetwork(recipe=recipe, facts=facts)
         self.network, self.graph, self.base = base, base.graph, base.spec
@@ -186,7 +203,8 @@ class Planned:
         alpha, sample = self.recipe.alpha, self.recipe.sample
         asked = np.linspace(alpha.low, alpha.high, alpha.trials)
         candidates = [self._scaled(float(value)) for value in asked]
-        expected = self._scaled((alpha.low + alpha.high) / 2)
+        middle = alpha.high if self._free_latency else (alpha.low + alpha.high) / 2
+        expected = self._scaled(middle)
         sampled = self._tasks.sampled_specs(expected.resolution, sample.networks)
         training = sample.training
         if sample.source != "trained":
@@ -302,7 +320,8 @@ class Planned:
         return self.recipe.limits.resolve(self._usage(self.base))
 
     def _usage(self, spec: NetworkSpec) -> Usage:
-        macs = self.graph.cost(spec).macs if self.recipe.limits.latency_is_ratio else 0.0
+        counts = self.recipe.limits.latency_is_ratio and not self._free_latency
+        macs = self.graph.cost(spec).macs if counts else 0.0
         return Costs(recipe=self.recipe).usage(spec, latency_ms=macs)
 
 

@@ -179,6 +179,18 @@ def bundle_of(device: Device) -> dict[str, float]:
     return bundle | ({device.node_resource: 1.0} if device.node_resource else {})
 
 
+def what_is_free(bundle: Mapping[str, float]) -> str:
+    """Returns how much of what a bundle needs is free, for the message that something waits.
+
+    Others hold the rest; or nobody does, after a driver was killed just as it began a final
+    training: Ray then keeps what the workers were to have until the cluster ends.
+    """
+    free, whole = ray.available_resources(), ray.cluster_resources()
+    kinds = [kind for kind, amount in bundle.items() if amount]
+    told = ", ".join(f"{free.get(kind, 0):g} of {whole.get(kind, 0):g} {kind}" for kind in kinds)
+    return f"which has {told} free; `ray status` says what others hold"
+
+
 def lacking_node(what: str, bundle: Mapping[str, float]) -> str:
     """Returns that no node has all of a bundle, for which Ray would wait for ever; "" if one has.
 

@@ -17,6 +17,7 @@ from ray.cluster_utils import Cluster as RayCluster
 from rich.console import Console
 from tiny_training import tiny_data, tiny_task, train
 
+import cluster.device
 from cluster.device import measure
 from cluster.progress import Progress
 from cluster.trials import TrialRunner
@@ -156,17 +157,23 @@ def test_a_gpu_that_pytorch_cannot_use_is_one_line_and_no_row(
     assert RunStore(tmp_path).ledger.find(task.id) is None
 
 
-def test_a_device_that_is_a_node_is_measured_by_one_at_a_time(nodes: RayCluster) -> None:
+def test_a_device_that_is_a_node_is_measured_by_one_at_a_time(
+    nodes: RayCluster, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     graph = load_graph(ModelRef(name="vgg11", classes=10), 32)
     base, wider = graph.spec(32, 1 / 16), graph.spec(32, 1 / 8)
     board = Device(runtime="synthetic", place="node:board")
     measure([base], base, board, 3, 2, False)  # its worker is there now, and quick
     held = Holder.remote()
     ray.get(held.ready.remote())
+    assert caplog.text == ""
+    monkeypatch.setattr(cluster.device, "_PATIENCE_SECONDS", 1.0)
     with ThreadPoolExecutor(1) as pool:
         measured = pool.submit(measure, [base, wider], base, board, 3, 2, False)
         with pytest.raises(NotYet):
             measured.result(timeout=3)
+        assert "a measurement waits for Ray, which has" in caplog.text
+        assert "0 of 1 board free; `ray status` says what others hold" in caplog.text
         ray.kill(held)
         found = measured.result(timeout=60)
     here = time_networks(graph, [base, wider], base, board, calls=3, rounds=2, per_layer=False)

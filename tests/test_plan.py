@@ -132,6 +132,22 @@ def test_a_limit_of_latency_as_a_ratio_is_one_of_compute() -> None:
     assert max(resolutions) <= 46 < max(s.resolution for s in free.trainings["alpha"][0])
 
 
+def test_where_latency_grows_less_than_macs_the_other_limits_tell_how_large_networks_get() -> None:
+    limits = ("limits.latency=1.2x", "limits.params=2x")
+    search = recipe("alpha.candidates=limits", "alpha.budget=4", *limits)
+    near, far = (Planned(search, free_latency=free) for free in (False, True))
+    resolutions = [
+        {spec.resolution for spec in planned.trainings["alpha"][0]} for planned in (near, far)
+    ]
+    assert max(resolutions[0]) < 60 == max(resolutions[1])
+    (answer,) = far.trainings["train"][0]
+    params = [vgg11_params(list(spec.width_of.values())) for spec in (far.base, answer)]
+    assert answer.resolution == 60
+    assert 1.9 * params[0] < params[1] <= 2 * params[0]
+    plans = [planned.plan(PER_MAC, {"CPU": 8.0}, {}) for planned in (near, far)]
+    assert plans[1].hours("cpu") > 2 * plans[0].hours("cpu")
+
+
 def test_trainings_that_are_fewer_than_gpus_are_planned_on_one_each(planned: Planned) -> None:
     many = planned.plan(PER_MAC, {"CPU": 64.0, "GPU": 64.0}, {"sample": share_of(8)})
     sample = next(stage for stage in many.stages if stage.stage == "sample")

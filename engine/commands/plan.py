@@ -83,6 +83,12 @@ def _show(plan: "Plan", gpus: bool, console: Console) -> None:
         "start of workers come on top",
         soft_wrap=True,
     )
+    if plan.most is not None and plan.most.elapsed_s > plan.elapsed_s:
+        console.print(
+            "latency is taken to grow as the MACs do; where it grows less (small networks), it "
+            f"is up to about {plan.most.hours(kind):.3g} {hours} in {_clock(plan.most.elapsed_s)}",
+            soft_wrap=True,
+        )
     if plan.packing_measured:
         console.print(
             "how many share a GPU was measured with the largest network of the stage; that none "

@@ -4,7 +4,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Generator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -118,7 +118,7 @@ class Session:
         self._quiet.close()
 
     def _send_chatter_to_file(self) -> None:
-        handler = logging.FileHandler(self._logs / "ray.log", delay=True)
+        handler = _Chatter(self._logs / "ray.log", delay=True)
         self._quiet.callback(handler.close)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
         for name in ("ray", "ray.tune", "ray.train", "ray.data"):
@@ -128,6 +128,18 @@ class Session:
             self._quiet.callback(setattr, logger, "propagate", logger.propagate)
             logger.handlers = [handler]
             logger.propagate = False
+
+
+class _Chatter(logging.FileHandler):
+    """A log that may be lost: on a full disk it is the run that says so."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Prints nothing."""
+
+    def close(self) -> None:
+        """Closes the file, whatever of it could not be written."""
+        with suppress(OSError):
+            super().close()
 
 
 def _lack(recipe: Recipe) -> str:

@@ -1,14 +1,24 @@
 """Results of tasks of Ray, and what it says where there are none."""
 
+import re
+from pathlib import Path
 from typing import TypeVar
 
 import ray
 from ray.exceptions import RayError, RayTaskError
 
+from cluster.code import PACKAGES
 from engine.bench import is_out_of_memory
 from engine.errors import TrainingFailed, UserError
 
 T = TypeVar("T")
+
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+_FRAME = re.compile(r'(?P<indent> +)File "(?P<path>[^"]+)", line (?P<line>\d+)')
+_TRACEBACK = "Traceback (most recent call last):"
+_LIBRARY = re.compile(r"^<|/site-packages/|/lib/python3\.\d+/")
+_OURS = {package.name for package in PACKAGES}
+_LONGEST = 300
 
 
 def result_of(task: "ray.ObjectRef[T]") -> T:
@@ -41,11 +51,40 @@ def result_of(task: "ray.ObjectRef[T]") -> T:
 
 
 def said_by(error: BaseException) -> str:
-    """Returns the last line of an error of Ray, which is that of its cause."""
-    return last_line(str(error), type(error).__name__)
+    """Returns what an error of Ray is about; see `cause_in`."""
+    return cause_in(str(error), type(error).__name__)
 
 
-def last_line(text: str, otherwise: str) -> str:
-    """Returns the last line of what Ray says of an error, ``otherwise`` if it says nothing."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1][:300] if lines else otherwise
+def cause_in(text: str, otherwise: str) -> str:
+    """Returns the exception at the end of a traceback, and where the user's code raised it.
+
+    Of a message of several lines the first stands for all. Text that is no traceback has its say in
+    its last line.
+
+    Args:
+        text: what Ray says of an error.
+        otherwise: what to say of an empty text.
+    """
+    lines = [line.rstrip() for line in _COLOURS.sub("", text).splitlines() if line.strip()]
+    if not lines:
+        return otherwise
+    frames = [(number, match) for number, line in enumerate(lines) if (match := _FRAME.match(line))]
+    if not frames:
+        return lines[-1].strip()[:_LONGEST]
+    last, innermost = frames[-1]
+    indented = len(innermost["indent"])
+    below = (line for line in lines[last + 1 :] if len(line) - len(line.lstrip()) < indented)
+    raised = next(below, lines[-1]).strip()[:_LONGEST]
+    chain = max((n for n, line in enumerate(lines) if line.endswith(_TRACEBACK)), default=0)
+    theirs = [frame for number, frame in frames if number > chain and _is_the_users(frame["path"])]
+    where = f" ({Path(theirs[-1]['path']).name}, line {theirs[-1]['line']})" if theirs else ""
+    return f"{raised}{where}"
+
+
+def _is_the_users(path: str) -> bool:
+    """Whether a file is of no library, and not of this program, wherever that lies on a node."""
+    ours = Path(__file__).parents[1]
+    tails = (Path(*Path(path).parts[-length:]) for length in (2, 3))
+    return not _LIBRARY.search(path) and not any(
+        tail.parts[0] in _OURS and (ours / tail).is_file() for tail in tails
+    )

@@ -17,7 +17,7 @@ from cluster.packing import lowered, measure_packing, share_of, size, spread
 from cluster.parents import lost_parents
 from cluster.progress import Progress
 from cluster.signals import signals_kept, told_to_stop
-from cluster.tasks import last_line
+from cluster.tasks import cause_in
 from engine.codec import canonical, decode
 from engine.errors import UserError
 from engine.local_folder import storage_error
@@ -312,7 +312,7 @@ class _Watcher(tune.Callback, tune.Stopper):
     def on_trial_error(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
-        self._end(trial, status="failed", error=_last_line(trial))
+        self._end(trial, status="failed", error=_cause(trial))
 
     def _end(self, trial: Trial, status: Literal["stopped", "failed"], error: str | None) -> None:
         """Tune would take an error of the storage for the trial's, and train that again."""
@@ -363,8 +363,8 @@ def _task_of(trial: Trial) -> TrainingTask:
     return decode(TrainingTask, canonical(trial.config["task"]), "the task of a trial")
 
 
-def _last_line(trial: Trial) -> str:
-    """The exception's own line at the end of the traceback that Tune kept."""
+def _cause(trial: Trial) -> str:
+    """The exception at the end of the traceback that Tune kept."""
     file = trial.error_file
     text = Path(file).read_text(errors="replace") if file and Path(file).exists() else ""
-    return last_line(text, "the trial ended with an error that Ray did not name")
+    return cause_in(text, "the trial ended with an error that Ray did not name")

@@ -26,7 +26,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager, suppress
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from typing import Any, Generic, Protocol, TypeVar
@@ -670,6 +670,8 @@ def main(plan_path: str, result_path: str) -> None:
     The result is open before anything is measured: a path that cannot be written costs no minutes.
     """
     part = f"{result_path}.part"
+    if os.path.isdir(result_path):
+        sys.exit(f"{result_path}: it is a directory; give the result a file of its own")
     try:
         plan = _read_plan(plan_path)
         with open(part, "w", encoding="utf-8", newline="") as file:
@@ -711,7 +713,7 @@ def _measure(plan: dict[str, Any], file: Any) -> None:
         exec(network["source"], names)
         torch.manual_seed(0)
         plain: nn.Module = names["build"]().eval()
-        module = fx.symbolic_trace(plain).to(accelerator)
+        module = traced(plain).to(accelerator)
         images = torch.randn(network["input"]).to(accelerator)
         if device["layout"] == "channels_last":
             module = module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -724,10 +726,19 @@ def _measure(plan: dict[str, Any], file: Any) -> None:
     def progress(done: int, total: int) -> None:
         print(f"\r{done} of {total} visits", end="", file=sys.stderr, flush=True)
 
+    def read(number: int, layers: bool) -> Reading:
+        reading = subjects.read(number, request["calls"], layers)
+        # What these ops are parts of, where layers had to be taken apart for plain PyTorch.
+        wholes = networks[number].get("ops") or reading.layer_ms
+        layer_ms = dict.fromkeys(wholes if layers else (), 0.0)
+        for whole, ms in zip(wholes, reading.layer_ms.values(), strict=False):
+            layer_ms[whole] += ms
+        return replace(reading, layer_ms=layer_ms)
+
     with pinned(threads), torch.inference_mode():
         try:
             visits = take_visits(
-                lambda number, layers: subjects.read(number, request["calls"], layers),
+                read,
                 len(networks) - 1,
                 rounds=request["rounds"],
                 per_layer=request["per_layer"],
@@ -745,6 +756,17 @@ def _measure(plan: dict[str, Any], file: Any) -> None:
     for name, value in environment.items():
         file.write(f"# {name}: {value}\n")
     write_visits(visits, file)
+
+
+class _Tracer(fx.Tracer):
+    """Does not compute at once what a forward makes of buffers alone."""
+
+    proxy_buffer_attributes = True
+
+
+def traced(network: nn.Module) -> fx.GraphModule:
+    """Returns a network of layers of torch.nn as calls of them and of functions."""
+    return fx.GraphModule(network, _Tracer().trace(network))
 
 
 def write_visits(visits: Sequence[Visit], file: Any) -> None:

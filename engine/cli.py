@@ -37,6 +37,28 @@ def main(argv: Sequence[str] | None = None) -> None:
         print("hacscale: stopped", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # `hacscale … | head`
-        # Python flushes once more at its end, and would complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _leave_output()
         sys.exit(1)
+    except OSError as error:
+        if _can_write():
+            raise
+        _leave_output()
+        print(
+            f"hacscale: the output cannot be written: {error.strerror}; what is done is kept: mend "
+            "that, then repeat the command",
+            file=sys.stderr,
+        )
+        sys.exit(2)
+
+
+def _can_write() -> bool:
+    try:
+        print(flush=True)
+    except OSError:
+        return False
+    return True
+
+
+def _leave_output() -> None:
+    """Python flushes once more at its end, and would complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

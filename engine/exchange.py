@@ -8,6 +8,7 @@ import csv
 import inspect
 import io
 import math
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -23,7 +24,7 @@ from engine.errors import UserError
 from engine.graph import NetworkGraph, graph_of
 from engine.local_folder import write_atomic
 from engine.measure import Measurement, summarise
-from engine.model_source import bare_source
+from engine.model_source import bare_source, plain_network
 from engine.profile_key import ProfileKey
 from engine.recipe import Device
 from engine.spec import NetworkSpec
@@ -38,12 +39,15 @@ class PlannedNetwork:
     Attributes:
         input: shape of its input.
         source: Python that defines ``build()``, of PyTorch alone.
+        ops: for each of its ops, in order, the op of the network that it is a part of; None where
+            they are those of the network.
     """
 
     __pydantic_config__ = STRICT
 
     input: tuple[int, int, int, int]
     source: str
+    ops: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,8 +91,8 @@ def make_plan(graph: NetworkGraph, request: Request) -> Plan:
     """Writes the networks of ``request`` as source.
 
     Raises:
-        UserError: the runtime needs more than PyTorch, or the network cannot be written so that
-            its ops keep their names.
+        UserError: the runtime needs more than PyTorch, or the network cannot be written as plain
+            PyTorch, op by op.
     """
     device = request.device
     if device.runtime != "eager":
@@ -145,7 +149,8 @@ def read_result(data: bytes, request: Request, what: str) -> Measurement:
     if head.get("plan") != request.digest:
         raise UserError(
             f"{what} is of the plan {head.get('plan', 'of nobody')}, not of {request.digest}; "
-            "measure the plan that was written last"
+            "measure the plan that was written last, or repeat the recipe and --set that it was "
+            "written with"
         )
     visits = _visits(rows, len(request.specs), what)
     counts = [sum(v.network == n for v in visits) for n in range(len(request.specs))]
@@ -199,17 +204,45 @@ def _planned(graph: NetworkGraph, spec: NetworkSpec, batch: int) -> PlannedNetwo
     )
     names: dict[str, Any] = {}
     exec(source, names)
-    if _ops(fx.symbolic_trace(names["build"]().eval())) != _ops(module):
+    there = [node.name for node in _calls(bench.traced(names["build"]().eval()))]
+    wholes = _wholes(module, spec.model.name)
+    if len(there) != len(wholes):
         raise UserError(
             f"model {spec.model.name!r} cannot be measured elsewhere: as plain PyTorch it has "
-            "other ops; use layers of torch.nn alone"
+            f"{len(there)} ops and not {len(wholes)}; measure it on a node (device.place)"
         )
     shape = (batch, spec.model.channels, spec.resolution, spec.resolution)
-    return PlannedNetwork(input=shape, source=source)
+    ops = tuple(wholes) if wholes != there else None
+    return PlannedNetwork(input=shape, source=source, ops=ops)
 
 
-def _ops(module: fx.GraphModule) -> list[str]:
-    return [node.name for node in module.graph.nodes if node.op.startswith("call")]
+def _wholes(module: fx.GraphModule, model: str) -> list[str]:
+    """For each op of a network as plain PyTorch, in order, the op of ``module`` it is a part of."""
+    parts = deque(_calls(plain_network(module)))
+    found: list[str] = []
+    for node in _calls(module):
+        begun = len(found)
+        while parts and (
+            _is_part(parts[0], node) if node.op == "call_module" else begun == len(found)
+        ):
+            parts.popleft()
+            found.append(node.name)
+        if begun == len(found):
+            raise UserError(
+                f"model {model!r} cannot be measured elsewhere: as plain PyTorch nothing is left "
+                f"of {node.target}; use a layer of torch.nn there"
+            )
+    return found + [part.name for part in parts]
+
+
+def _is_part(part: fx.Node, layer: fx.Node) -> bool:
+    """Whether an op comes from the forward of a layer, or is that layer."""
+    stack: dict[str, tuple[str, Any]] = part.meta.get("nn_module_stack", {})
+    return any(path == layer.target for path, _ in stack.values())
+
+
+def _calls(module: fx.GraphModule) -> list[fx.Node]:
+    return [node for node in module.graph.nodes if node.op.startswith("call")]
 
 
 _REMEDY = (

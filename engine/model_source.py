@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from engine.assertions import AssertingTracer
 from engine.errors import UserError
+from engine.layers import passes
 
 _INDENT = " " * 4
 
@@ -155,21 +156,16 @@ class _PlainTracer(AssertingTracer):
     proxy_buffer_attributes = True
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return _drops_paths(m) or super().is_leaf_module(m, module_qualified_name)
-
-
-def _drops_paths(layer: nn.Module) -> bool:
-    from torchvision.ops import StochasticDepth  # seconds that a search need not wait for
-
-    return isinstance(layer, StochasticDepth)
+        return super().is_leaf_module(m, module_qualified_name) or passes(m)
 
 
 def plain_network(network: fx.GraphModule) -> fx.GraphModule:
     """Returns ``network``, in evaluation mode, made of layers of torch.nn alone.
 
-    Layers of other packages are taken apart into what they do. Stochastic depth, which does
-    nothing in evaluation mode, becomes the identity. Assertions are left out, and arguments that
-    only they use. The result shares its weights with ``network`` and keeps their names.
+    Layers of other packages are taken apart into what they do. One that returns its input in
+    evaluation mode, such as stochastic depth, becomes the identity. Assertions are left out, and
+    arguments that only they use. The result shares its weights with ``network`` and keeps their
+    names.
 
     Raises:
         UserError: a layer's control flow depends on tensors.
@@ -186,7 +182,7 @@ def plain_network(network: fx.GraphModule) -> fx.GraphModule:
     _drop_assertions(graph)
     plain = fx.GraphModule(network, graph)
     for path, layer in list(plain.named_modules()):
-        if _drops_paths(layer):
+        if path and not type(layer).__module__.startswith("torch.nn") and passes(layer):
             plain.set_submodule(path, nn.Identity())
     return plain.eval()
 

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from torchvision import models
+from torchvision.models.convnext import LayerNorm2d
 from torchvision.ops import FrozenBatchNorm2d
 
 
@@ -275,6 +276,17 @@ class Frozen(Net):
         return self.norm(x)
 
 
+class TakenApart(Net):
+    """As plain PyTorch its norm is three functions, and its drop path nothing."""
+
+    def __init__(self, classes):
+        super().__init__(classes)
+        self.norm, self.drop = LayerNorm2d(8), DropPath()
+
+    def body(self, x):
+        return self.drop(self.norm(x)).permute(0, 1, 3, 2)
+
+
 class PaddedShortcut(Net):
     """The shortcut of CIFAR ResNets without weights: every other pixel, zeros for channels."""
 
@@ -428,7 +440,7 @@ def googlenet_with_auxiliaries(classes):
 FOLLOWED = (
     SharedConv, Split, CutSum, Chunk, DepthMultiplier, Grouped, SqueezeExcite, SpatialAttention,
     Shuffled, SplitAttention, UpSampled, PixelShuffled, Norms, OwnParameters, Frozen,
-    FlattenedScales, PaddedShortcut, Sliced, LeNet, Regularised, Auxiliary, UNet,
+    FlattenedScales, TakenApart, PaddedShortcut, Sliced, LeNet, Regularised, Auxiliary, UNet,
 )  # fmt: skip
 
 

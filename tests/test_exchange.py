@@ -59,7 +59,9 @@ def table_of(path: Path, request: Request, visits: list[Visit]) -> bytes:
     return path.read_bytes()
 
 
-def test_the_script_measures_a_plan_with_pytorch_alone(graph: NetworkGraph, tmp_path: Path):
+@pytest.mark.parametrize("name", ["resnet18", "example_networks:TakenApart"])
+def test_the_script_measures_a_plan_with_pytorch_alone(name: str, tmp_path: Path):
+    graph = load_graph(ModelRef(name=name, classes=10), 32)
     request = request_of(graph, 0.05, 0.1)
     script = write_plan(tmp_path / "plan.json", make_plan(graph, request))
     # -I: neither this program's packages nor the working directory can be imported.
@@ -77,6 +79,34 @@ def test_the_script_measures_a_plan_with_pytorch_alone(graph: NetworkGraph, tmp_
         assert timing.layer_ms is not None
         assert list(timing.layer_ms) == [layer.name for layer in graph.cost(spec).layers]
         assert timing.latency.ms > 0
+
+
+def test_ops_that_are_taken_apart_are_told_as_the_layers_that_they_are_of() -> None:
+    graph = load_graph(ModelRef(name="example_networks:TakenApart", classes=10), 32)
+    plan = make_plan(graph, request_of(graph, 0.5))
+    ops = plan.reference.ops
+    assert ops is not None and ops.count("norm") == 3
+    assert list(dict.fromkeys(ops)) == [op.name for op in graph.traced.ops]
+    assert make_plan(*resnet()).reference.ops is None
+
+
+def resnet() -> tuple[NetworkGraph, Request]:
+    graph = load_graph(ModelRef(name="resnet18", classes=10), 32)
+    return graph, request_of(graph)
+
+
+def test_a_directory_is_no_place_for_a_result_and_is_told_before_anything_is_measured(
+    graph: NetworkGraph, tmp_path: Path
+):
+    script = write_plan(tmp_path / "plan.json", make_plan(graph, request_of(graph)))
+    (tmp_path / "there").mkdir()
+    run = subprocess.run(
+        [sys.executable, "-I", script.name, "plan.json", "there"],
+        cwd=tmp_path, check=False, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert run.returncode == 1
+    assert run.stderr == "there: it is a directory; give the result a file of its own\n"
+    assert {path.name for path in tmp_path.iterdir()} == {"plan.json", "measure.py", "there"}
 
 
 def test_a_script_that_is_not_ours_stays(graph: NetworkGraph, tmp_path: Path):

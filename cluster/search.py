@@ -14,6 +14,7 @@ from cluster.stage_runner import StageRunner
 from cluster.trainer import Trainer
 from cluster.trainings import Trainings
 from engine.factory import check_factory
+from engine.networks import check_model, import_function
 from engine.peers.methods import rivals
 from engine.profile_key import ProfileKey
 from engine.profiling import Profiling, read_profile
@@ -98,11 +99,11 @@ class Search:
             UserError: the data, the network, the task, the limits and the settings do not fit
                 together.
         """
+        self._check_names()  # before a data set is read that may take long
         self.recipe.check_batches(self.data.facts.train_images)
         make_objective(self.trainings.final_task(self.base.spec))
         # Its latency is not known yet; any limit of it is above zero.
         self.recipe.limits.resolve(self.costs.usage(self.base.spec, latency_ms=0.0))
-        rivals(self.recipe.choose.rivals)
         _ = self.trainings.sample_tasks(self.base.spec.resolution)  # raises if there is no room
         self._check_resolutions()
         # What the run has of it is kept: the file may be gone by now.
@@ -116,6 +117,14 @@ class Search:
             _ = self.profiling.specs  # raises if there are too few
         if settings.table and not profiled:
             _ = self.profiling.listed  # raises if it does not reach all networks
+
+    def _check_names(self) -> None:
+        check_model(self.recipe.model)
+        rivals(self.recipe.choose.rivals)
+        task = self.recipe.task
+        for what, name in (("task.loss", task.loss), ("task.metric", task.metric)):
+            if ":" in name:
+                import_function(name, what)
 
     def _check_resolutions(self) -> None:
         """Says so where pictures are kept in fewer pixels than they have and networks would see.

@@ -9,7 +9,7 @@ import inspect
 import io
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -251,16 +251,18 @@ _REMEDY = (
 )
 
 
-def _parts(data: bytes, what: str) -> tuple[dict[str, str], list[dict[str, str]]]:
-    """The facts at the head of a table, and its rows."""
+def _parts(data: bytes, what: str) -> tuple[dict[str, str], dict[int, dict[str, str]]]:
+    """The facts at the head of a table, and its rows by their lines."""
     try:
         lines = data.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError:
         raise UserError(f"{what} is no text; {_REMEDY}") from None
     head = [line[1:].partition(":") for line in lines if line.startswith("#")]
-    reader = csv.DictReader(io.StringIO("\n".join(line for line in lines if line[:1] != "#")))
+    body = {n: line for n, line in enumerate(lines, start=1) if line.strip() and line[0] != "#"}
+    reader = csv.DictReader(io.StringIO("\n".join(body.values())))
     try:
-        found, rows = reader.fieldnames or (), list(reader)
+        # The head of the columns has a line of its own.
+        found, rows = reader.fieldnames or (), dict(zip([*body][1:], reader, strict=False))
     except csv.Error as error:
         raise UserError(f"{what} is damaged ({error}); measure again") from None
     missing = [name for name in bench.COLUMNS if name not in found]
@@ -273,12 +275,12 @@ def _parts(data: bytes, what: str) -> tuple[dict[str, str], list[dict[str, str]]
     return {name.strip(): value.strip() for name, _, value in head}, rows
 
 
-def _visits(rows: Sequence[dict[str, str]], networks: int, what: str) -> list[Visit]:
+def _visits(rows: Mapping[int, dict[str, str]], networks: int, what: str) -> list[Visit]:
     calls: dict[int, list[tuple[float, float | None, float]]] = {}
     layers: dict[int, dict[str, float]] = {}
     network_of: dict[int, int] = {}
-    for number, row in enumerate(rows, start=1):
-        where = f"row {number} of {what}"
+    for number, row in rows.items():
+        where = f"line {number} of {what}"
         visit, network = _whole(row["visit"], where), _whole(row["network"], where)
         if not REFERENCE <= network < networks:
             raise UserError(f"{where} is of network {network}, but the plan has {networks}")
@@ -311,7 +313,7 @@ def _whole(text: str | None, where: str) -> int:
     try:
         return int(text or "")
     except ValueError:
-        raise UserError(f"{where} has {text!r} where a whole number belongs") from None
+        raise UserError(f"{where} has {text or ''!r} where a whole number belongs") from None
 
 
 def _time(text: str | None, where: str) -> float:
@@ -320,7 +322,9 @@ def _time(text: str | None, where: str) -> float:
     except ValueError:
         ms = math.nan
     if not 0 <= ms < math.inf:
-        raise UserError(f"{where} has the time {text!r}; a time is a number of ms, not negative")
+        raise UserError(
+            f"{where} has the time {text or ''!r}; a time is a number of ms, not negative"
+        )
     return ms
 
 

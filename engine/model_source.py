@@ -132,6 +132,9 @@ def prepare(images: torch.Tensor) -> torch.Tensor:
 
     That is the largest centred square, resized and normalised.
     """
+    if images.dtype != torch.uint8 or images.shape[-3] != $channels:
+        found = f"{images.dtype} of {tuple(images.shape)}"
+        raise ValueError(f"prepare takes uint8 images, N×$channels×H×W, not {found}")
     height, width = images.shape[-2:]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2

@@ -103,11 +103,9 @@ def _made(ref: ModelRef, without_values: bool) -> nn.Module:
             blocks = repeats([len(stage) for stage in written], name.depth)
             stages = tuple(s[:1] * n for s, n in zip(written, blocks, strict=True))
             return VGG(stages, ref.classes, ref.channels)
+        check_model(ref.name)
         from torchvision import models  # seconds that a VGG need not wait for
 
-        if name.base not in models.list_models(module=models):
-            known = {*_VGG, *models.list_models(module=models)}
-            raise UserError(f"unknown model {name.base!r}{nearest(name.base, known)}")
         if name.depth != 1:
             module = deeper_module(name.base, name.depth, ref.classes)
         else:
@@ -115,6 +113,23 @@ def _made(ref: ModelRef, without_values: bool) -> nn.Module:
             options = plain if name.base in _AUXILIARY else {}
             module = models.get_model(name.base, weights=None, num_classes=ref.classes, **options)
         return _with_channels(module, ref.channels)
+
+
+def check_model(reference: str) -> None:
+    """Checks that a model is there under its name, without making it.
+
+    Raises:
+        UserError: it is not known, or its factory cannot be imported.
+    """
+    base = parse_name(reference).base
+    if ":" in base:
+        import_function(base, "model")
+    elif base not in _VGG:
+        from torchvision import models
+
+        known = models.list_models(module=models)
+        if base not in known:
+            raise UserError(f"unknown model {base!r}{nearest(base, {*_VGG, *known})}")
 
 
 def _with_channels(module: nn.Module, channels: int) -> nn.Module:
@@ -160,7 +175,7 @@ def import_function(reference: str, what: str) -> Callable[..., object]:
 def _call_factory(name: str, factory: Callable[..., object], classes: int) -> nn.Module:
     try:
         module = factory(classes)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(f"model {name!r} raised {type(error).__name__}: {error}") from error
     if not isinstance(module, nn.Module):
         raise UserError(f"model {name!r} must return an nn.Module, not {type(module).__name__}")

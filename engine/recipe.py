@@ -496,8 +496,9 @@ class Recipe:
         _require_seed(self.seed)
         require(
             self.profile.max_width >= self.allocate.max_width,
-            "profile.max_width must reach allocate.max_width: a latency model is not extrapolated",
-            (self.profile.max_width, self.allocate.max_width),
+            f"profile.max_width must be at least allocate.max_width, {self.allocate.max_width:g}, "
+            "as a latency model is not extrapolated; lower both",
+            self.profile.max_width,
         )
         require(
             self.train.batch_size >= self.cluster.final_workers,

@@ -16,13 +16,15 @@ from engine.folder import Folder
 from engine.local_folder import LocalFolder
 from engine.remote_folder import RemoteFolder
 
+_IN_BUCKETS = ("s3", "gs", "gcs")
+
 
 def open_folder(location: Path | str) -> Folder:
     """Returns a folder of a local path or a URI. Nothing is made or looked for yet.
 
     Raises:
-        UserError: the URI is none, has credentials in it, or is of a kind that pyarrow does not
-            know.
+        UserError: the URI is none, names no bucket, has credentials in it, or is of a kind that
+            pyarrow does not know.
     """
     text = str(location)
     if "://" not in text:
@@ -34,4 +36,6 @@ def open_folder(location: Path | str) -> Folder:
         raise UserError(f"{text} is no URI: {error}") from None
     if parts.scheme == "file":
         return LocalFolder(Path(unquote(parts.path)))
+    if parts.scheme in _IN_BUCKETS and not parts.netloc:
+        raise UserError(f"{text} names no bucket; give {parts.scheme}://BUCKET/PATH")
     return RemoteFolder(text)

@@ -1,7 +1,7 @@
 """Lookup tables of layer latency, as others publish them: CSV or Parquet, one layer a row."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from engine.ops import KINDS
 COLUMNS = ("op", "cin", "cout", "h", "w", "kernel", "stride", "groups", "ms")
 """The first is text, the last a number, those between are whole numbers."""
 _COUNTS = COLUMNS[1:-1]
+_APART = 2.0
+"""Times of one layer that differ by more than this factor are no noise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +67,9 @@ def read_table(path: Path) -> tuple[TableRow, ...]:
     _check_columns(path, names)
     if not table.num_rows:
         raise UserError(f"{path} holds no rows; a table has one for each layer")
-    return tuple(_row(path, number, row) for number, row in enumerate(table.to_pylist(), start=1))
+    rows = tuple(_row(path, number, row) for number, row in enumerate(table.to_pylist(), start=1))
+    _check_agreement(path, rows)
+    return rows
 
 
 def _parsed(path: Path) -> Any:
@@ -89,6 +93,18 @@ def _check_columns(path: Path, names: Sequence[str]) -> None:
             raise UserError(f"{path} has no column {name!r}; {wanted}")
 
 
+def _check_agreement(path: Path, rows: Sequence[TableRow]) -> None:
+    """Rows of one layer count by their median; far apart, one of them is a mistake."""
+    seen: dict[TableRow, tuple[int, float]] = {}
+    for number, row in enumerate(rows, start=1):
+        first, ms = seen.setdefault(replace(row, ms=0.0), (number, row.ms))
+        if max(ms, row.ms) > _APART * min(ms, row.ms):
+            raise UserError(
+                f"rows {first} and {number} of {path} give the same layer {ms:g} and {row.ms:g} "
+                "ms; keep the right one"
+            )
+
+
 def _row(path: Path, number: int, row: dict[str, Any]) -> TableRow:
     where = f"row {number} of {path}"
     op = row["op"]
@@ -97,6 +113,8 @@ def _row(path: Path, number: int, row: dict[str, Any]) -> TableRow:
         raise UserError(f"{where}: op must be one of {', '.join(KINDS)}, not {op!r}{hint}")
     for name in _COUNTS:
         value = row[name]
+        if isinstance(value, float) and value.is_integer():  # one fraction makes a column of them
+            value = row[name] = int(value)
         if type(value) is not int or value < 1:
             raise UserError(f"{where}: {name} must be a whole number of at least 1, not {value!r}")
     for name in ("cin", "cout"):

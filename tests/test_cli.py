@@ -314,6 +314,38 @@ def test_what_does_not_fit_together_is_one_line(
     assert fragment in shell.refused_set(*assignments)
 
 
+@pytest.mark.parametrize(
+    ("assignment", "fragment"),
+    [
+        ("model=vgg12", "unknown model 'vgg12'"),
+        ("model=nowhere:net", "importing 'nowhere' failed"),
+        ("task.metric=nowhere:score", "task.metric 'nowhere:score': importing"),
+        ('choose.rivals=["nobody"]', "nobody"),
+    ],
+)
+def test_names_are_looked_up_before_data_are_read(
+    assignment: str, fragment: str, shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(*_: object, **__: object) -> None:
+        raise AssertionError("data were read")
+
+    monkeypatch.setattr("cluster.dataset.load_data", read)
+    assert fragment in shell.refused_set(assignment)
+
+
+def test_an_output_without_room_is_one_line() -> None:
+    for words in (["recipes"], ["check", "vgg11"], ["--version"]):
+        with open("/dev/full", "w") as full:
+            run = subprocess.run(
+                [sys.executable, "-c", "from engine.cli import main; main()", *words],
+                stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=120,
+                env={k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"},
+            )  # fmt: skip
+        assert run.returncode == 2
+        assert run.stderr.count("\n") == 1
+        assert run.stderr.startswith("hacscale: the output cannot be written: No space left")
+
+
 def test_user_code_in_the_working_directory_is_found(
     shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -216,7 +216,7 @@ def test_an_algorithm_that_is_slower_for_even_channels_makes_no_steps():
 
 def test_steps_are_in_channels_of_the_group_where_an_op_has_each_of_them_several_times():
     """A linear layer reads every channel of a 5 × 5 map: two of them are 50 of its inputs."""
-    graph = load_graph(ModelRef(name="tests.example_networks:LeNet", classes=10), 32)
+    graph = load_graph(ModelRef(name="example_networks:LeNet", classes=10), 32)
     formula = graph.formula(graph.spec(32))
     op = OpModel(granularity=1, rates=(1.0, *[0.0] * 7))
     slow = replace(op, rates=(2.0, *[0.0] * 7))

@@ -308,7 +308,10 @@ def test_other_epochs_take_the_schedule_along_but_for_what_is_assigned() -> None
         ("alpha.training=nofast", "unknown training 'nofast'; did you mean 'fast'?"),
         ("limits.latency=-1x", "latency must be above zero"),
         ("limits.params=0", "params must be above zero"),
-        ("allocate.max_width=5", "profile.max_width must reach allocate.max_width"),
+        (
+            "allocate.max_width=5",
+            "profile.max_width must be at least allocate.max_width, 5, as a latency model is not",
+        ),
         ("allocate.stride=0", "stride must be at least 1"),
         ("sample.min_width=3", "0 < min_width < max_width"),
         ("cluster.final_workers=300", "train.batch_size must be at least cluster.final_workers"),

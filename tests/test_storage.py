@@ -109,6 +109,8 @@ def test_a_file_uri_is_a_local_path(tmp_path: Path) -> None:
         ("s3://key:secret@bucket/runs", "credentials do not belong into s3://bucket/runs; leave"),
         ("ftp://host/runs", "cannot use ftp://host"),
         ("s3://bucket/runs?nonsense=1", "Unexpected query parameter"),
+        ("s3://", "s3:// names no bucket; give s3://BUCKET/PATH"),
+        ("gs:///runs", "names no bucket; give gs://BUCKET/PATH"),
         ("s3://[bucket]/runs", "s3://[bucket]/runs is no URI"),
     ],
 )

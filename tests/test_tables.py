@@ -40,7 +40,7 @@ def test_csv_and_parquet_hold_the_same_in_any_order_of_columns(tmp_path: Path):
         ({"ms": ""}, r"row 2 of .*: ms must be a time above zero, not None"),
         ({"ms": "fast"}, r"ms must be a time above zero, not '0.25'"),
         ({"cin": 0}, r"row 2 of .*: cin must be a whole number of at least 1, not 0"),
-        ({"h": 1.5}, r"h must be a whole number of at least 1, not 32.0"),
+        ({"h": 1.5}, r"row 2 of .*: h must be a whole number of at least 1, not 1.5"),
         ({"groups": 3}, r"row 2 of .*: cin 8 is no multiple of groups 3"),
         ({"op": ""}, r"row 2 of .*: op must be one of conv, .* reshape, not ''"),
         ({"op": "conv2d"}, r"row 2 of .*: op must be one of .* not 'conv2d'; did you mean 'conv'"),
@@ -50,6 +50,19 @@ def test_a_row_that_cannot_be_is_one_line(tmp_path: Path, change: dict[str, obje
     with pytest.raises(UserError, match=message) as error:
         read_table(written(tmp_path / "a.csv", ROW, ROW | change))
     assert "\n" not in str(error.value)
+
+
+def test_two_times_of_one_layer_must_be_near_each_other(tmp_path: Path):
+    noisy = [ROW | {"ms": ms} for ms in (0.25, 0.3, 0.45)]
+    assert [row.ms for row in read_table(written(tmp_path / "a.csv", *noisy))] == [0.25, 0.3, 0.45]
+    other = ROW | {"cin": 16, "ms": 99}
+    with pytest.raises(UserError, match=r"rows 1 and 3 of .* same layer 0.25 and 99 ms; keep the"):
+        read_table(written(tmp_path / "a.csv", ROW, other, ROW | {"ms": 99}))
+
+
+def test_whole_numbers_may_be_written_as_fractions(tmp_path: Path):
+    (row,) = read_table(written(tmp_path / "a.csv", ROW | {"cin": "8.0"}))
+    assert row.cin == 8 and type(row.cin) is int
 
 
 def test_other_columns_are_named(tmp_path: Path):

@@ -87,7 +87,7 @@ def allocate(count: int, channels: int, resolution: int, *, split: bool = False)
         ) from None
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: BaseException) -> str:
     """Returns a foreign error's type and message on one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())
 

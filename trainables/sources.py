@@ -289,7 +289,7 @@ def _function(reference: str, resolution: int, any_targets: bool) -> Source:
     function = import_function(reference, "data source")
     try:
         result = function()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(f"data source {reference!r} raised {one_line(error)}") from error
     match result:
         case ((train_images, train_labels), (test_images, test_labels)):

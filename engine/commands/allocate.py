@@ -12,7 +12,14 @@ from rich.text import Text
 
 from engine.answers import METHODS, Answer, answer, frontier
 from engine.budgets import Budgets, read_budgets
-from engine.commands.options import Commands, add_limits, add_run, given_limits, run_directory
+from engine.commands.options import (
+    Commands,
+    add_limits,
+    add_run,
+    check_writable,
+    given_limits,
+    run_directory,
+)
 from engine.display import count
 from engine.errors import UserError
 from engine.limits import Limits
@@ -44,6 +51,8 @@ def add(commands: Commands) -> None:
 
 def _allocate(arguments: argparse.Namespace, console: Console) -> None:
     location = run_directory(arguments)
+    if arguments.csv is not None:
+        check_writable(arguments.csv, "--csv")
     recipe = RunStore(location, read_only=True).info().recipe
     budgets = read_budgets(open_folder(location), recipe)
     limits = given_limits(recipe.limits, arguments)

@@ -4,7 +4,9 @@ import argparse
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
+from errno import EINVAL
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TypeAlias
 
 from engine.errors import UserError, nearest
@@ -154,3 +156,22 @@ def run_directory(arguments: argparse.Namespace) -> str:
     known = [folder.name for folder in known_runs(runs)]
     hint = nearest(arguments.run, known) if known else "; `hacscale run` begins one"
     raise UserError(f"there is no run {arguments.run!r} in {arguments.runs_dir}{hint}")
+
+
+def check_writable(path: Path, option: str) -> None:
+    """Checks that a file can be written that an option names, before anything is done for it.
+
+    A file is replaced by one that is made beside it.
+
+    Raises:
+        UserError: it cannot.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            raise OSError(EINVAL, "it is there and no file")
+        with TemporaryFile(dir=path.absolute().parent):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path}: {error.strerror}; give another file by {option}"
+        ) from None

@@ -1,7 +1,6 @@
 """``hacscale profile``: the latency model of a device for a network."""
 
 import argparse
-import os
 import shlex
 from contextlib import nullcontext
 from pathlib import Path
@@ -15,6 +14,7 @@ from engine.commands.options import (
     Commands,
     add_address,
     add_runs_dir,
+    check_writable,
     find_recipe,
     names_recipe,
     run_directory,
@@ -109,7 +109,7 @@ def _profile(arguments: argparse.Namespace, console: Console) -> None:
         per_layer=True,
     )
     if arguments.plan:
-        _check_writable(arguments.plan, "--plan")
+        check_writable(arguments.plan, "--plan")
         script = write_plan(arguments.plan, make_plan(profiling.graph, request))
         console.print(
             f"{len(specs)} networks are planned. Copy {arguments.plan} and {script} to the device "
@@ -118,7 +118,7 @@ def _profile(arguments: argparse.Namespace, console: Console) -> None:
             soft_wrap=True,
         )
         return
-    _check_writable(arguments.out, "--out")
+    check_writable(arguments.out, "--out")
     if table is not None:
         measured = read_result(table, request, str(arguments.table))
     else:
@@ -239,12 +239,6 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
-
-
-def _check_writable(path: Path, option: str) -> None:
-    """Said before minutes of measuring, not after. A file is replaced by one made beside it."""
-    if (path.exists() and not path.is_file()) or not os.access(path.absolute().parent, os.W_OK):
-        raise UserError(f"cannot write {path}; give another file by {option}")
 
 
 def _bar(console: Console) -> "Progress | nullcontext[None]":

@@ -44,7 +44,8 @@ def _runs(arguments: argparse.Namespace, console: Console) -> None:
         counts = str(statuses.count("done")), str(statuses.count("failed"))
         table.add_row(run.name, state, *counts, last)
         if state.startswith("interrupted"):
-            commands.append(f"hacscale resume {shlex.quote(run.location)}")
+            failed = " --retry-failed" if "failed" in statuses else ""
+            commands.append(f"hacscale resume {shlex.quote(run.location)}{failed}")
     console.print(table)
     if commands:
         console.print("go on with:", *commands, sep="\n  ", soft_wrap=True)

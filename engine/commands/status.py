@@ -1,6 +1,7 @@
 """``hacscale status``: what a run has done."""
 
 import argparse
+import shlex
 
 from rich.console import Console
 from rich.table import Table
@@ -52,3 +53,6 @@ def _status(arguments: argparse.Namespace, console: Console) -> None:
     for row in rows:
         if row.status == "failed":
             console.print(f"failed {row.task.id}: {row.error}", style="yellow")
+    if count["failed"]:
+        again = f"hacscale resume {shlex.quote(location)} --retry-failed"
+        console.print(f"what has failed is tried again by\n  {again}", soft_wrap=True)

@@ -180,5 +180,6 @@ def unknown_op(cost: LayerCost, known: Iterable[str]) -> UserError:
     """Returns the error for an op of a class that is not among ``known``."""
     return UserError(
         f"the latency model knows no op like {cost.name!r} ({op_class(cost)})"
-        f"{nearest(op_class(cost), known)}; profile the network again"
+        f"{nearest(op_class(cost), known)}; profile the network again, or add rows of such layers "
+        "to the table that it was made from"
     )

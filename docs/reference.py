@@ -46,7 +46,8 @@ This page is made of the docstrings in `engine/recipe.py` and `engine/training.p
 _TRAININGS = """\
 `train`, `alpha.training` and `sample.training` have these fields. In place of them the name of a
 training may stand, as in `--set train=paper-cifar`; it must then come before changes to single
-fields. A training that is written out in a file has those of the column `default`.
+fields. Writing any field of a training in a file replaces all of it by the column `default`, and
+`epochs` is then required; to change single fields of `fast`, use `--set train.lr=0.2`.
 """
 
 

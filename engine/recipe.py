@@ -84,7 +84,8 @@ class Task:
     Attributes:
         loss: ``cross-entropy``, or ``package.module:function`` of (outputs, targets) that returns
             the mean loss of the batch. The targets are what the data source gives, in its own
-            resolution; where the input is scaled, the function makes the two fit.
+            resolution; where the input is scaled, the function makes the two fit. It needs
+            ``augment: none``, ``mixup: 0`` and ``label_smoothing: 0`` in all three trainings.
         metric: ``accuracy``, or ``package.module:function`` of (outputs, targets) that returns a
             score in [0, 1] for every image of the batch, higher is better. Whatever is called
             accuracy in results and reports is its mean.
@@ -186,7 +187,7 @@ class Profile:
         held_out: further ones that only judge it.
         min_width, max_width: bounds of the networks' width multipliers, which are log-uniform.
         calls: timed forwards of each network in each round at the least; more fit into 30 ms.
-        rounds: how often every network is timed, some time apart.
+        rounds: how often every network is timed, some time apart; at least 3.
         seed: of the random networks.
         file: a profile that ``hacscale profile --out`` wrote for this network and device, used in
             place of making one. It is read once and kept in the run.
@@ -238,15 +239,13 @@ class Alpha:
             the base's own widths is lowered to that. ``compute``, the paper's: s times the
             multiply-accumulates of the base network, split by α.
         low, high: bounds of α.
-        trials: values of α. The first four, or the first batch if that is more, rounded up to
-            whole batches, are evenly spaced from ``low`` to ``high``; the sampler is asked for the
-            others (`searchers.alpha`), and ``random`` for all.
+        trials: values of α. The first max(4, ``batch``), rounded up to whole batches, are evenly
+            spaced from ``low`` to ``high``; the sampler chooses the others (`searchers.alpha`).
         batch: trials asked together. A recipe field and not the number of workers, so that
             every machine asks the same questions.
         repeats: seeds per network.
         sampler: ``tpe``, ``gp`` or ``random`` of Optuna, or ``cmaes`` of the package of that name;
-            asked for all α after the first max(4, ``batch``), which but with ``random`` are spaced
-            evenly.
+            ``random`` draws all values.
         scheduler: ``none``, or ``asha`` to stop bad trainings early.
         round_to: resolutions are multiples of this many pixels.
         training: the short training of each candidate.
@@ -609,11 +608,16 @@ def _at(node: Any, part: str, key: str) -> Any:
     return node[part]
 
 
-def _expand_trainings(tree: dict[str, Any]) -> None:
+def _expand_trainings(tree: dict[str, Any], above: str = "") -> None:
     """Replaces the name of a training by its fields, wherever a training stands."""
     for key, value in tree.items():
         if isinstance(value, dict):
-            _expand_trainings(value)
+            if key in ("train", "training") and "epochs" not in value:
+                raise UserError(
+                    f"{above}{key}.epochs is missing: a training that is written out is no change "
+                    f"of another; for that use --set {above}{key}.lr=0.1"
+                )
+            _expand_trainings(value, f"{above}{key}.")
         elif key in ("train", "training") and isinstance(value, str):
             if value not in TRAININGS:
                 raise UserError(f"unknown training {value!r}{nearest(value, TRAININGS)}")

@@ -48,10 +48,14 @@ def measure(
         raise UserError(f"{lack}; start a node that has it, or change device")
     worker = _in_worker(device)
     begun_and_measured = worker.remote(list(specs), reference, device, calls, rounds, per_layer)
-    if not ray.wait([begun_and_measured], timeout=_PATIENCE_SECONDS)[0]:
-        log.warning("a measurement waits for Ray, %s", what_is_free(bundle_of(device)))
+    _tell_if_it_waits(begun_and_measured, device)
     result_of(next(begun_and_measured))
     return result_of(next(begun_and_measured))
+
+
+def _tell_if_it_waits(task: Any, device: Device) -> None:
+    if not ray.wait([task], timeout=_PATIENCE_SECONDS)[0]:
+        log.warning("a measurement waits for Ray, %s", what_is_free(bundle_of(device)))
 
 
 def _in_worker(device: Device) -> Any:

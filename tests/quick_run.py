@@ -129,6 +129,7 @@ def without_ray() -> Generator[None]:
         mock.patch.object(Session, "require", lambda *_, **__: None),
         mock.patch.object(cluster.final, "_train", lambda task, store, *_: train(task, store)),
         mock.patch.object(cluster.device, "_in_worker", lambda _: worker),
+        mock.patch.object(cluster.device, "_tell_if_it_waits", lambda *_: None),
         mock.patch.object(cluster.device, "result_of", lambda value: value),
         mock.patch.object(cluster.trainer, "ray", SimpleNamespace(put=lambda value: value)),
         mock.patch.object(cluster.trainer, "check_shared", lambda *_: None),

@@ -222,9 +222,8 @@ def _wholes(module: fx.GraphModule, model: str) -> list[str]:
     found: list[str] = []
     for node in _calls(module):
         begun = len(found)
-        while parts and (
-            _is_part(parts[0], node) if node.op == "call_module" else begun == len(found)
-        ):
+        apart = node.op == "call_module" and parts and parts[0].target != node.target
+        while parts and (_is_part(parts[0], node) if apart else begun == len(found)):
             parts.popleft()
             found.append(node.name)
         if begun == len(found):

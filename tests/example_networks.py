@@ -281,10 +281,11 @@ class TakenApart(Net):
 
     def __init__(self, classes):
         super().__init__(classes)
-        self.norm, self.drop = LayerNorm2d(8), DropPath()
+        self.norm, self.drop, self.act = LayerNorm2d(8), DropPath(), nn.SiLU()
 
     def body(self, x):
-        return self.drop(self.norm(x)).permute(0, 1, 3, 2)
+        x = self.act(self.act(self.norm(x)))
+        return self.drop(x).permute(0, 1, 3, 2)
 
 
 class PaddedShortcut(Net):

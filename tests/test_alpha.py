@@ -5,6 +5,7 @@ import errno
 import json
 import logging
 import math
+import os
 import random
 import statistics
 import tempfile
@@ -607,9 +608,14 @@ def test_tune_runs_a_search_to_its_end_with_trials_side_by_side(tmp_path, monkey
 
     def trainable(config):
         began = time.time()
-        time.sleep(2.0)
+        Path(begun, str(began)).touch()
+        while len(os.listdir(begun)) < 2 and time.time() < began + 60:  # the first, for the second
+            time.sleep(0.1)
+        time.sleep(0.5)
         tune.report({"began": began, "ended": time.time(), "task": config["task"]})
 
+    begun = tmp_path / "begun"
+    begun.mkdir()
     options = search(trials=5, batch=4, repeats=1)
     expected = alphas(tmp_path / "by hand", options)
     world = World(tmp_path / "tuned", options)

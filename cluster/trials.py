@@ -1,7 +1,8 @@
 """Runs trainings as Tune trials, records what fails, and tells the progress."""
 
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -52,6 +53,8 @@ class TrialRunner:
     """The stage, and the size of its network, for which it was measured how many share a GPU."""
     _networks: int = field(init=False, default=1)
     """So many do at the most."""
+    _losses: Counter[str] = field(init=False, default_factory=Counter)
+    """How often the worker of a training was lost, beyond what Tune tries again."""
 
     def run_tasks(self, stage: str, tasks: Sequence[TrainingTask]) -> None:
         """Trains every task that has no row yet.
@@ -168,7 +171,12 @@ class TrialRunner:
         )
 
     def _fit(self, stage: str, config: tune.TuneConfig) -> list[TrainingTask]:
-        """Runs trials and returns the tasks that had too little GPU memory, packed less now."""
+        """Runs trials and returns the tasks that are to be trained again.
+
+        That are those that had too little GPU memory, packed less now, and those whose worker was
+        lost: Tune gives a lost machine its trials again at once, as often as it may, before Ray has
+        noticed; and what fails as a worker takes up a trial it does not try again at all.
+        """
         trainable = tune.with_parameters(
             self.trainable,
             data=self.data,
@@ -179,7 +187,12 @@ class TrialRunner:
         )
         packed = bool(self.share) and lowered(self.share) is not None
         watcher = _Watcher(
-            self.store, self.progress, packed, self.resources.cpus_per_trial, self.share
+            self.store,
+            self.progress,
+            packed,
+            self.resources.cpus_per_trial,
+            self.share,
+            may_be_lost=self._may_be_lost,
         )
         with _files_of_tune(self.store.logs), signals_kept():
             tune.Tuner(
@@ -204,7 +217,16 @@ class TrialRunner:
             raise KeyboardInterrupt
         if watcher.postponed:
             self._unpack(watcher.postponed)
-        return watcher.postponed
+        if watcher.lost:
+            self.progress.say(
+                f"! the workers of {len(watcher.lost)} trainings were lost; they are trained again",
+                style="yellow",
+            )
+        return [*watcher.postponed, *watcher.lost]
+
+    def _may_be_lost(self, task_id: str) -> bool:
+        self._losses[task_id] += 1
+        return self._losses[task_id] <= self.resources.retries
 
 
 @contextmanager
@@ -235,20 +257,29 @@ class _Watcher(tune.Callback, tune.Stopper):
 
     Attributes:
         unfinished: trials that have begun and not ended.
+        postponed, lost: what is to be trained again, with more of a GPU or by another worker.
         user_error: what a training met that only the user can mend. It stops all others, whose
             checkpoints are kept.
     """
 
     def __init__(
-        self, store: RunStore, progress: Progress, packed: bool, cpus: int, gpus: float
+        self,
+        store: RunStore,
+        progress: Progress,
+        packed: bool,
+        cpus: int,
+        gpus: float,
+        may_be_lost: Callable[[str], bool] = lambda _: False,
     ) -> None:
         self._store = store
+        self._may_be_lost = may_be_lost
         self._packed = packed
         self._cpus, self._gpus = cpus, gpus
         self._progress = progress
         self._history: dict[str, dict[int, Epoch]] = {}
         self.unfinished: set[str] = set()
         self.postponed: list[TrainingTask] = []
+        self.lost: list[TrainingTask] = []
         self.user_error: str | None = None
         self._ran_at = time.monotonic()
         self._told = False
@@ -312,7 +343,13 @@ class _Watcher(tune.Callback, tune.Stopper):
     def on_trial_error(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
-        self._end(trial, status="failed", error=_cause(trial))
+        task = _task_of(trial)
+        if _has_failed_itself(trial) or not self._may_be_lost(task.id):
+            self._end(trial, status="failed", error=_cause(trial))
+            return
+        self.unfinished.discard(trial.trial_id)
+        self.lost.append(task)
+        self._progress.trial_left(trial.trial_id)
 
     def _end(self, trial: Trial, status: Literal["stopped", "failed"], error: str | None) -> None:
         """Tune would take an error of the storage for the trial's, and train that again."""
@@ -365,6 +402,14 @@ def _task_of(trial: Trial) -> TrainingTask:
 
 def _cause(trial: Trial) -> str:
     """The exception at the end of the traceback that Tune kept."""
+    return cause_in(_told(trial), "the trial ended with an error that Ray did not name")
+
+
+def _has_failed_itself(trial: Trial) -> bool:
+    """Whether an error came from a step of the training, and not from what Ray does around it."""
+    return ".train()" in _told(trial).rpartition("\nFailure # ")[2]
+
+
+def _told(trial: Trial) -> str:
     file = trial.error_file
-    text = Path(file).read_text(errors="replace") if file and Path(file).exists() else ""
-    return cause_in(text, "the trial ended with an error that Ray did not name")
+    return Path(file).read_text(errors="replace") if file and Path(file).exists() else ""

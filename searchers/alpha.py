@@ -127,11 +127,11 @@ class AlphaSearcher(Searcher):
     ) -> None:
         """Notes that a trial is over; what came of it is read from the ledger. Idempotent.
 
-        A training that ran out of memory has no row; when only such are missing the searcher is at
-        its end, and after ``restore`` it suggests them again.
+        A training that ran out of memory, or whose worker was lost, has no row; when only such are
+        missing the searcher is at its end, and after ``restore`` it suggests them again.
         """
         task = self._live.pop(trial_id, None)
-        if task is not None and result is not None and result.get("status") == NO_MEMORY:
+        if task is not None and (error or (result or {}).get("status") == NO_MEMORY):
             self._postponed.add(task.id)
 
     def set_max_concurrency(self, max_concurrent: int) -> bool:

@@ -651,7 +651,10 @@ def test_tune_runs_a_search_to_its_end_with_trials_side_by_side(tmp_path, monkey
     )
 
 
-def test_trainings_without_memory_end_the_search_and_are_asked_again(tmp_path) -> None:
+@pytest.mark.parametrize("ended", [{"result": {"status": NO_MEMORY}}, {"error": True}])
+def test_trainings_without_memory_or_worker_end_the_search_and_are_asked_again(
+    ended: dict, tmp_path
+) -> None:
     options = search(trials=4, repeats=1)
     expected = alphas(tmp_path / "whole", options)
     world = World(tmp_path / "short", options)
@@ -660,7 +663,7 @@ def test_trainings_without_memory_end_the_search_and_are_asked_again(tmp_path) -
     tasks = {i: decode(TrainingTask, json.dumps(c["task"]), "task") for i, c in first.items()}
     for trial_id, task in tasks.items():
         if trial_id == "trial-2":
-            searcher.on_trial_complete(trial_id, {"status": NO_MEMORY})
+            searcher.on_trial_complete(trial_id, **ended)
         else:
             assert searcher.suggest("another") is None
             world.ledger[task.id] = trained(task)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import pytest
 import ray
@@ -307,6 +307,74 @@ def test_storage_that_is_lost_as_a_trial_ends_ends_the_stage(
         watcher.on_trial_complete(0, [], trial)
     assert watcher.stop_all() and watcher.user_error == "no space left for the ledger"
     assert store.checkpoints.exists(checkpoint_name(task.id))
+
+
+STEP = (
+    "\nFailure # 2 (occurred at noon)\nray::ResourceTrainable.train() (pid=7)\nValueError: mine\n"
+)
+LOST = "\nFailure # 2 (occurred at noon)\nThe actor is unavailable: Socket closed\n"
+RESET = "\nFailure # 1 (occurred at noon)\nray::ResourceTrainable.reset() (pid=7)\nOSError: gone\n"
+
+
+@pytest.mark.parametrize(
+    ("said", "again"), [(STEP, False), (LOST, True), (RESET, True), (STEP + LOST, True)]
+)
+def test_a_training_whose_worker_was_lost_is_trained_again(
+    said: str, again: bool, task: TrainingTask, tmp_path: Path
+) -> None:
+    """As often as the recipe says; what fails in its own steps has been tried by Tune."""
+    store, file = RunStore(tmp_path / "run"), tmp_path / "error.txt"
+    file.write_text(said)
+    allowed = [True, False]
+    with Progress(Console(quiet=True)) as progress:
+        progress.begin_trials("lost", total=1, known=0)
+        watcher = _Watcher(store, progress, False, 1, 0.0, lambda _: allowed.pop(0))
+        trial = cast(
+            "Trial",
+            SimpleNamespace(
+                trial_id="one",
+                config={"task": jsonable(task)},
+                last_result={},
+                error_file=str(file),
+            ),
+        )
+        for expected in (again, False):
+            watcher.on_trial_start(0, [], trial)
+            watcher.on_trial_error(0, [], trial)
+            assert [one.id for one in watcher.lost] == [task.id] * again
+            row = store.ledger.find(task.id)
+            assert (row is None) == expected
+            assert not watcher.unfinished
+            if not again:
+                break
+    assert row is not None and row.status == "failed"
+
+
+def test_workers_that_die_oftener_than_tune_tries_again_cost_nothing(
+    data: ImageData, task: TrainingTask, runner: TrialRunner, tmp_path: Path
+) -> None:
+    class Dying(TrainingTrial):
+        def step(self) -> dict[str, Any]:
+            deaths = Path(self._store.location, "deaths")
+            deaths.mkdir(exist_ok=True)
+            if (count := len(list(deaths.iterdir()))) < 3:
+                (deaths / str(count)).touch()
+                os._exit(1)
+            return super().step()
+
+    said = io.StringIO()
+    mortal = TrialRunner(
+        store=RunStore(tmp_path / "run"),
+        data=runner.data,
+        resources=Cluster(retries=1),
+        progress=Progress(Console(file=said, width=200)),
+        trainable=Dying,
+    )
+    short = replace(task, seed=19, training=TRAINING.for_epochs(1))
+    mortal.run_tasks("dying", [short])
+    row = mortal.store.ledger.find(short.id)
+    assert row is not None and row.status == "done"
+    assert said.getvalue().count("the workers of 1 trainings were lost") == 1
 
 
 def test_memory_that_ran_out_is_free_before_the_next_trial(

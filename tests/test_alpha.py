@@ -304,9 +304,9 @@ def test_a_trial_that_ended_without_a_row_is_an_error_and_not_a_wait(tmp_path):
     task = decode(TrainingTask, canonical(searcher.suggest("a")["task"]), "task")
     assert searcher.suggest("b")["task"]["seed"] == 1
     assert searcher.suggest("c") is None
-    searcher.on_trial_complete("a", error=True)
+    searcher.on_trial_complete("a")
     assert searcher.suggest("c") is None, "b still runs"
-    searcher.on_trial_complete("b", error=True)
+    searcher.on_trial_complete("b")
     searcher.on_trial_complete("unknown", error=True)
     with pytest.raises(RuntimeError, match=task.id):
         searcher.suggest("c")

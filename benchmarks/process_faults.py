@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
@@ -88,7 +89,7 @@ def raylet(bench: Bench) -> dict[str, Any]:
         search.deaths += 1
         print("  raylet killed in alpha", flush=True)
         time.sleep(5)
-        late = cluster.add_node(num_cpus=1)
+        late = _add_node(cluster, 1)
         joined = life.wait(lambda: _trains(late))
         print(f"  a node joined; it has trained: {joined}", flush=True)
         code = life.ended()
@@ -182,10 +183,19 @@ def _nodes(head: int, *others: int) -> Generator[RayCluster]:
     cluster = RayCluster(initialize_head=True, head_node_args=arguments)
     try:
         for cpus in others:
-            cluster.add_node(num_cpus=cpus)
+            _add_node(cluster, cpus)
         yield cluster
     finally:
         cluster.shutdown()
+
+
+def _add_node(cluster: RayCluster, cpus: int) -> Any:
+    """A node with a folder of its own, as on a machine of its own.
+
+    One that joins unpacks the code of a job anew, under the feet of workers of other nodes that
+    share its folder.
+    """
+    return cluster.add_node(num_cpus=cpus, temp_dir=tempfile.mkdtemp(prefix="ray-"))
 
 
 def _on(cluster: RayCluster) -> tuple[str, str]:

@@ -15,7 +15,8 @@ T = TypeVar("T")
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _FRAME = re.compile(r'(?P<indent> +)File "(?P<path>[^"]+)", line (?P<line>\d+)')
-_TRACEBACK = "Traceback (most recent call last):"
+_HEAD = re.compile(r"Traceback \(most recent call last\):$|^ray::.*\(pid=")
+"""Of the traceback of one exception; Ray replaces the words."""
 _LIBRARY = re.compile(r"^<|/site-packages/|/lib/python3\.\d+/")
 _OURS = {package.name for package in PACKAGES}
 _LONGEST = 300
@@ -75,7 +76,7 @@ def cause_in(text: str, otherwise: str) -> str:
     indented = len(innermost["indent"])
     below = (line for line in lines[last + 1 :] if len(line) - len(line.lstrip()) < indented)
     raised = next(below, lines[-1]).strip()[:_LONGEST]
-    chain = max((n for n, line in enumerate(lines) if line.endswith(_TRACEBACK)), default=0)
+    chain = max((n for n, line in enumerate(lines) if _HEAD.search(line)), default=0)
     theirs = [frame for number, frame in frames if number > chain and _is_the_users(frame["path"])]
     where = f" ({Path(theirs[-1]['path']).name}, line {theirs[-1]['line']})" if theirs else ""
     return f"{raised}{where}"

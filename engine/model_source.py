@@ -158,8 +158,13 @@ class _PlainTracer(AssertingTracer):
 
     proxy_buffer_attributes = True
 
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        # Found beforehand: what is called while tracing is recorded.
+        self._passing = {id(layer) for layer in network.modules() if passes(layer)}
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return super().is_leaf_module(m, module_qualified_name) or passes(m)
+        return super().is_leaf_module(m, module_qualified_name) or id(m) in self._passing
 
 
 def plain_network(network: fx.GraphModule) -> fx.GraphModule:
@@ -176,7 +181,7 @@ def plain_network(network: fx.GraphModule) -> fx.GraphModule:
     network = network.eval()
     try:
         with _any_shape():
-            graph = _PlainTracer().trace(network)
+            graph = _PlainTracer(network).trace(network)
     except Exception as error:
         raise UserError(
             f"a layer of the network cannot be taken apart for model.py: "

@@ -276,6 +276,22 @@ class Frozen(Net):
         return self.norm(x)
 
 
+class PlainNormThenReLU(nn.BatchNorm2d):
+    def forward(self, input):
+        return F.relu(super().forward(input))
+
+
+class NormWithoutWeights(Net):
+    """A norm of a class of its own that has buffers and no parameters."""
+
+    def __init__(self, classes):
+        super().__init__(classes)
+        self.norm = PlainNormThenReLU(8, affine=False)
+
+    def body(self, x):
+        return self.norm(x)
+
+
 class TakenApart(Net):
     """As plain PyTorch its norm is three functions, and its drop path nothing."""
 
@@ -441,7 +457,8 @@ def googlenet_with_auxiliaries(classes):
 FOLLOWED = (
     SharedConv, Split, CutSum, Chunk, DepthMultiplier, Grouped, SqueezeExcite, SpatialAttention,
     Shuffled, SplitAttention, UpSampled, PixelShuffled, Norms, OwnParameters, Frozen,
-    FlattenedScales, TakenApart, PaddedShortcut, Sliced, LeNet, Regularised, Auxiliary, UNet,
+    FlattenedScales, TakenApart, NormWithoutWeights, PaddedShortcut, Sliced, LeNet, Regularised,
+    Auxiliary, UNet,
 )  # fmt: skip
 
 

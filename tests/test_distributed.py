@@ -17,7 +17,7 @@ from engine.rows import TrainingTask
 from engine.store import RunStore
 from trainables.augment import augment
 from trainables.loop import NetworkTraining
-from trainables.sync_norm import SyncBatchNorm, are_buffers_equal, synchronise_norms
+from trainables.sync_norm import SyncBatchNorm, synchronise_norms
 
 WORLD = 2
 CPU = torch.device("cpu")
@@ -449,16 +449,6 @@ def test_norms_of_a_gpu_keep_their_class_and_their_frozen_tensors() -> None:
     torch.testing.assert_close(net[1].eval()(x), NormThenReLU(4).eval()(x))
     assert {name: tensor.data_ptr() for name, tensor in net.state_dict().items()} == before
     assert [name for name, p in net.named_parameters() if not p.requires_grad] == frozen != []
-
-
-def test_buffers_are_sent_around_only_where_they_can_differ() -> None:
-    plain = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.BatchNorm2d(4, affine=False))
-    assert not are_buffers_equal(plain)
-    synchronise_norms(plain, CPU)
-    assert are_buffers_equal(plain)
-    own = nn.Sequential(NormThenReLU(4))
-    synchronise_norms(own, CPU)
-    assert not are_buffers_equal(own)
 
 
 class OwnSync(nn.SyncBatchNorm):

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from engine.bench import REFERENCE, Reading, Visit, write_visits
 from engine.errors import UserError
@@ -88,6 +89,20 @@ def test_ops_that_are_taken_apart_are_told_as_the_layers_that_they_are_of() -> N
     assert ops is not None and ops.count("norm") == 3
     assert list(dict.fromkeys(ops)) == [op.name for op in graph.traced.ops]
     assert make_plan(*resnet()).reference.ops is None
+
+
+def test_layers_are_not_tried_out_while_they_are_written() -> None:
+    """A norm of a user's class without weights: what is called while tracing is recorded."""
+    graph = load_graph(ModelRef(name="example_networks:NormWithoutWeights", classes=10), 32)
+    for multiplier in (0.5, 1.0):
+        plan = make_plan(graph, request_of(graph, multiplier))
+        names: dict[str, Any] = {}
+        exec(plan.networks[0].source, names)
+        spec = graph.spec(32, multiplier)
+        built, network = names["build"]().eval(), graph.build(spec, 0).eval()
+        built.load_state_dict(network.state_dict(), strict=False)  # no count of batches
+        images = torch.randn(2, 3, 32, 32)
+        torch.testing.assert_close(built(images), network(images))
 
 
 def resnet() -> tuple[NetworkGraph, Request]:

@@ -35,6 +35,12 @@ def of_ray(*frames: tuple[str, int], message: str) -> str:
             of_ray(("/srv/engine/hardware/lut.py", 3), message="ValueError: ours\n  and more"),
             "ValueError: ours",
         ),
+        (
+            of_ray(("/home/u/mine.py", 3), message="ValueError: first\n")
+            + "\nThe above exception was the direct cause of the following exception:\n\n"
+            + of_ray(("/srv/trainables/trial.py", 9), message="RuntimeError: second"),
+            "RuntimeError: second",
+        ),
         ("The worker died.\n  pid: 7\nIt ran out of memory.\n\n", "It ran out of memory."),
         (" \n", "RayError"),
         ("x" * 999, "x" * 300),

@@ -31,7 +31,7 @@ from trainables.schedule import learning_rate
 from trainables.shrinking import make_shrinking
 from trainables.slimmable import SharedNetworks
 from trainables.start import initial_network
-from trainables.sync_norm import are_buffers_equal, synchronise_norms
+from trainables.sync_norm import synchronise_norms
 from trainables.tensors import TensorData
 
 _SAVING_SHARE = 0.05
@@ -111,9 +111,7 @@ class NetworkTraining:
         self._forward = self.network
         if world > 1:
             synchronise_norms(self.network, self._device)
-            self._forward = DistributedDataParallel(
-                self.network, broadcast_buffers=not are_buffers_equal(self.network)
-            )
+            self._forward = DistributedDataParallel(self.network)
         training = task.training
         self._objective = make_objective(task)
         self._optimizer = torch.optim.SGD(

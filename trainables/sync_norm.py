@@ -92,15 +92,6 @@ def _synchronised(
     return made.train(norm.training)
 
 
-def are_buffers_equal(module: nn.Module) -> bool:
-    """Whether all workers have the same buffers, because only synchronised norms change any."""
-    return all(
-        type(owner) in (SyncBatchNorm, nn.SyncBatchNorm)
-        for owner in module.modules()
-        if next(owner.buffers(recurse=False), None) is not None
-    )
-
-
 class _SumOverWorkers(torch.autograd.Function):
     """All workers' losses depend on the sum, so its gradient is the sum of their gradients."""
 

@@ -15,6 +15,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from engine.graph import load_graph
+
 THERE = torch.device("meta")
 _MOVES = ("_to_copy", "copy_")
 _INDEXING = ("index", "index_put", "index_put_", "_index_put_impl_")
@@ -130,3 +132,4 @@ def accelerator() -> Iterator[Accelerator]:
             yield device
     finally:
         torch.__future__.set_swap_module_params_on_conversion(before)
+        load_graph.cache_clear()  # what was traced meanwhile lies on the device

@@ -27,16 +27,14 @@ from trainables.final import FinalTraining, train_final
 _SHOW_SECONDS = 5.0
 """From one look at the log of epochs to the next: the cores belong to the training."""
 
-
 _PAUSE_SECONDS = 5.0
 """Before a training is begun anew: what was lost may be on its way back."""
 
 
 class _Follow(train.UserCallback):
-    """Ends a training that met what only the user can mend, which Train would try again.
+    """Notes the epochs of a worker on another machine, which keeps its own log.
 
-    Notes the epochs of a worker on another machine, which keeps its own log: Train runs callbacks
-    on the machine of the driver, who reads this one.
+    Train runs callbacks on the machine of the driver, who reads this one.
     """
 
     def __init__(self, store: RunStore, task_id: str) -> None:
@@ -48,11 +46,6 @@ class _Follow(train.UserCallback):
         epochs, number = self._store.epochs, int(metrics[0]["epoch"])
         if number not in epochs.numbers(self._task_id):
             epochs.note(self._task_id, number)
-
-    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        for error in worker_exceptions.values():
-            if isinstance(error, UserError):
-                raise error
 
 
 def run_final(
@@ -198,8 +191,10 @@ def _fit(trainer: TorchTrainer, follow: Callable[[], None]) -> Exception | None:
     failure = failures[0]
     if isinstance(failure, train.ControllerError):
         failure = failure.controller_failure
-    # What a task of Ray has raised stands behind its own error.
-    cause = getattr(failure, "cause", failure)
-    if isinstance(cause, UserError):
-        raise cause
+    of_workers = isinstance(failure, train.WorkerGroupError)
+    for error in failure.worker_failures.values() if of_workers else (failure,):
+        # What a task of Ray has raised stands behind its own error.
+        cause = getattr(error, "cause", error)
+        if isinstance(cause, UserError):
+            raise cause
     return failure

@@ -196,8 +196,9 @@ def plan_of(data: bytes, what: str) -> str:
 
 def _planned(graph: NetworkGraph, spec: NetworkSpec, batch: int) -> PlannedNetwork:
     module = graph_of(graph, spec).build(spec, seed=0).eval()
+    plain = plain_network(module)
     source = bare_source(
-        module,
+        plain,
         classes=spec.model.classes,
         channels=spec.model.channels,
         resolution=spec.resolution,
@@ -205,7 +206,7 @@ def _planned(graph: NetworkGraph, spec: NetworkSpec, batch: int) -> PlannedNetwo
     names: dict[str, Any] = {}
     exec(source, names)
     there = [node.name for node in _calls(bench.traced(names["build"]().eval()))]
-    wholes = _wholes(module, spec.model.name)
+    wholes = _wholes(module, plain, spec.model.name)
     if len(there) != len(wholes):
         raise UserError(
             f"model {spec.model.name!r} cannot be measured elsewhere: as plain PyTorch it has "
@@ -216,9 +217,9 @@ def _planned(graph: NetworkGraph, spec: NetworkSpec, batch: int) -> PlannedNetwo
     return PlannedNetwork(input=shape, source=source, ops=ops)
 
 
-def _wholes(module: fx.GraphModule, model: str) -> list[str]:
+def _wholes(module: fx.GraphModule, plain: fx.GraphModule, model: str) -> list[str]:
     """For each op of a network as plain PyTorch, in order, the op of ``module`` it is a part of."""
-    parts = deque(_calls(plain_network(module)))
+    parts = deque(_calls(plain))
     found: list[str] = []
     for node in _calls(module):
         begun = len(found)

@@ -221,20 +221,21 @@ def _drop_assertions(graph: fx.Graph) -> None:
 def why_not_plain(network: fx.GraphModule, classes: int, channels: int) -> str:
     """Returns why a network, also one without values, cannot be written as plain PyTorch; or ""."""
     try:
-        bare_source(network, classes=classes, channels=channels, resolution=1)
+        plain = plain_network(network)
+        bare_source(plain, classes=classes, channels=channels, resolution=1)
     except UserError as error:
         return str(error)
     return ""
 
 
 def bare_source(network: fx.GraphModule, *, classes: int, channels: int, resolution: int) -> str:
-    """Writes ``network`` for images that are prepared already; see `model_source`.
+    """Writes a `plain_network` for images that are prepared already.
 
     Raises:
-        UserError: as in `plain_network` and `model_source`.
+        UserError: as in `model_source`.
     """
     return model_source(
-        plain_network(network),
+        network,
         classes=classes,
         channels=channels,
         resolution=resolution,

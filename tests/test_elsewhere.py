@@ -10,13 +10,13 @@ import example_networks as examples
 import pytest
 import torch
 from pretend_accelerator import THERE, Accelerator, accelerator
-from tiny_training import SIDE, tiny_data, tiny_task
+from tiny_training import EVERYTHING, SIDE, facts, tiny_data, tiny_task
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from engine.folder import Folder
 from engine.graph import load_graph
-from engine.rows import Row, TrainingTask
+from engine.rows import TrainingTask
 from engine.sampling import sampling_task
 from engine.shrinking import Pruning, Sparsifying
 from engine.spec import ModelRef
@@ -59,17 +59,7 @@ def _shared(source: Any) -> TrainingTask:
 
 TASKS = {
     "importance": tiny_task(importance=True, augment="shift"),
-    "everything": tiny_task(
-        model="tiny_training:with_dropout",
-        resolution=16,
-        mixup=0.3,
-        swa_share=0.5,
-        augment="autoaugment",
-        label_smoothing=0.1,
-        nesterov=True,
-        importance=True,
-        test=True,
-    ),
+    "everything": tiny_task(**EVERYTHING, resolution=16),
     "pruning": dataclasses.replace(tiny_task(lr=0.2), shrink=Pruning(times=5, warmup=0.2)),
     "macs": dataclasses.replace(tiny_task(lr=0.2), shrink=Sparsifying(resource="macs", strength=6)),
     "slimmable": _shared("slimmable"),
@@ -86,7 +76,7 @@ def test_a_training_elsewhere_is_the_same_bit_by_bit(
     assert data.train[0].device == THERE
     training = _trained(task, data, tmp_path / "there")
     here = _trained(task, TensorData.on(tiny_data(), torch.device("cpu")), tmp_path / "here")
-    assert _facts(training.result()) == _facts(here.result())
+    assert facts(training.result()) == facts(here.result())
     weights = here.state_dict()
     for name, tensor in training.state_dict().items():
         assert tensor.device.type == "cpu"
@@ -99,11 +89,6 @@ def _trained(task: TrainingTask, data: TensorData, directory: Path) -> NetworkTr
         training.run_epoch()
         training = NetworkTraining(task, data, RunStore(directory))
     return training
-
-
-def _facts(row: Row) -> Row:
-    history = tuple(dataclasses.replace(epoch, seconds=0.0) for epoch in row.history)
-    return dataclasses.replace(row, history=history)
 
 
 QUICK = tiny_task(

@@ -17,14 +17,24 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load, save
-from tiny_training import CLASSES, SIDE, residual, tensors, tiny_data, tiny_task, train
+from tiny_training import (
+    CLASSES,
+    EVERYTHING,
+    SIDE,
+    facts,
+    residual,
+    tensors,
+    tiny_data,
+    tiny_task,
+    train,
+)
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 
 from engine.errors import TrainingFailed, UserError
 from engine.graph import load_graph
-from engine.rows import Row, TrainingTask
+from engine.rows import TrainingTask
 from engine.store import RunStore
 from trainables.augment import augment, to_batch
 from trainables.data import batches
@@ -34,26 +44,7 @@ from trainables.schedule import learning_rate
 from trainables.tensors import TensorData
 from trainables.trial import TrainingTrial
 
-EVERYTHING: dict[str, Any] = {
-    "model": "tiny_training:with_dropout",
-    "epochs": 4,
-    "mixup": 0.3,
-    "swa_share": 0.5,
-    "augment": "autoaugment",
-    "label_smoothing": 0.1,
-    "nesterov": True,
-    "importance": True,
-    "test": True,
-}
-
-
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def facts(row: Row) -> Row:
-    """The row without its seconds."""
-    history = tuple(dataclasses.replace(epoch, seconds=0.0) for epoch in row.history)
-    return dataclasses.replace(row, history=history)
 
 
 def equal_states(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:

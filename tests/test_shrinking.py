@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_training import tensors, tiny_data, tiny_task, train
+from tiny_training import facts, tensors, tiny_data, tiny_task, train
 from torch import Tensor
 
 from engine.codec import canonical, decode
@@ -164,11 +164,6 @@ def test_digits_are_pruned_to_a_twentieth_in_a_short_training(tmp_path: Path) ->
 
 
 # Going on ----------------------------------------------------------------------------------------
-
-
-def facts(row: Row) -> Row:
-    history = tuple(dataclasses.replace(epoch, seconds=0.0) for epoch in row.history)
-    return dataclasses.replace(row, history=history)
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=["pruning", "macs", "params"])

@@ -1,5 +1,6 @@
 """Networks and data small enough to be trained in tests."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.graph import load_graph
-from engine.rows import TrainingTask
+from engine.rows import Row, TrainingTask
 from engine.spec import ModelRef
 from engine.store import RunStore
 from engine.training import Training
@@ -19,6 +20,17 @@ from trainables.tensors import TensorData
 
 CLASSES = 3
 SIDE = 10
+EVERYTHING: dict[str, Any] = {
+    "model": "tiny_training:with_dropout",
+    "epochs": 4,
+    "mixup": 0.3,
+    "swa_share": 0.5,
+    "augment": "autoaugment",
+    "label_smoothing": 0.1,
+    "nesterov": True,
+    "importance": True,
+    "test": True,
+}
 
 
 class Residual(nn.Module):
@@ -132,3 +144,9 @@ def train(task: TrainingTask, directory: Path, data: TensorData | None = None) -
     while not training.finished:
         training.run_epoch()
     return training
+
+
+def facts(row: Row) -> Row:
+    """The row without its seconds."""
+    history = tuple(dataclasses.replace(epoch, seconds=0.0) for epoch in row.history)
+    return dataclasses.replace(row, history=history)
